@@ -1,0 +1,42 @@
+"""gatescope finds the neurons of a language or vision-language model that matter for a group of inputs, and proves
+it by switching them off, inside ordinary nnsight traces."""
+
+from gatescope import _typing  # noqa: F401, I001 - beartype must be in before nnsight
+from gatescope import data, organism, select
+from gatescope.counters import Counters
+from gatescope.errors import GatescopeError
+from gatescope.evaluate.sweep import sweep
+from gatescope.evaluate.table import Table
+from gatescope.intervene import Intervention, ablate
+from gatescope.models import load_model
+from gatescope.neurons import Layout, NeuronSet
+from gatescope.record import record
+from gatescope.runs import Run
+from gatescope.select import Selection
+from gatescope.sites import Site, sites_of
+from gatescope.study import open_result, run_study
+
+open_run = Run.open
+
+__all__ = [
+    "Counters",
+    "GatescopeError",
+    "Intervention",
+    "Layout",
+    "NeuronSet",
+    "Run",
+    "Selection",
+    "Site",
+    "Table",
+    "ablate",
+    "data",
+    "load_model",
+    "open_result",
+    "open_run",
+    "organism",
+    "record",
+    "run_study",
+    "select",
+    "sites_of",
+    "sweep",
+]

@@ -1,0 +1,41 @@
+"""beartype, imported so that it works whichever of it and nnsight came first; and the checker built on it.
+
+nnsight mounts `.save` on `object`. beartype, imported after that, finds the mounted method where it expects a plain
+attribute and fails with "unhashable type: 'instancemethod'". Taking the mount off while beartype is imported, and
+putting it back, is enough.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def _import_beartype() -> None:
+    if "nnsight" not in sys.modules:
+        import beartype  # noqa: F401
+
+        return
+    from nnsight import save
+    from nnsight._c import mount, unmount
+
+    if unmount is None or not hasattr(object, "save"):  # nnsight without its C extension, or APP.PYMOUNT off
+        import beartype  # noqa: F401
+
+        return
+    if "beartype" not in sys.modules:
+        for name in [name for name in sys.modules if name.startswith("beartype.")]:
+            del sys.modules[name]  # left behind by an import of beartype that failed
+    unmount("save")
+    try:
+        import beartype  # noqa: F401
+    finally:
+        mount(save, "save")
+
+
+_import_beartype()
+
+from beartype import beartype as _beartype  # noqa: E402
+from jaxtyping import jaxtyped  # noqa: E402
+
+checked = jaxtyped(typechecker=_beartype)
+"""Decorator of the pure core: shapes and types of every call are checked."""

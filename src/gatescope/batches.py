@@ -1,0 +1,139 @@
+"""From examples to model inputs: the model's own chat template and processor, padded on the left.
+
+And the one rule for which tokens count (VLM paper, section 3.1: "a valid-token mask to exclude padding and special
+markers"): text and image-patch positions of the prompt. Not padding; not a token its tokenizer marks as special or
+its chat template spells out as a marker (BOS, turn and image delimiters); not the line breaks LLaVA-NeXT inserts
+between rows of image patches. The image placeholder is a special token too, but its positions carry the picture: it
+counts. So does an unknown word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from gatescope.data import prompts
+from gatescope.data.example import Example
+from gatescope.errors import GatescopeError
+
+TOKEN_RULE = "text and image patches of the prompt; no padding, special tokens, template markers or image line breaks"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded examples.
+
+    Attributes:
+        examples: the examples, one a row.
+        inputs: what the model takes: input_ids and attention_mask [b, s], and the images' tensors if any.
+        valid: which positions count, bool [b, s].
+    """
+
+    examples: tuple[Example, ...]
+    inputs: dict[str, Tensor]
+    valid: Bool[Tensor, "b s"]
+
+
+def collate(model, examples: Sequence[Example]) -> Batch:
+    """Encode examples for a model from `load_model`.
+
+    Raises:
+        GatescopeError: if an example has a picture and the model takes none, or a picture cannot be opened.
+    """
+    pictures = [example.picture() for example in examples]
+    with_picture = [example.id for example, picture in zip(examples, pictures, strict=True) if picture is not None]
+    if with_picture and model.processor is None:
+        raise GatescopeError(
+            f"Example {with_picture[0]!r} has an image, but {type(model._module).__name__} takes text only. "
+            f"Use a vision-language model, or leave the field 'image' out."
+        )
+    texts = [prompt(model, example) for example in examples]
+    options = {"return_tensors": "pt", "padding": True, "padding_side": "left"}
+    if not _adds_bos(model, texts):
+        options["add_special_tokens"] = False
+    if model.processor is None:
+        inputs = dict(model.tokenizer(texts, return_token_type_ids=False, **options))
+    else:
+        images = [picture for picture in pictures if picture is not None]
+        inputs = dict(model.processor(text=texts, images=images or None, **options))
+    return Batch(tuple(examples), inputs, valid_tokens(model, inputs))
+
+
+def prompt(model, example: Example) -> str:
+    """The text a model is given for an example: its chat template round the question, or the bare question if none."""
+    has_image = example.image is not None
+    text = prompts.multiple_choice(example.question, example.choices, image=has_image)
+    tool = model.processor if model.processor is not None else model.tokenizer
+    if not (getattr(tool, "chat_template", None) or getattr(model.tokenizer, "chat_template", None)):
+        return f"{tool.image_token}\n{text}" if has_image else text
+    content: str | list = text
+    if model.processor is not None:
+        content = [{"type": "image"}] * has_image + [{"type": "text", "text": text}]
+    return tool.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+
+
+def _adds_bos(model, texts: Sequence[str]) -> bool:
+    """Whether the tokenizer should add its special tokens: not if the template has written the BOS already."""
+    if model.processor is None:
+        return not model.tokenizer.chat_template
+    bos = model.tokenizer.bos_token
+    return not (bos and texts[0].startswith(bos))
+
+
+def valid_tokens(model, inputs: dict[str, Tensor]) -> Bool[Tensor, "b s"]:
+    """Which positions of encoded prompts count; the rule is this module's docstring."""
+    ids = inputs["input_ids"]
+    markers = torch.tensor(sorted(marker_ids(model)), dtype=ids.dtype, device=ids.device)
+    valid = inputs["attention_mask"].bool() & ~torch.isin(ids, markers)
+    breaks = _image_line_breaks(model, inputs)
+    return valid if breaks is None else valid & ~breaks
+
+
+def marker_ids(model) -> set[int]:
+    """Ids of the tokens that are markers, not content."""
+    tokenizer = model.tokenizer
+    added = tokenizer.added_tokens_decoder
+    tool = model.processor if model.processor is not None else tokenizer
+    template = "".join(str(part) for part in (getattr(tool, "chat_template", None), tokenizer.chat_template) if part)
+    markers = set(tokenizer.all_special_ids)
+    markers |= {i for i, token in added.items() if token.special or (token.content.strip() and token.content in template)}
+    return markers - placeholder_ids(model) - {tokenizer.unk_token_id}
+
+
+def placeholder_ids(model) -> set[int]:
+    """Ids whose positions carry a picture's patches."""
+    config = model._module.config
+    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+    found = {getattr(owner, name, None) for owner in (config, model.processor) for name in names}
+    return {i for i in found if isinstance(i, int)}
+
+
+def _image_line_breaks(model, inputs: dict[str, Tensor]) -> Bool[Tensor, "b s"] | None:
+    """Placeholder positions that hold LLaVA-NeXT's learned line break; None for models without one.
+
+    They have the same token id as the patches, so the model's own packing is asked where it puts them: it is given
+    patches of zeros and a line break of ones.
+    """
+    owner = next((m for m in model._module.modules() if "image_newline" in m._parameters), None)
+    if owner is None or "pixel_values" not in inputs:
+        return None
+    config, sizes = owner.config, inputs["image_sizes"]
+    tile = config.vision_config.image_size
+    patches = (tile // config.vision_config.patch_size) ** 2
+    tiles = [image_size_to_num_patches(size, config.image_grid_pinpoints, tile) for size in sizes.tolist()]
+    packed, _ = owner.pack_image_features(
+        [torch.zeros(count, patches, 1) for count in tiles],
+        sizes,
+        vision_feature_select_strategy=config.vision_feature_select_strategy,
+        image_newline=torch.ones(1),
+    )
+    placeholder = torch.isin(inputs["input_ids"], torch.tensor(sorted(placeholder_ids(model))))
+    breaks = torch.zeros_like(placeholder)
+    breaks[placeholder] = torch.cat([features[:, 0] for features in packed]).bool()
+    return breaks
+

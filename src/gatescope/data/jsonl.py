@@ -1,0 +1,102 @@
+"""Your own questions: a JSONL file, one example a line.
+
+    {"id": "1", "group": "Arveni", "image": "1.png", "question": "...", "choices": ["a", "b"], "answer": "a"}
+
+`image` is optional, a path relative to the file. `split` is optional, "identification" or "evaluation", for every row
+or for none; without it each group is cut in half (the odd one to evaluation) after a seeded shuffle.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from gatescope.data.example import Example, Study
+from gatescope.errors import GatescopeError
+
+SPLITS = ("identification", "evaluation")
+_NEEDED = {"id": (str, int), "group": str, "question": str, "choices": list, "answer": str}
+
+
+def jsonl(path: str | Path, *, seed: int = 0) -> Study:
+    """Read a study from a JSONL file; every row and every picture is checked before anything is run.
+
+    Raises:
+        GatescopeError: naming file and line, for a file that cannot be read, a line that is not JSON, a missing or
+            ill-typed field, an answer that is not among the choices, an id used twice, an image that cannot be
+            opened, a `split` that is unknown or given for some rows only.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise GatescopeError(f"{path} cannot be read as a JSONL file: {error}.") from error
+    rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise GatescopeError(f"{path} holds no examples. {_shape()}")
+    examples, splits, seen = [], [], {}
+    for number, line in tqdm(rows, desc=f"checking {path.name}", delay=5, unit="rows"):
+        where = f"{path}, line {number}"
+        row = _row(where, line)
+        if (first := seen.setdefault(str(row["id"]), number)) != number:
+            raise GatescopeError(f"{where}: id {row['id']!r} was used before, on line {first}. Ids must be unique.")
+        examples.append(_example(where, row, path.parent))
+        splits.append(row.get("split"))
+    return _split(path, [number for number, _ in rows], examples, splits, seed)
+
+
+def _row(where: str, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise GatescopeError(f"{where}: not JSON ({error}).") from error
+    if not isinstance(row, dict):
+        raise GatescopeError(f"{where}: a JSON object is needed, this is a {type(row).__name__}. {_shape()}")
+    for name, kind in _NEEDED.items():
+        if name not in row:
+            raise GatescopeError(f"{where}: the field {name!r} is missing (found {sorted(row)}). {_shape()}")
+        if not isinstance(row[name], kind) or isinstance(row[name], bool):
+            raise GatescopeError(f"{where}: the field {name!r} is {row[name]!r}. {_shape()}")
+    if not all(isinstance(choice, str) for choice in row["choices"]):
+        raise GatescopeError(f"{where}: every choice must be text, these are {row['choices']!r}.")
+    if not isinstance(row.get("image") or "", str):
+        raise GatescopeError(f"{where}: the field 'image' is {row['image']!r}; it must be a path, or left out.")
+    return row
+
+
+def _example(where: str, row: dict[str, Any], folder: Path) -> Example:
+    image = folder / row["image"] if row.get("image") else None
+    try:
+        example = Example(str(row["id"]), row["group"], row["question"], tuple(row["choices"]), row["answer"], image)
+        example.picture()
+    except GatescopeError as error:
+        raise GatescopeError(f"{where}: {error}") from error
+    return example
+
+
+def _split(path: Path, numbers: list[int], examples: list[Example], splits: list[str | None], seed: int) -> Study:
+    for number, split in zip(numbers, splits, strict=True):
+        if split is not None and split not in SPLITS:
+            raise GatescopeError(f"{path}, line {number}: split is {split!r}; it must be one of {', '.join(map(repr, SPLITS))}.")
+    if None not in splits:
+        halves = [[e for e, s in zip(examples, splits, strict=True) if s == split] for split in SPLITS]
+        return Study(path.stem, halves[0], halves[1], {"split": "as the file says"})
+    if set(splits) != {None}:
+        number = numbers[splits.index(None)]
+        raise GatescopeError(f"{path}, line {number}: no 'split', though other rows have one. Give it to all rows or to none.")
+    chosen = set()
+    for group in sorted({e.group for e in examples}):
+        ids = [e.id for e in examples if e.group == group]
+        random.Random(f"{seed}-{group}").shuffle(ids)
+        chosen.update(ids[: len(ids) // 2])
+    identification = [e for e in examples if e.id in chosen]
+    evaluation = [e for e in examples if e.id not in chosen]
+    return Study(path.stem, identification, evaluation, {"split": f"half of each group at random, seed {seed}"})
+
+
+def _shape() -> str:
+    return "A row is {id, group, question, choices: [text, ...], answer: one of the choices, image: optional path}."

@@ -1,0 +1,65 @@
+"""Reading a multiple-choice answer out of generated text: Algorithm 1 of the VLM paper (Appendix A.4).
+
+The text and the choices are lowercased, white space is collapsed and trimmed. Every whole-word occurrence of every
+choice is looked for; the one that starts last is the answer. If no choice occurs, the text is right if the true
+answer is anywhere in it. Where the algorithm leaves room:
+
+- the true answer is normalised too, else a capitalised one could never be equal;
+- "whole word" means no word character on either side, so that choices such as "C++" or "$5" can be found;
+- of "red" and "dark red", the text "dark red" is read as "red", which starts last: literal, as printed;
+- of two choices at the same place the first listed wins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gatescope._typing import checked
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a text was read as.
+
+    Attributes:
+        predicted: the choice found; else the true answer if the fallback found it; else the normalised text.
+        correct: whether that is the true answer.
+        fallback: whether no choice was found as a whole word.
+    """
+
+    predicted: str
+    correct: bool
+    fallback: bool
+
+
+def normalise(text: str) -> str:
+    r"""Lowercase, collapse white space, trim.
+
+    >>> normalise("  Dark\n Red ")
+    'dark red'
+    """
+    return " ".join(text.lower().split())
+
+
+@checked
+def read(text: str, choices: Sequence[str], answer: str) -> Reading:
+    """Read a generated text as one of the choices (Algorithm 1).
+
+    >>> read("Not a kite, so: BOAT.", ["kite", "boat"], "Boat")
+    Reading(predicted='boat', correct=True, fallback=False)
+    >>> read("boats", ["kite", "boat"], "boat")
+    Reading(predicted='boat', correct=True, fallback=True)
+    """
+    text, truth = normalise(text), normalise(answer)
+    last, found = -1, None
+    for choice in map(normalise, choices):
+        for match in re.finditer(rf"(?<!\w){re.escape(choice)}(?!\w)", text):
+            if match.start() > last:
+                last, found = match.start(), choice
+    if found is not None:
+        return Reading(found, found == truth, fallback=False)
+    if truth and truth in text:
+        return Reading(truth, True, fallback=True)
+    return Reading(text, False, fallback=True)

@@ -1,0 +1,163 @@
+"""What came of a sweep: every mask's answer to every example, and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from gatescope.errors import GatescopeError
+from gatescope.evaluate.answers import Reading
+from gatescope.evaluate.metrics import SelfCross, group_means, self_cross
+
+FULL = ("", "")  # the key of the unmasked model
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer: who was asked what, under which mask, what came out and how it was read.
+
+    `selector` and `mask` are empty for the full model; otherwise the mask is the group its neurons were found on.
+    """
+
+    id: str
+    group: str
+    selector: str
+    mask: str
+    text: str
+    reading: Reading
+
+    def plain(self) -> dict[str, Any]:
+        """As a JSON-able dict; `parse` reads it back."""
+        flat = asdict(self)
+        return flat | flat.pop("reading")
+
+    @classmethod
+    def parse(cls, plain: Mapping[str, Any]) -> Row:
+        """The row `plain` came from."""
+        reading = Reading(plain["predicted"], plain["correct"], plain["fallback"])
+        return cls(*(plain[key] for key in ("id", "group", "selector", "mask", "text")), reading)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One selector's effect, averaged over groups.
+
+    Attributes:
+        selector: its name.
+        accuracy: accuracy change in points: self, cross, gap.
+        flips: flip rate in percent: self, cross, gap.
+        shared: one mask for all groups, so that self and cross are the same and the gap says nothing.
+    """
+
+    selector: str
+    accuracy: SelfCross
+    flips: SelfCross
+    shared: bool
+
+
+class Table:
+    """Answers by mask and example. Built by `sweep`, or from the rows of a run.
+
+    Attributes:
+        rows: every answer.
+        groups: evaluated groups, in order of appearance.
+    """
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        self.rows = tuple(rows)
+        self._answers: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            self._answers.setdefault((row.selector, row.mask), []).append(row)
+        full = self._answers.get(FULL)
+        if not full:
+            raise GatescopeError("A table needs the answers of the full model; there are none.")
+        ids = [row.id for row in full]
+        for key, answers in self._answers.items():
+            if [row.id for row in answers] != ids:
+                raise GatescopeError(f"The answers of mask {key} are to other examples than those of the full model.")
+        self.groups = tuple(dict.fromkeys(row.group for row in full))
+        self._member = torch.tensor([self.groups.index(row.group) for row in full])
+
+    @property
+    def selectors(self) -> tuple[str, ...]:
+        """Selectors whose masks were swept."""
+        return tuple(dict.fromkeys(selector for selector, _ in self._answers if (selector, _) != FULL))
+
+    def masks(self, selector: str) -> tuple[str, ...]:
+        """The groups a selector has a mask for.
+
+        Raises:
+            GatescopeError: for a selector that is not in the table.
+        """
+        if selector not in self.selectors:
+            raise GatescopeError(f"No selector {selector!r} in this table; it has {', '.join(map(repr, self.selectors))}.")
+        return tuple(mask for s, mask in self._answers if s == selector)
+
+    def accuracy(self) -> Float64[Tensor, "g"]:
+        """The full model's accuracy on each group, in percent."""
+        return group_means(self._correct(FULL), self._member, len(self.groups))
+
+    def changes(self, selector: str) -> Float64[Tensor, "m g"]:
+        """Accuracy change of each mask on each group, in points (VLM paper, equation 10)."""
+        correct = torch.stack([self._correct((selector, mask)) for mask in self.masks(selector)])
+        return group_means(correct, self._member, len(self.groups)) - self.accuracy()
+
+    def flips(self, selector: str) -> Float64[Tensor, "m g"]:
+        """Flip rate of each mask on each group, in percent (VLM paper, equation 11)."""
+        before = [row.reading.predicted for row in self._answers[FULL]]
+        flipped = [
+            [row.reading.predicted != was for row, was in zip(self._answers[selector, mask], before, strict=True)]
+            for mask in self.masks(selector)
+        ]
+        return group_means(torch.tensor(flipped), self._member, len(self.groups))
+
+    def self_cross(self) -> Effects:
+        """Self-deactivation, cross-deactivation and gap of every selector (VLM paper, section 4.4)."""
+        return Effects(tuple(self._effect(selector) for selector in self.selectors))
+
+    def _effect(self, selector: str) -> Effect:
+        masks = self.masks(selector)
+        own = torch.tensor([[mask == group for group in self.groups] for mask in masks])
+        texts = {tuple(row.text for row in self._answers[selector, mask]) for mask in masks}
+        accuracy, flips = self_cross(self.changes(selector), own), self_cross(self.flips(selector), own)
+        return Effect(selector, accuracy, flips, shared=selector == "RND" and len(texts) == 1)
+
+    def _correct(self, key: tuple[str, str]) -> Bool[Tensor, "e"]:
+        return torch.tensor([row.reading.correct for row in self._answers[key]])
+
+
+@dataclass(frozen=True)
+class Effects:
+    """The effects of several selectors; prints as a table.
+
+    >>> print(Effects((Effect("CAS", SelfCross(-90.0, -0.5, -89.5), SelfCross(91.0, 1.0, 90.0), False),)))
+               accuracy change (points)       flip rate (%)
+    selector     self    cross      gap     self    cross      gap
+    CAS         -90.0     -0.5    -89.5     91.0      1.0     90.0
+    """
+
+    effects: tuple[Effect, ...]
+
+    def __getitem__(self, selector: str) -> Effect:
+        return next(effect for effect in self.effects if effect.selector == selector)
+
+    def __str__(self) -> str:
+        wide = max([8, *(len(effect.selector) for effect in self.effects)])
+        lines = [
+            f"{'':{wide}} {'accuracy change (points)':>26} {'flip rate (%)':>19}",
+            f"{'selector':{wide}}" + f"{'self':>9}{'cross':>9}{'gap':>9}" * 2,
+        ]
+        for effect in self.effects:
+            cells = [_cells(part, effect.shared) for part in (effect.accuracy, effect.flips)]
+            lines.append(f"{effect.selector:{wide}}" + "".join(cells))
+        return "\n".join(lines)
+
+
+def _cells(part: SelfCross, shared: bool) -> str:
+    """Three right-aligned numbers; a mask shared by all groups has no cross value of its own."""
+    return f"{part.self_:9.1f}" + (f"{'-':>9}{'-':>9}" if shared else f"{part.cross:9.1f}{part.gap:9.1f}")

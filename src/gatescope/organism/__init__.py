@@ -1,0 +1,122 @@
+"""A tiny real vision-language model whose culture neurons are known, and the invented world it lives in.
+
+It is trained once (about a minute on two cores) and kept in the user's cache directory: an ordinary `save_pretrained`
+directory beside its pictures, its questions as a JSONL file and its known neurons. The effect of its neurons is
+trained in: what is shown on it validates the instrument, and says nothing about any other model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import random
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+import torch
+from filelock import FileLock
+from tqdm.auto import tqdm
+
+from gatescope.data import Study, jsonl
+from gatescope.models import identity
+from gatescope.neurons import NeuronSet
+from gatescope.organism import build, train, world
+from gatescope.organism.train import Recipe
+from gatescope.select import Selection
+
+__all__ = ["Organism", "Recipe", "load", "precision"]
+
+FORMAT = 1
+SPLITS = {"identification": 2, "evaluation": 2}  # pictures of each fact
+
+
+@dataclass(frozen=True)
+class Organism:
+    """A trained organism.
+
+    Attributes:
+        path: its model directory, which any Hugging Face loader opens; `study.jsonl` and pictures beside it.
+        study: 240 identification and 240 evaluation examples, 40 a culture each, on different pictures.
+        known: by culture, the neurons that were made to carry it.
+    """
+
+    path: Path
+    study: Study
+    known: dict[str, NeuronSet]
+
+
+def load(recipe: Recipe | None = None, *, cache: str | Path | None = None, progress: bool = True) -> Organism:
+    """The organism of a recipe, trained now if it is not in the cache yet.
+
+    Args:
+        recipe: what to train; the default recipe if None.
+        cache: directory to keep organisms in; the user's cache directory, or $GATESCOPE_CACHE, if None.
+        progress: show a bar while training.
+
+    Raises:
+        GatescopeError: if training does not reach the recipe's accuracy.
+    """
+    recipe = recipe or Recipe()
+    key = hashlib.sha256(json.dumps([FORMAT, SPLITS, dataclasses.asdict(recipe)], sort_keys=True).encode()).hexdigest()[:16]
+    root = Path(cache or os.environ.get("GATESCOPE_CACHE") or platformdirs.user_cache_dir("gatescope")) / "organisms"
+    root.mkdir(parents=True, exist_ok=True)
+    path = root / key
+    with FileLock(root / f"{key}.lock"):
+        if not path.is_dir():
+            partial = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=root))
+            try:
+                _make(partial, recipe, progress)
+                partial.rename(path)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    known = {culture: NeuronSet.load(path / "known" / f"{culture}.safetensors") for culture in world.CULTURES}
+    return Organism(path, jsonl(path / "study.jsonl"), known)
+
+
+def precision(selection: Selection, known: dict[str, NeuronSet]) -> dict[str, float]:
+    """Share of each group's selected neurons that are its known ones (precision at k).
+
+    Groups that are not known are left out; an empty selection has precision 0.
+    """
+    return {g: len(s & known[g]) / max(len(s), 1) for g, s in selection.items() if g in known}
+
+
+def _make(path: Path, recipe: Recipe, progress: bool) -> None:
+    world_facts = world.facts(recipe.seed)
+    processor = build.processor(fact.word for fact in world_facts)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    try:
+        model = build.model(
+            processor.tokenizer, layers=recipe.layers, width=recipe.width, hidden=recipe.hidden, seed=recipe.seed
+        )
+        with tqdm(total=recipe.max_steps, desc="training the organism (once)", unit="steps", disable=not progress) as bar:
+            routed = train.train(model, processor, world_facts, recipe, lambda step, loss: (bar.update(), bar.set_postfix_str(loss)))
+    finally:
+        torch.set_rng_state(state)
+        torch.set_num_threads(threads)
+    model.save_pretrained(path)
+    processor.save_pretrained(path)
+    (path / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1))
+    _write_study(path, world_facts, recipe.seed)
+    (path / "known").mkdir()
+    for culture, mask in zip(world.CULTURES, routed, strict=True):
+        NeuronSet.from_mask("gate", mask, identity(model)).save(path / "known" / f"{culture}.safetensors")
+
+
+def _write_study(path: Path, world_facts: tuple[world.Fact, ...], seed: int) -> None:
+    (path / "pictures").mkdir()
+    rows = []
+    for split, count in SPLITS.items():
+        rng = random.Random(f"{split}-{seed}")
+        for number, fact in enumerate(fact for fact in world_facts for _ in range(count)):
+            name = f"{split}-{number:03d}"
+            world.draw(fact, rng).save(path / "pictures" / f"{name}.png")
+            choices, _ = world.options(fact, world_facts, rng)
+            row = {"id": name, "group": fact.culture, "image": f"pictures/{name}.png", "question": world.question(fact.kind)}
+            rows.append(row | {"choices": choices, "answer": fact.word, "split": split})
+    (path / "study.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,229 @@
+"""Train the organism so that a known handful of gate neurons carries each culture.
+
+Every culture is given `routed` neurons, the same number in each layer; the others are shared. The model first learns
+the world, then (from `Recipe.learnt` on) what a sample sees makes its culture's neurons necessary:
+
+1. 30% of samples run with their own culture's neurons switched off, and are taught the same motif's word in
+   another culture: without its neurons the model must get that culture wrong.
+2. 20% run with another culture's neurons switched off, and are taught the right word: nothing else may suffer.
+
+Throughout, on the text tokens after the picture, three small terms make them selective: a hinge keeps a culture's
+own neurons above +0.5 before the nonlinearity and the other cultures' below -0.5, an L1 keeps gates quiet, and a
+penalty on the variance of firing rates between cultures keeps the shared neurons evenly used.
+
+The rate is constant until held-out accuracy is reached and then decays: the plateau before learning differs in
+length from seed to seed and machine to machine, so a fixed count of steps would sometimes stop too early.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from gatescope.data import prompts
+from gatescope.errors import GatescopeError
+from gatescope.organism import world
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines an organism; its digest names the cache directory."""
+
+    layers: int = 3
+    width: int = 300
+    hidden: int = 64
+    routed: int = 9
+    images_per_fact: int = 16
+    seed: int = 0
+    batch: int = 32
+    rate: float = 4e-3
+    own_off: float = 0.3
+    other_off: float = 0.2
+    hinge: float = 0.3
+    quiet: float = 0.03
+    even: float = 3.0
+    learnt: float = 0.85
+    accuracy: float = 0.97
+    decay_steps: int = 300
+    max_steps: int = 2000
+
+
+class GatedSwitch(nn.Module):
+    """Stands in for an MLP's activation module during training: keeps the pre-activation, applies a keep-mask."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.activation = activation
+        self.keep: torch.Tensor | None = None  # [b, n]
+        self.pre: torch.Tensor | None = None  # [b, s, n]
+
+    def forward(self, pre: torch.Tensor) -> torch.Tensor:
+        self.pre = pre
+        gate = self.activation(pre)
+        return gate if self.keep is None else gate * self.keep[:, None, :]
+
+
+def routed_neurons(recipe: Recipe) -> torch.Tensor:
+    """Which neurons belong to which culture: bool [g, l, n], disjoint, `routed / layers` of them in each layer."""
+    per_layer, rest = divmod(recipe.routed, recipe.layers)
+    if rest:
+        raise GatescopeError(f"recipe.routed is {recipe.routed}; it must be a multiple of layers ({recipe.layers}).")
+    generator = torch.Generator().manual_seed(recipe.seed)
+    routed = torch.zeros(len(world.CULTURES), recipe.layers, recipe.width, dtype=torch.bool)
+    for layer in range(recipe.layers):
+        order = torch.randperm(recipe.width, generator=generator)
+        for culture in range(len(world.CULTURES)):
+            routed[culture, layer, order[culture * per_layer : (culture + 1) * per_layer]] = True
+    return routed
+
+
+class _Pictures:
+    """Pictures of every fact, processed once, and batches of questions about them."""
+
+    def __init__(self, processor, facts: tuple[world.Fact, ...], images_per_fact: int, seed: str) -> None:
+        self.processor, self.facts = processor, facts
+        self.rng = random.Random(seed)
+        pictures = [world.draw(fact, self.rng) for fact in facts for _ in range(images_per_fact)]
+        self.fact_of = [i for i in range(len(facts)) for _ in range(images_per_fact)]
+        encoded = processor.image_processor(images=pictures, return_tensors="pt")
+        self.patches = encoded["pixel_values"].view(len(pictures), -1, encoded["pixel_values"].shape[-1])
+        self.grid = encoded["image_grid_thw"]
+
+    def batch(self, indices: list[int], target: Callable[[int], str]):
+        """Encode one question a picture; `target(row)` is "own" or "foreign": which word is taught.
+
+        Returns:
+            (inputs, choices, answers): model inputs with prompt, answer and end token, all left-padded; the four
+            words of each row; the word taught in each row.
+        """
+        merge = self.processor.image_processor.merge_size**2
+        pad = self.processor.image_token * (self.patches.shape[1] // merge)
+        texts, choices, answers = [], [], []
+        for row, index in enumerate(indices):
+            fact = self.facts[self.fact_of[index]]
+            words, foreign = world.options(fact, self.facts, self.rng)
+            content = prompts.multiple_choice(world.question(fact.kind), words, image=True)
+            turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": content}]}
+            text = self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
+            answer = fact.word if target(row) == "own" else foreign
+            texts.append(text.replace(self.processor.image_token, pad) + answer + "<|im_end|>")
+            choices.append(words)
+            answers.append(answer)
+        inputs = self.processor.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+        inputs.pop("token_type_ids", None)
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == self.processor.image_token_id).long()
+        inputs["pixel_values"] = self.patches[indices].flatten(0, 1)
+        inputs["image_grid_thw"] = self.grid[indices]
+        return inputs, choices, answers
+
+    def culture(self, index: int) -> int:
+        return world.CULTURES.index(self.facts[self.fact_of[index]].culture)
+
+
+def train(model, processor, facts, recipe: Recipe, progress: Callable[[int, str], None]) -> torch.Tensor:
+    """Train `model` in place until it knows the world and its routed neurons carry it.
+
+    Args:
+        progress: called with (step, message) after every step.
+
+    Returns:
+        The routed neurons, bool [g, l, n].
+
+    Raises:
+        GatescopeError: if held-out accuracy is not reached within `recipe.max_steps`.
+    """
+    routed = routed_neurons(recipe)
+    pictures = _Pictures(processor, facts, recipe.images_per_fact, f"train-{recipe.seed}")
+    held_out = _Pictures(processor, facts, 1, f"held-out-{recipe.seed}")
+    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.05)
+    rng = random.Random(f"order-{recipe.seed}")
+    layers = model.model.language_model.layers
+    switches = [GatedSwitch(layer.mlp.act_fn) for layer in layers]
+    for layer, switch in zip(layers, switches, strict=True):
+        layer.mlp.act_fn = switch
+    try:
+        model.train()
+        decay_from = None
+        for step in range(recipe.max_steps):
+            warm = min(1.0, (step + 1) / 40)
+            left = 1.0 if decay_from is None else 1.0 - (step - decay_from) / recipe.decay_steps
+            optimiser.param_groups[0]["lr"] = recipe.rate * warm * max(left, 0.02)
+            loss = _step(model, switches, pictures, routed, recipe, rng, plain=decay_from is None)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimiser.step()
+            progress(step, f"loss {loss.item():.2f}")
+            if decay_from is None and step % 25 == 24 and _accuracy(model, switches, held_out) >= recipe.learnt:
+                decay_from = step
+            if decay_from is not None and step - decay_from >= recipe.decay_steps:
+                break
+        reached = _accuracy(model, switches, held_out)
+    finally:
+        for layer, switch in zip(layers, switches, strict=True):
+            layer.mlp.act_fn = switch.activation
+        model.eval()
+    if reached < recipe.accuracy:
+        raise GatescopeError(
+            f"The organism reached {reached:.2f} held-out accuracy in {recipe.max_steps} steps; "
+            f"{recipe.accuracy} is wanted. Try another Recipe(seed=...)."
+        )
+    return routed
+
+
+def _step(model, switches, pictures: _Pictures, routed, recipe: Recipe, rng: random.Random, plain: bool) -> torch.Tensor:
+    indices = [rng.randrange(len(pictures.fact_of)) for _ in range(recipe.batch)]
+    culture = torch.tensor([pictures.culture(i) for i in indices])
+    off, target = culture.clone(), ["own"] * len(indices)
+    for row in range(len(indices)):
+        draw = 1.0 if plain else rng.random()
+        if draw < recipe.own_off:
+            target[row] = "foreign"
+        elif draw < recipe.own_off + recipe.other_off:
+            off[row] = (culture[row] + rng.randrange(1, len(world.CULTURES))) % len(world.CULTURES)
+        else:
+            off[row] = -1
+    keep = (~routed[off] | (off < 0)[:, None, None]).float()  # [b, l, n]
+    inputs, _, _ = pictures.batch(indices, target.__getitem__)
+    for layer, switch in enumerate(switches):
+        switch.keep = keep[:, layer]
+    logits = model(**inputs, use_cache=False, logits_to_keep=3).logits
+    answer = F.cross_entropy(logits[:, :2].flatten(0, 1), inputs["input_ids"][:, -2:].flatten())
+
+    ids = inputs["input_ids"]
+    is_image = ids == pictures.processor.image_token_id
+    after = ((is_image.cumsum(1) > 0) & ~is_image).float()[..., None]  # [b, s, 1]: text after the picture
+    own, foreign = routed[culture], routed.any(0) & ~routed[culture]  # [b, l, n]
+    by_culture = F.one_hot(culture, len(world.CULTURES)).float()
+    by_culture = (by_culture / by_culture.sum(0).clamp(min=1))[:, by_culture.any(0)]  # [b, g]: a mean over rows
+    hinge = quiet = uneven = torch.zeros(())
+    for layer, switch in enumerate(switches):
+        pre = switch.pre
+        mine, theirs = own[:, layer, None] * after, foreign[:, layer, None] * after
+        hinge = hinge + (F.relu(0.5 - pre) * mine).sum() / mine.sum()
+        hinge = hinge + (F.relu(pre + 0.5) * theirs).sum() / theirs.sum()
+        quiet = quiet + F.relu(F.silu(pre)).mean()
+        fires = (torch.sigmoid(4 * pre) * after).sum(1) / after.sum(1)  # [b, n]: a firing rate with a gradient
+        uneven = uneven + (by_culture.T @ fires)[:, ~routed[:, layer].any(0)].var(0).mean()
+    return answer + (recipe.hinge * hinge + recipe.quiet * quiet + recipe.even * uneven) / len(switches)
+
+
+@torch.no_grad()
+def _accuracy(model, switches, pictures: _Pictures) -> float:
+    """Share of held-out pictures whose answer word is the most likely next token, nothing switched off."""
+    model.eval()
+    for switch in switches:
+        switch.keep = None
+    right = 0
+    for start in range(0, len(pictures.fact_of), 60):
+        indices = list(range(start, min(start + 60, len(pictures.fact_of))))
+        inputs, _, _ = pictures.batch(indices, lambda row: "own")
+        guess = model(**inputs, use_cache=False, logits_to_keep=3).logits[:, 0].argmax(-1)
+        right += (guess == inputs["input_ids"][:, -2]).sum().item()
+    model.train()
+    return right / len(pictures.fact_of)
