@@ -97,8 +97,6 @@ def tokens(
 
 
 def _describe(model: object, questions, result, out: Path | None) -> None:
-    from gatescope.evaluate.table import FULL  # noqa: F401
-
     site = result.counters.layout
     accuracy = result.table.accuracy()
     typer.echo(f"\nmodel       {model}")

@@ -70,8 +70,8 @@ class Intervention:
             _start(caller, lambda: _every_step(walk))
         elif self not in held:
             walk()
-        else:  # wait for this step all the same, or an open loop would never hand over to the model
-            model.get(site_of(model, self.neurons.layout.sites[0].site).paths[0]).output  # noqa: B018
+        else:
+            _wait(model, self.neurons)
 
     def edit(self, model):
         """A copy of the model with the intervention in every trace and at every generated token.
@@ -89,21 +89,21 @@ class Intervention:
     def _walk(self, model) -> Callable[[], None]:
         """Check that the neurons are this model's; return the function that changes one step's activations."""
         check_same_model(self.neurons.model, identity(model), "apply an intervention")
-        targets = []
+        targets: list[list] = []
         for shape in self.neurons.layout.sites:
             site = site_of(model, shape.site)
             if site.layout.only() != shape:
                 raise GatescopeError(f"The neurons are numbered in {self.neurons.layout}; the model has {site.layout}.")
-            for layer, index in self.neurons.indices(shape.site).items():
-                envoy = model.get(site.paths[layer])
-                device = next((p.device for p in model._module.parameters()), None) if envoy.device is None else envoy.device
-                targets.append((envoy, index.to(device)))
+            targets += [[model.get(site.paths[layer]), index] for layer, index in self.neurons.indices(shape.site).items()]
 
         def walk() -> None:
-            for envoy, index in targets:
-                envoy.output = zero(envoy.output, index)
+            for target in targets:
+                envoy, index = target
+                activation = envoy.output
+                target[1] = index = index.to(activation.device)  # moved once, however many steps follow
+                envoy.output = zero(activation, index)
 
-        return walk
+        return walk if targets else lambda: _wait(model, self.neurons)
 
 
 def ablate(neurons: NeuronSet) -> Intervention:
@@ -118,7 +118,12 @@ def ablate(neurons: NeuronSet) -> Intervention:
 
 def zero(activation: Tensor, index: Tensor) -> Tensor:
     """The activation [..., n] with the neurons `index` [k] at exactly 0."""
-    return activation.index_fill(-1, index.to(activation.device), 0)
+    return activation.index_fill(-1, index, 0)
+
+
+def _wait(model, neurons: NeuronSet) -> None:
+    """Wait for the step to begin, changing nothing: an open loop that never waits never hands over to the model."""
+    model.get(site_of(model, neurons.layout.sites[0].site).paths[0]).output  # noqa: B018
 
 
 def _every_step(walk: Callable[[], None]) -> None:

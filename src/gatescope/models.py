@@ -102,11 +102,12 @@ def identity(model) -> dict[str, str]:
         model without weights has an empty digest.
     """
     module = getattr(model, "_module", model)
-    cached = module.__dict__.get("_gatescope_identity")
-    if cached is not None:
-        return dict(cached)
-    digest = hashlib.sha256()
     parameters = sorted(module.named_parameters())
+    written = sum(parameter._version for _, parameter in parameters)  # grows with every in-place write
+    cached = module.__dict__.get("_gatescope_identity")
+    if cached is not None and cached[0] == (written, module.dtype):
+        return dict(cached[1])
+    digest = hashlib.sha256()
     for name, parameter in parameters:
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
         if not parameter.is_meta:
@@ -120,7 +121,7 @@ def identity(model) -> dict[str, str]:
         "dtype": str(module.dtype).removeprefix("torch."),
         "digest": "" if any(parameter.is_meta for _, parameter in parameters) else digest.hexdigest(),
     }
-    module.__dict__["_gatescope_identity"] = found
+    module.__dict__["_gatescope_identity"] = (written, module.dtype), found
     return dict(found)
 
 

@@ -66,10 +66,7 @@ def record(
         raise GatescopeError("Recording needs examples; there are none.")
     where = site_of(model, site)
     groups = tuple(dict.fromkeys(example.group for example in examples))
-    shards = [
-        [examples[i : i + batch_size] for i in range(start, min(start + shard_size, len(examples)), batch_size)]
-        for start in range(0, len(examples), shard_size)
-    ]
+    shards = [_cut(shard, batch_size) for shard in _cut(examples, shard_size)]
     origin = {"site": site, "token_rule": TOKEN_RULE, "fingerprint": fingerprint(examples), "only_correct": str(only_correct)}
     empty = Counters.zeros(groups, where.layout, identity(model), origin | {"versions": versions()})
     directory = None if run is None else _start(run, empty, shards, max_new_tokens)
@@ -88,13 +85,18 @@ def record(
     return reduce(add, merged)
 
 
+def _cut(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
+    return [examples[start : start + size] for start in range(0, len(examples), size)]
+
+
 def _record_batch(
     model, site: Site, batch: Batch, sums: Counters, only_correct: bool, max_new_tokens: int
 ) -> list[Row]:
     """Run one batch, add what it counted to `sums` in place, return its answers."""
 
     def read_prefill():
-        return [count(model.get(path).output, batch.valid) for path in site.paths]
+        gates = (model.get(path).output for path in site.paths)
+        return [count(gate, batch.valid.to(gate.device)) for gate in gates]
 
     texts, layers = generate(model, batch, read_prefill, max_new_tokens=max_new_tokens)
     readings = [answers.read(t, e.choices, e.answer) for t, e in zip(texts, batch.examples, strict=True)]

@@ -19,7 +19,8 @@ from gatescope.models import identity
 from gatescope.neurons import NeuronSet
 from gatescope.record import record
 from gatescope.runs import Run
-from gatescope.select import Selection
+from gatescope.select.selection import Selection, wanted_count
+from gatescope.sites import site_of
 
 SELECTORS = {"RND": select.random, "CAS": select.cas}
 
@@ -107,16 +108,10 @@ def _check(model, study: Study, rate: float, out: str | Path) -> None:
         raise GatescopeError(f"A study compares groups and needs at least two; {study.name!r} has {groups} to identify on.")
     if not study.evaluation:
         raise GatescopeError(f"{study.name!r} has no evaluation examples.")
-    select.selection.wanted_count(_layout(model), rate)
+    wanted_count(site_of(model, "gate").layout, rate)
     path = Path(out)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise GatescopeError(f"{out} exists and is not empty. Choose a new directory for the run.")
-
-
-def _layout(model):
-    from gatescope.sites import site_of
-
-    return site_of(model, "gate").layout
 
 
 def _usable(counters: Counters) -> Counters:

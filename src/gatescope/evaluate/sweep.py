@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -11,7 +12,7 @@ from gatescope.batches import collate
 from gatescope.data.example import Example, fingerprint
 from gatescope.errors import GatescopeError
 from gatescope.evaluate import answers
-from gatescope.evaluate.table import FULL, Row, Table
+from gatescope.evaluate.table import ALL, FULL, Row, Table
 from gatescope.generate import generate
 from gatescope.intervene import Intervention
 from gatescope.models import identity
@@ -32,7 +33,7 @@ def sweep(
 ) -> Table:
     """Generate every example's answer with the full model and under each intervention.
 
-    Equal interventions (RND's, which is the same for all groups) are run once.
+    Interventions that are equal are run once; a selector whose masks are all the same (RND) has one, named "*".
 
     Args:
         model: from `load_model`.
@@ -58,9 +59,8 @@ def sweep(
         for start in range(0, len(examples), batch_size):
             batch = collate(model, examples[start : start + batch_size])
             for mask in unique:
-                texts, _ = generate(
-                    model, batch, (lambda: None) if mask is None else lambda m=mask: m.apply(model), max_new_tokens=max_new_tokens
-                )
+                inside = partial(mask.apply, model) if mask is not None else lambda: None
+                texts, _ = generate(model, batch, inside, max_new_tokens=max_new_tokens)
                 readings[mask] += [
                     (text, answers.read(text, e.choices, e.answer)) for text, e in zip(texts, batch.examples, strict=True)
                 ]
@@ -80,5 +80,5 @@ def sweep(
 
 def _by_selector(interventions: Interventions) -> dict[str, dict[str, Intervention]]:
     flat = {k: v for k, v in interventions.items() if isinstance(v, Intervention)}
-    nested = {k: dict(v) for k, v in interventions.items() if not isinstance(v, Intervention)}
-    return nested | ({"mask": flat} if flat else {})
+    named = {k: dict(v) for k, v in interventions.items() if not isinstance(v, Intervention)} | ({"mask": flat} if flat else {})
+    return {k: {ALL: next(iter(m.values()))} if len(m) > 1 and len(set(m.values())) == 1 else m for k, m in named.items()}

@@ -15,13 +15,15 @@ from gatescope.evaluate.answers import Reading
 from gatescope.evaluate.metrics import SelfCross, group_means, self_cross
 
 FULL = ("", "")  # the key of the unmasked model
+ALL = "*"  # the group of a mask that is the same for all groups
 
 
 @dataclass(frozen=True)
 class Row:
     """One answer: who was asked what, under which mask, what came out and how it was read.
 
-    `selector` and `mask` are empty for the full model; otherwise the mask is the group its neurons were found on.
+    `selector` and `mask` are empty for the full model; otherwise the mask is the group its neurons were found on, or
+    "*" where one mask serves all groups (RND).
     """
 
     id: str
@@ -51,13 +53,13 @@ class Effect:
         selector: its name.
         accuracy: accuracy change in points: self, cross, gap.
         flips: flip rate in percent: self, cross, gap.
-        shared: one mask for all groups, so that self and cross are the same and the gap says nothing.
+
+    A mask that is the same for all groups has no cross value and no gap: they are NaN.
     """
 
     selector: str
     accuracy: SelfCross
     flips: SelfCross
-    shared: bool
 
 
 class Table:
@@ -121,11 +123,8 @@ class Table:
         return Effects(tuple(self._effect(selector) for selector in self.selectors))
 
     def _effect(self, selector: str) -> Effect:
-        masks = self.masks(selector)
-        own = torch.tensor([[mask == group for group in self.groups] for mask in masks])
-        texts = {tuple(row.text for row in self._answers[selector, mask]) for mask in masks}
-        accuracy, flips = self_cross(self.changes(selector), own), self_cross(self.flips(selector), own)
-        return Effect(selector, accuracy, flips, shared=selector == "RND" and len(texts) == 1)
+        own = torch.tensor([[mask in (group, ALL) for group in self.groups] for mask in self.masks(selector)])
+        return Effect(selector, self_cross(self.changes(selector), own), self_cross(self.flips(selector), own))
 
     def _correct(self, key: tuple[str, str]) -> Bool[Tensor, "e"]:
         return torch.tensor([row.reading.correct for row in self._answers[key]])
@@ -135,7 +134,7 @@ class Table:
 class Effects:
     """The effects of several selectors; prints as a table.
 
-    >>> print(Effects((Effect("CAS", SelfCross(-90.0, -0.5, -89.5), SelfCross(91.0, 1.0, 90.0), False),)))
+    >>> print(Effects((Effect("CAS", SelfCross(-90.0, -0.5, -89.5), SelfCross(91.0, 1.0, 90.0)),)))
                accuracy change (points)       flip rate (%)
     selector     self    cross      gap     self    cross      gap
     CAS         -90.0     -0.5    -89.5     91.0      1.0     90.0
@@ -153,11 +152,6 @@ class Effects:
             f"{'selector':{wide}}" + f"{'self':>9}{'cross':>9}{'gap':>9}" * 2,
         ]
         for effect in self.effects:
-            cells = [_cells(part, effect.shared) for part in (effect.accuracy, effect.flips)]
-            lines.append(f"{effect.selector:{wide}}" + "".join(cells))
+            numbers = [n for part in (effect.accuracy, effect.flips) for n in (part.self_, part.cross, part.gap)]
+            lines.append(f"{effect.selector:{wide}}" + "".join(f"{'-':>9}" if n != n else f"{n:9.1f}" for n in numbers))
         return "\n".join(lines)
-
-
-def _cells(part: SelfCross, shared: bool) -> str:
-    """Three right-aligned numbers; a mask shared by all groups has no cross value of its own."""
-    return f"{part.self_:9.1f}" + (f"{'-':>9}{'-':>9}" if shared else f"{part.cross:9.1f}{part.gap:9.1f}")

@@ -63,4 +63,4 @@ def random(counters: Counters, rate: float, *, seed: int = 0) -> Selection:
     order = torch.randperm(counters.layout.size, generator=torch.Generator().manual_seed(seed))
     origin = {"method": "RND", "rate": str(rate), "seed": str(seed)}
     drawn = NeuronSet(counters.layout, order[:wanted], counters.model, origin)
-    return Selection("RND", dict.fromkeys(counters.groups, drawn), wanted, shared=True)
+    return Selection("RND", dict.fromkeys(counters.groups, drawn), wanted)

@@ -35,14 +35,12 @@ class Selection(Mapping[str, NeuronSet]):
         sets: the neurons of each group, best first.
         wanted: how many neurons were asked for in each group.
         scores: what they were ranked by, float64 [g, l, n]; None for a selector that does not score (RND).
-        shared: one set serves every group (RND), so self- and cross-deactivation are the same thing.
     """
 
     method: str
     sets: dict[str, NeuronSet]
     wanted: int
     scores: Float64[Tensor, "g l n"] | None = None
-    shared: bool = False
 
     def __getitem__(self, group: str) -> NeuronSet:
         return self.sets[group]
@@ -63,7 +61,7 @@ class Selection(Mapping[str, NeuronSet]):
         first = next(iter(self.sets.values()))
         tensors = {f"set.{i}": s.flat for i, s in enumerate(self.sets.values())}
         tensors |= {} if self.scores is None else {"scores": self.scores}
-        metadata = {"method": self.method, "wanted": self.wanted, "shared": self.shared, "groups": list(self.sets)}
+        metadata = {"method": self.method, "wanted": self.wanted, "groups": list(self.sets)}
         metadata |= {"origins": [dict(s.origin) for s in self.sets.values()]}
         metadata |= {"layout": first.layout.plain(), "model": dict(first.model)}
         artefacts.write(path, FORMAT, tensors, metadata)
@@ -81,7 +79,7 @@ class Selection(Mapping[str, NeuronSet]):
             group: NeuronSet(layout, tensors[f"set.{i}"], model, metadata["origins"][i])
             for i, group in enumerate(metadata["groups"])
         }
-        return cls(metadata["method"], sets, metadata["wanted"], tensors.get("scores"), metadata["shared"])
+        return cls(metadata["method"], sets, metadata["wanted"], tensors.get("scores"))
 
 
 def wanted_count(layout: Layout, rate: float) -> int:

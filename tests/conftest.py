@@ -1,0 +1,48 @@
+"""Shared models: the organism is trained once a machine and cached; tiny random models are built once a session."""
+
+from __future__ import annotations
+
+import jaxtyping
+
+# Under the tests every function's shapes are checked, not only the pure core's.
+with jaxtyping.install_import_hook("gatescope", "beartype.beartype"):
+    import gatescope as gs
+
+import pytest
+from tiny import tiny_llama, tiny_llava_next, varied_examples
+
+
+@pytest.fixture(scope="session")
+def organism():
+    return gs.organism.load()
+
+
+@pytest.fixture(scope="session")
+def organism_model(organism):
+    return gs.load_model(organism.path)
+
+
+@pytest.fixture(scope="session")
+def llama_path(tmp_path_factory):
+    return tiny_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="session")
+def llava_path(tmp_path_factory):
+    return tiny_llava_next(tmp_path_factory.mktemp("llava"))
+
+
+@pytest.fixture(scope="session")
+def llama(llama_path):
+    return gs.load_model(llama_path)
+
+
+@pytest.fixture(scope="session")
+def llava(llava_path):
+    return gs.load_model(llava_path)
+
+
+@pytest.fixture(scope="session")
+def examples(organism):
+    """Questions of unequal length about pictures of unequal size, three cultures."""
+    return varied_examples()

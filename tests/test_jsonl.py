@@ -1,0 +1,87 @@
+"""A user's file: what is right is read, what is wrong is named by file and line before anything is run."""
+
+from __future__ import annotations
+
+import json
+
+import gatescope as gs
+import pytest
+from PIL import Image
+
+ROW = {"id": "1", "group": "north", "question": "What?", "choices": ["kite", "boat"], "answer": "kite"}
+
+
+def write(tmp_path, *rows):
+    path = tmp_path / "questions.jsonl"
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def test_rows_are_read_and_split_in_half_by_group_with_a_stated_seed(tmp_path):
+    Image.new("RGB", (30, 20), "red").save(tmp_path / "p.png")
+    rows = [ROW | {"id": i, "group": g, "image": "p.png"} for g, n in (("north", 7), ("south", 4)) for i in range(n * 10, n * 11)]
+    study = gs.data.jsonl(write(tmp_path, *rows))
+    counts = {
+        g: tuple(sum(e.group == g for e in half) for half in (study.identification, study.evaluation)) for g in ("north", "south")
+    }
+    assert counts == {"north": (3, 4), "south": (2, 2)}  # the odd one is evaluated
+    assert study.notes == {"split": "half of each group at random, seed 0"}
+    assert study.identification[0].picture().size == (30, 20)
+    other = gs.data.jsonl(write(tmp_path, *rows), seed=1)
+    assert {e.id for e in study.identification} != {e.id for e in other.identification}
+    again = gs.data.jsonl(write(tmp_path, *reversed(rows)))
+    assert len(again.identification) == 5
+
+
+def test_a_split_column_is_followed(tmp_path):
+    path = write(tmp_path, ROW | {"split": "evaluation"}, "", ROW | {"id": "2", "split": "identification"})
+    study = gs.data.jsonl(path)
+    assert [e.id for e in study.identification] == ["2"] and [e.id for e in study.evaluation] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({k: v for k, v in ROW.items() if k != "answer"}, r"line 2: the field 'answer' is missing \(found \['choices', "),
+        (ROW | {"id": "2", "answer": "drum"}, r"line 2: Example '2': the answer 'drum' is not among its choices \['kite', 'boat'\]"),
+        (ROW | {"id": "2", "image": "none.png"}, r"line 2: Example '2': the image .*none.png cannot be opened"),
+        (ROW | {"id": "2", "image": "text.png"}, r"line 2: Example '2': the image .*text.png cannot be opened"),
+        (ROW | {"id": "2", "image": "cut.png"}, r"line 2: Example '2': the image .*cut.png cannot be opened"),
+        (ROW, r"line 2: id '1' was used before, on line 1"),
+        (ROW | {"id": "2", "choices": "kite"}, r"line 2: the field 'choices' is 'kite'"),
+        (ROW | {"id": "2", "choices": ["kite", 3]}, r"line 2: every choice must be text"),
+        (ROW | {"id": "2", "choices": ["kite"]}, r"line 2: Example '2' has 1 choices; at least two"),
+        (ROW | {"id": "2", "image": 3}, r"line 2: the field 'image' is 3"),
+        (ROW | {"id": "2", "split": "test"}, r"line 2: split is 'test'; it must be one of 'identification', 'evaluation'"),
+        (ROW | {"id": "2", "split": "evaluation"}, r"line 1: no 'split', though other rows have one"),
+        ("{not json", r"line 2: not JSON"),
+        ("[1]", r"line 2: a JSON object is needed, this is a list"),
+    ],
+)
+def test_a_bad_row_is_named(tmp_path, second, message):
+    (tmp_path / "text.png").write_text("no picture")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:900])
+    with pytest.raises(gs.GatescopeError, match=rf"questions.jsonl, {message}"):
+        gs.data.jsonl(write(tmp_path, ROW, second))
+
+
+def test_files_that_are_not_there_or_empty(tmp_path):
+    with pytest.raises(gs.GatescopeError, match=r"none.jsonl cannot be read"):
+        gs.data.jsonl(tmp_path / "none.jsonl")
+    with pytest.raises(gs.GatescopeError, match="holds no examples"):
+        gs.data.jsonl(write(tmp_path, ""))
+    (tmp_path / "latin.jsonl").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(gs.GatescopeError, match="cannot be read"):
+        gs.data.jsonl(tmp_path / "latin.jsonl")
+
+
+def test_the_fingerprint_sees_every_field_and_the_picture(tmp_path):
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "p.png")
+    base = gs.data.Example("1", "g", "q", ("a", "b"), "a", tmp_path / "p.png")
+    seen = {gs.data.fingerprint([base])}
+    for change in ({"id": "2"}, {"group": "h"}, {"question": "r"}, {"choices": ("b", "a")}, {"answer": "b"}, {"image": None}):
+        seen.add(gs.data.fingerprint([gs.data.Example(**{**base.__dict__, **change})]))
+    Image.new("RGB", (4, 4), "blue").save(tmp_path / "p.png")
+    seen.add(gs.data.fingerprint([base]))
+    assert len(seen) == 8

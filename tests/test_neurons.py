@@ -1,0 +1,75 @@
+"""Neuron sets are sets, with an order and a home."""
+
+from __future__ import annotations
+
+import gatescope as gs
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+LAYOUT = gs.Layout.parse([["gate", 2, 4], ["q", 2, 3]])
+SPACE = [("gate", layer, i) for layer in range(2) for i in range(4)] + [("q", layer, i) for layer in range(2) for i in range(3)]
+members = st.lists(st.sampled_from(SPACE), unique=True)
+
+
+def build(neurons):
+    return gs.NeuronSet.of(LAYOUT, neurons)
+
+
+@given(members, members)
+def test_algebra_is_that_of_python_sets(a, b):
+    one, other = build(a), build(b)
+    assert set(one | other) == set(a) | set(b)
+    assert set(one & other) == set(a) & set(b)
+    assert set(one - other) == set(a) - set(b)
+    assert set(one.complement()) == set(SPACE) - set(a)
+    assert one.complement().complement() == one
+    assert (one == other) == (set(a) == set(b))
+    assert one != other or hash(one) == hash(other)
+
+
+@given(members)
+def test_order_is_kept_and_masks_agree(a):
+    one = build(a)
+    assert list(one) == a and len(one) == len(a)
+    for site in ("gate", "q"):
+        expected = [(layer, i) for s, layer, i in sorted(a) if s == site]
+        assert one.mask(site).nonzero().tolist() == [list(pair) for pair in expected]
+        assert one.per_layer(site).tolist() == [sum(layer == x for x, _ in expected) for layer in range(2)]
+        assert {x: i.tolist() for x, i in one.indices(site).items()} == {
+            layer: [i for x, i in expected if x == layer] for layer in range(2) if any(x == layer for x, _ in expected)
+        }
+
+
+@given(a=members)
+def test_saving_and_loading_keeps_members_order_and_provenance(tmp_path_factory, a):
+    path = tmp_path_factory.mktemp("neurons") / "n.safetensors"
+    gs.NeuronSet.of(LAYOUT, a, {"id": "m", "digest": "d"}, {"method": "CAS"}).save(path)
+    again = gs.NeuronSet.load(path, {"id": "elsewhere", "digest": "d"})
+    assert list(again) == a and again.layout == LAYOUT
+    assert again.model == {"id": "m", "digest": "d"} and again.origin == {"method": "CAS"}
+
+
+def test_loading_against_another_model_names_both(tmp_path):
+    path = tmp_path / "n.safetensors"
+    gs.NeuronSet.of(LAYOUT, [], {"id": "org/one", "revision": "r1", "digest": "a" * 64}).save(path)
+    with pytest.raises(gs.GatescopeError, match="one model is org/one revision r1 weights a{12}, the other org/two"):
+        gs.NeuronSet.load(path, {"id": "org/two", "digest": "b" * 64})
+    with pytest.raises(gs.GatescopeError, match="org/one.*the other org/two"):
+        gs.NeuronSet.load(path, {"id": "org/two", "revision": "r1", "digest": ""})  # no weights: by id and revision
+
+
+def test_bad_neurons_are_refused():
+    with pytest.raises(gs.GatescopeError, match=r"No neuron \('gate', 2, 0\)"):
+        build([("gate", 2, 0)])
+    with pytest.raises(gs.GatescopeError, match="No site 'up' here; there is 'gate', 'q'"):
+        build([("up", 0, 0)])
+    with pytest.raises(gs.GatescopeError, match="listed twice"):
+        build([("gate", 0, 0), ("gate", 0, 0)])
+    with pytest.raises(gs.GatescopeError, match=r"0 \.\. 13"):
+        gs.NeuronSet(LAYOUT, torch.tensor([14]))
+    with pytest.raises(gs.GatescopeError, match="cannot be combined"):
+        build([]) | gs.NeuronSet.of(gs.Layout.single("gate", 1, 1), [])
+    with pytest.raises(gs.GatescopeError, match="combine neuron sets"):
+        gs.NeuronSet.of(LAYOUT, [], {"digest": "a"}) & gs.NeuronSet.of(LAYOUT, [], {"digest": "b"})

@@ -1,0 +1,178 @@
+"""The whole job on the organism, on a text-only Llama and on LLaVA-NeXT; and how it fails."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import gatescope as gs
+import pytest
+from gatescope.cli import app, main
+from tiny import letter_examples, teach, text_examples, tiny_llama, tiny_llava_next
+from typer.testing import CliRunner
+
+@pytest.fixture(scope="module")
+def result(organism, organism_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "organism"
+    return path, gs.run_study(organism_model, organism.study, rate=0.01, out=path, known=organism.known)
+
+
+def test_cas_finds_the_known_neurons_and_switching_them_off_hits_their_culture_only(result):
+    effects = result[1].table.self_cross()
+    assert effects["CAS"].accuracy.self_ <= -50
+    assert abs(effects["CAS"].accuracy.cross) <= 2
+    assert abs(effects["RND"].accuracy.self_) <= 5
+    assert result[1].precision["CAS"] >= 0.85 > 0.3 > result[1].precision["RND"]
+    assert result[1].warnings == ()
+
+
+def test_precision_is_the_share_of_selected_neurons_that_are_known(result, organism):
+    for name, selection in result[1].selections.items():
+        shares = [len(set(selection[g]) & set(organism.known[g])) / 9 for g in selection]
+        assert result[1].precision[name] == pytest.approx(sum(shares) / 6)
+
+
+def test_a_run_opened_again_is_complete_without_the_model(result):
+    """In a fresh process, which loads no model."""
+    path, first = result
+    again = gs.open_result(path)
+    assert str(again) == str(first)
+    assert again.table.rows == first.table.rows
+    code = f"import gatescope; r = gatescope.open_result({str(path)!r}); print(r); print(r.selections['CAS']['Arveni'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == f"{first}\n{first.selections['CAS']['Arveni']}\n", done.stderr
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert {"format", "model", "record", "study", "sweep", "warnings", "precision"} <= set(manifest)
+    assert {"site", "token_rule", "fingerprint", "versions", "shards"} <= set(manifest["record"])
+    rows = [json.loads(line) for line in (path / "answers.jsonl").read_text().splitlines()]
+    assert len(rows) == 240 * (1 + 1 + 6)  # the full model, one random mask, six culture masks
+
+
+def test_a_run_of_another_model_is_refused_by_name(result, llama):
+    with pytest.raises(gs.GatescopeError, match=r"Cannot continue the run .*organism: one model is .*the other .*llama"):
+        gs.sweep(llama, text_examples(each=1), {}, run=result[0], progress=False)
+
+
+def jsonl(path, examples, **more):
+    """Write examples as a user would, pictures beside the file."""
+    rows = []
+    for e in examples:
+        row = {"id": e.id, "group": e.group, "question": e.question, "choices": e.choices, "answer": e.answer}
+        if e.image is not None:
+            e.image.save(path.parent / f"{e.id}.png")
+            row["image"] = f"{e.id}.png"
+        rows.append(row | more)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def gatescope(*arguments):
+    return subprocess.run([sys.executable, "-m", "gatescope", *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("kind", ["llama, text only", "llava-next, pictures", "llava-next, no pictures"])
+def test_the_command_runs_on_other_models(kind, tmp_path):
+    examples = letter_examples(("north", "south", "east"), 4, image=kind == "llava-next, pictures")
+    path = (tiny_llama if kind.startswith("llama") else tiny_llava_next)(tmp_path / "model")
+    teach(path, examples)
+    data = jsonl(tmp_path / "q.jsonl", examples)
+    done = gatescope("study", "--model", path, "--data", data, "--rate", "0.05", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "accuracy change (points)" in done.stdout and "CAS" in done.stdout and "RND" in done.stdout
+    found = gs.open_result(tmp_path / "run")
+    assert found.counters.counted.tolist() == [2, 2, 2] and (found.counters.T > 0).all()
+    assert len(found.table.rows) == 6 * (1 + 1 + 3)
+    assert found.table.accuracy().tolist() == [100.0] * 3
+    assert "accuracy change (points)" in str(found)
+
+
+def test_a_group_with_nothing_right_is_named_and_the_others_kept(llama_path, tmp_path):
+    examples = letter_examples(("north", "south", "east"), 4, image=False)
+    path = teach(tiny_llama(tmp_path / "model"), examples)
+    never = [dataclasses.replace(e, answer="b") if e.group == "east" else e for e in examples]
+    data = jsonl(tmp_path / "q.jsonl", never)
+    done = gatescope("study", "--model", path, "--data", data, "--rate", "0.05", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    said = "'east' was left out: none of its 2 identification examples was answered correctly, so no token of it was counted (T = 0)"
+    assert said in done.stdout
+    found = gs.open_result(tmp_path / "run")
+    assert list(found.selections["CAS"]) == ["north", "south"] and found.counters.empty == ("east",)
+    assert found.table.groups == ("north", "south", "east")
+
+    never = [dataclasses.replace(e, answer="b") if e.group != "north" else e for e in examples]
+    done = gatescope("study", "--model", path, "--data", jsonl(data, never), "--out", tmp_path / "other", "--rate", "0.05")
+    assert done.returncode == 2
+    assert "answered no identification example correctly for 'south', 'east', so only ['north'] can be compared" in done.stderr
+    assert "Traceback" not in done.stderr and not (tmp_path / "other").exists()
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    return jsonl(tmp_path_factory.mktemp("data") / "q.jsonl", text_examples())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--model": "/nowhere/at/all"}, "No model at '/nowhere/at/all': there is no such directory"),
+        ({"--model": "EMPTY"}, "it has no config.json"),
+        ({"--model": "BERT"}, "No text decoder was found in Bert"),
+        ({"--data": "/nowhere.jsonl"}, "/nowhere.jsonl cannot be read"),
+        ({"--rate": "0"}, "rate is 0.0; it is a share of all neurons, so it must lie in (0, 1]"),
+        ({"--rate": "1.5"}, "rate is 1.5"),
+        ({"--rate": "0.00001"}, "selects none; the smallest useful rate here is"),
+        ({"--out": "USED"}, "exists and is not empty"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(llama_path, questions, tmp_path, change, message, capsys, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "mine.txt").write_text("keep me")
+    if "BERT" in change.values():
+        from transformers import BertConfig, BertLMHeadModel
+
+        config = BertConfig(vocab_size=300, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+        config.is_decoder = True
+        BertLMHeadModel(config).save_pretrained(tmp_path / "bert")
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (tmp_path / "bert" / name).write_text((llama_path / name).read_text())
+    places = {"EMPTY": tmp_path / "empty", "BERT": tmp_path / "bert", "USED": tmp_path / "used"}
+    options = {"--model": llama_path, "--data": questions, "--rate": "0.05", "--out": tmp_path / "run"} | change
+    arguments = [str(places.get(part, part)) for pair in options.items() for part in pair]
+    monkeypatch.setattr(sys, "argv", ["gatescope", "study", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert said[-1].startswith("gatescope: ") and message in said[-1]
+    assert not (tmp_path / "run").exists()
+    assert [p.name for p in (tmp_path / "used").iterdir()] == ["mine.txt"]
+
+
+def test_one_group_is_not_a_study(llama, tmp_path):
+    alone = text_examples(groups=("north",))
+    with pytest.raises(gs.GatescopeError, match=r"needs at least two; 'mine' has \['north'\] to identify on"):
+        gs.run_study(llama, gs.data.Study("mine", alone[:3], alone[3:]), rate=0.1, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_place_without_a_run_is_named(tmp_path):
+    with pytest.raises(gs.GatescopeError, match="No run at .*: there is no manifest.json"):
+        gs.open_run(tmp_path)
+
+
+def test_tokens_shows_what_counts(organism):
+    done = CliRunner().invoke(app, ["tokens", str(organism.path), str(organism.path / "study.jsonl"), "--id", "evaluation-003"])
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("evaluation-003: 52 of 57 tokens count (text and image patches of the prompt; no padding")
+    assert lines[1:5] == ["  -       <|im_start|>", "  counts  user", "  -       <|vision_start|>", "  counts  <|image_pad|>"]
+    assert len(lines) == 58
+
+
+def test_the_demo_prints_the_table(organism, tmp_path):
+    done = gatescope("demo", "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    result = gs.open_result(tmp_path / "run")
+    assert str(result) in done.stdout and "precision at k against the known neurons: RND" in done.stdout

@@ -1,0 +1,67 @@
+"""Accuracy changes, flip rates, self, cross and gap, worked out by hand."""
+
+from __future__ import annotations
+
+import gatescope as gs
+import pytest
+import torch
+from gatescope.evaluate.answers import Reading
+from gatescope.evaluate.metrics import SelfCross, self_cross
+from gatescope.evaluate.table import Effect, Row, Table
+
+GROUPS = ("a", "a", "b", "b", "b", "b")
+
+
+def rows(selector, mask, predicted, right="xxxxxx"):
+    return [
+        Row(str(i), group, selector, mask, p, Reading(p, p == r, False))
+        for i, (group, p, r) in enumerate(zip(GROUPS, predicted, right, strict=True))
+    ]
+
+
+@pytest.fixture
+def table():
+    return Table(
+        rows("", "", "xyxxyy")  # a: 50%, b: 50%
+        + rows("CAS", "a", "yyxxyz")  # a: 0% (-50), flips 1/2; b: 50% (0), flips 1/4
+        + rows("CAS", "b", "xxyyyy")  # a: 100% (+50), flips 1/2; b: 0% (-50), flips 2/4
+        + rows("RND", "*", "xyxxyx")  # a: 0 and 0; b: +25, 1/4
+    )
+
+
+def test_matrices(table):
+    assert table.accuracy().tolist() == [50.0, 50.0]
+    assert table.changes("CAS").tolist() == [[-50.0, 0.0], [50.0, -50.0]]
+    assert table.flips("CAS").tolist() == [[50.0, 25.0], [50.0, 50.0]]
+    assert table.changes("RND").tolist() == [[0.0, 25.0]]
+
+
+def test_self_cross_and_gap(table):
+    effects = table.self_cross()
+    assert effects["CAS"] == Effect("CAS", SelfCross(-50.0, 25.0, -75.0), SelfCross(50.0, 37.5, 12.5))
+    random = effects["RND"]
+    assert (random.accuracy.self_, random.flips.self_) == (12.5, 12.5)
+    assert torch.isnan(torch.tensor([random.accuracy.cross, random.accuracy.gap])).all()
+    assert [line.split() for line in str(effects).splitlines()[2:]] == [
+        ["CAS", "-50.0", "25.0", "-75.0", "50.0", "37.5", "12.5"],
+        ["RND", "12.5", "-", "-", "12.5", "-", "-"],
+    ]
+
+
+def test_cells_weigh_the_same_and_masks_may_be_fewer_than_groups():
+    effects = torch.tensor([[-6.0, 2.0, 1.0], [0.0, -4.0, 3.0]], dtype=torch.float64)
+    own = torch.tensor([[True, False, False], [False, True, False]])
+    assert self_cross(effects, own) == SelfCross(-5.0, 1.5, -6.5)
+
+
+def test_rows_survive_json(table):
+    assert Table(Row.parse(row.plain()) for row in table.rows).rows == table.rows
+
+
+def test_a_table_needs_the_full_model_and_the_same_examples():
+    with pytest.raises(gs.GatescopeError, match="answers of the full model"):
+        Table(rows("CAS", "a", "xxxxxx"))
+    with pytest.raises(gs.GatescopeError, match="to other examples"):
+        Table(rows("", "", "xxxxxx") + rows("CAS", "a", "xxxxxx")[:3])
+    with pytest.raises(gs.GatescopeError, match="No selector 'LAP' in this table; it has 'CAS'"):
+        Table(rows("", "", "xxxxxx") + rows("CAS", "a", "xxxxxx")).changes("LAP")
