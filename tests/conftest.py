@@ -9,6 +9,7 @@ with jaxtyping.install_import_hook("gatescope", "beartype.beartype"):
     import gatescope as gs
 
 import pytest
+
 from tiny import tiny_llama, tiny_llava_next, varied_examples
 
 

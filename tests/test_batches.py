@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import gatescope as gs
 import pytest
 import torch
+
+import gatescope as gs
 from gatescope.batches import collate, prompt
 from tiny import text_examples, tiny_llama
 

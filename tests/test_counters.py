@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-import gatescope as gs
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
+import gatescope as gs
 
 GROUPS = ("a", "b", "c")
 LAYOUT = gs.Layout.single("gate", 2, 5)

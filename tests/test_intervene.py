@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 
-import gatescope as gs
 import nnsight
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+import gatescope as gs
 from gatescope.batches import collate
 from gatescope.models import identity
 from oracles.hooks import activation_modules, masked
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 STEPS = 24
 GREEDY = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}

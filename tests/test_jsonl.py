@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 
-import gatescope as gs
 import pytest
 from PIL import Image
+
+import gatescope as gs
 
 ROW = {"id": "1", "group": "north", "question": "What?", "choices": ["kite", "boat"], "answer": "kite"}
 
@@ -19,10 +20,13 @@ def write(tmp_path, *rows):
 
 def test_rows_are_read_and_split_in_half_by_group_with_a_stated_seed(tmp_path):
     Image.new("RGB", (30, 20), "red").save(tmp_path / "p.png")
-    rows = [ROW | {"id": i, "group": g, "image": "p.png"} for g, n in (("north", 7), ("south", 4)) for i in range(n * 10, n * 11)]
+    rows = [
+        ROW | {"id": i, "group": g, "image": "p.png"} for g, n in (("north", 7), ("south", 4)) for i in range(n * 10, n * 11)
+    ]
     study = gs.data.jsonl(write(tmp_path, *rows))
     counts = {
-        g: tuple(sum(e.group == g for e in half) for half in (study.identification, study.evaluation)) for g in ("north", "south")
+        g: tuple(sum(e.group == g for e in half) for half in (study.identification, study.evaluation))
+        for g in ("north", "south")
     }
     assert counts == {"north": (3, 4), "south": (2, 2)}  # the odd one is evaluated
     assert study.notes == {"split": "half of each group at random, seed 0"}
@@ -43,7 +47,10 @@ def test_a_split_column_is_followed(tmp_path):
     ("second", "message"),
     [
         ({k: v for k, v in ROW.items() if k != "answer"}, r"line 2: the field 'answer' is missing \(found \['choices', "),
-        (ROW | {"id": "2", "answer": "drum"}, r"line 2: Example '2': the answer 'drum' is not among its choices \['kite', 'boat'\]"),
+        (
+            ROW | {"id": "2", "answer": "drum"},
+            r"line 2: Example '2': the answer 'drum' is not among its choices \['kite', 'boat'\]",
+        ),
         (ROW | {"id": "2", "image": "none.png"}, r"line 2: Example '2': the image .*none.png cannot be opened"),
         (ROW | {"id": "2", "image": "text.png"}, r"line 2: Example '2': the image .*text.png cannot be opened"),
         (ROW | {"id": "2", "image": "cut.png"}, r"line 2: Example '2': the image .*cut.png cannot be opened"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gatescope as gs
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
+import gatescope as gs
 
 LAYOUT = gs.Layout.parse([["gate", 2, 4], ["q", 2, 3]])
 SPACE = [("gate", layer, i) for layer in range(2) for i in range(4)] + [("q", layer, i) for layer in range(2) for i in range(3)]
@@ -54,9 +55,9 @@ def test_saving_and_loading_keeps_members_order_and_provenance(tmp_path_factory,
 def test_loading_against_another_model_names_both(tmp_path):
     path = tmp_path / "n.safetensors"
     gs.NeuronSet.of(LAYOUT, [], {"id": "org/one", "revision": "r1", "digest": "a" * 64}).save(path)
-    with pytest.raises(gs.GatescopeError, match="one model is org/one revision r1 weights a{12}, the other org/two"):
+    with pytest.raises(gs.GatescopeError, match=r"one model is org/one revision r1 weights a{12}, the other org/two"):
         gs.NeuronSet.load(path, {"id": "org/two", "digest": "b" * 64})
-    with pytest.raises(gs.GatescopeError, match="org/one.*the other org/two"):
+    with pytest.raises(gs.GatescopeError, match=r"org/one.*the other org/two"):
         gs.NeuronSet.load(path, {"id": "org/two", "revision": "r1", "digest": ""})  # no weights: by id and revision
 
 

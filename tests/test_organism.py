@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import random
 
-import gatescope as gs
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+import gatescope as gs
 from gatescope.batches import collate
 from gatescope.data import prompts
 from gatescope.evaluate import answers
 from gatescope.generate import generate
 from gatescope.organism import Recipe, build, train, world
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
 def accuracy(model, examples):
@@ -49,7 +50,9 @@ def test_answering_needs_the_picture(organism, organism_model):
     examples = list(organism.study.evaluation)
     assert accuracy(organism_model, examples) > 0.95
     shuffled = random.Random(0).sample([e.image for e in examples], len(examples))
-    other = [gs.data.Example(e.id, e.group, e.question, e.choices, e.answer, i) for e, i in zip(examples, shuffled, strict=True)]
+    other = [
+        gs.data.Example(e.id, e.group, e.question, e.choices, e.answer, i) for e, i in zip(examples, shuffled, strict=True)
+    ]
     assert accuracy(organism_model, other) < 0.5
 
 

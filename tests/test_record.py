@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import gatescope as gs
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
+
+import gatescope as gs
 from gatescope.batches import collate
 from oracles.hooks import activation_modules, prefill_counters
-from transformers import AutoModelForImageTextToText
 
 
 def reference(path, model, examples, batch_size, layers_path="model.language_model.layers"):

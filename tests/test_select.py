@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-import gatescope as gs
 import pytest
 import torch
-from gatescope.select.selection import Selection, wanted_count
 from hypothesis import given
 from hypothesis import strategies as st
+
+import gatescope as gs
+from gatescope.select.selection import Selection, wanted_count
 from oracles import selectors
 
 GROUPS = ["a", "b", "c"]

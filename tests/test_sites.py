@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gatescope as gs
 import pytest
 import torch
 from transformers import (
@@ -17,6 +16,8 @@ from transformers import (
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
+
+import gatescope as gs
 
 SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 
@@ -62,7 +63,9 @@ def test_a_mixture_of_experts_is_refused():
 
 def test_a_model_without_the_expected_structure_says_what_was_looked_for():
     bert = BertLMHeadModel(BertConfig(**SMALL, intermediate_size=64, is_decoder=True))
-    with pytest.raises(gs.GatescopeError, match=r"No text decoder was found in BertLMHeadModel: looked for a module that holds"):
+    with pytest.raises(
+        gs.GatescopeError, match=r"No text decoder was found in BertLMHeadModel: looked for a module that holds"
+    ):
         gs.sites_of(bert)
 
 
@@ -76,5 +79,7 @@ def test_an_mlp_without_an_activation_module_is_refused(llama_path):
 def test_a_width_the_config_does_not_name_is_refused(llama_path):
     model = gs.load_model(llama_path)
     model._module.config.intermediate_size = 47
-    with pytest.raises(gs.GatescopeError, match=r"config says 47 neurons a layer, but no projection in model.layers.0 takes 47"):
+    with pytest.raises(
+        gs.GatescopeError, match=r"config says 47 neurons a layer, but no projection in model.layers.0 takes 47"
+    ):
         gs.sites_of(model._module)

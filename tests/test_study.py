@@ -7,11 +7,13 @@ import json
 import subprocess
 import sys
 
-import gatescope as gs
 import pytest
+from typer.testing import CliRunner
+
+import gatescope as gs
 from gatescope.cli import app, main
 from tiny import letter_examples, teach, text_examples, tiny_llama, tiny_llava_next
-from typer.testing import CliRunner
+
 
 @pytest.fixture(scope="module")
 def result(organism, organism_model, tmp_path_factory):
@@ -95,8 +97,7 @@ def test_a_group_with_nothing_right_is_named_and_the_others_kept(llama_path, tmp
     data = jsonl(tmp_path / "q.jsonl", never)
     done = gatescope("study", "--model", path, "--data", data, "--rate", "0.05", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    said = "'east' was left out: none of its 2 identification examples was answered correctly, so no token of it was counted (T = 0)"
-    assert said in done.stdout
+    assert "'east' was left out: none of its 2 identification examples was answered correctly" in done.stdout
     found = gs.open_result(tmp_path / "run")
     assert list(found.selections["CAS"]) == ["north", "south"] and found.counters.empty == ("east",)
     assert found.table.groups == ("north", "south", "east")
@@ -126,7 +127,9 @@ def questions(tmp_path_factory):
         ({"--out": "USED"}, "exists and is not empty"),
     ],
 )
-def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(llama_path, questions, tmp_path, change, message, capsys, monkeypatch):
+def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(
+    llama_path, questions, tmp_path, change, message, capsys, monkeypatch
+):
     (tmp_path / "empty").mkdir()
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "mine.txt").write_text("keep me")
@@ -159,7 +162,7 @@ def test_one_group_is_not_a_study(llama, tmp_path):
 
 
 def test_a_place_without_a_run_is_named(tmp_path):
-    with pytest.raises(gs.GatescopeError, match="No run at .*: there is no manifest.json"):
+    with pytest.raises(gs.GatescopeError, match=r"No run at .*: there is no manifest.json"):
         gs.open_run(tmp_path)
 
 

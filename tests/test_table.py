@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import gatescope as gs
 import pytest
 import torch
+
+import gatescope as gs
 from gatescope.evaluate.answers import Reading
 from gatescope.evaluate.metrics import SelfCross, self_cross
 from gatescope.evaluate.table import Effect, Row, Table

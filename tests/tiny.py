@@ -6,8 +6,6 @@ import random
 from pathlib import Path
 
 import torch
-from gatescope.data import Example
-from gatescope.organism import build, world
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CLIPVisionConfig,
@@ -20,6 +18,9 @@ from transformers import (
     MistralConfig,
     PreTrainedTokenizerFast,
 )
+
+from gatescope.data import Example
+from gatescope.organism import build, world
 
 
 def words() -> list[str]:
@@ -42,7 +43,10 @@ def byte_tokenizer(extra: list[str], *, chat_template: str | None) -> PreTrained
 
 
 def tiny_llama(path: Path, *, chat: bool = False, layers: int = 3) -> Path:
-    template = "{{ bos_token }}{% for m in messages %}<|turn|>{{ m['role'] }}\n{{ m['content'] }}<|end|>{% endfor %}<|turn|>assistant\n"
+    template = (
+        "{{ bos_token }}{% for m in messages %}<|turn|>{{ m['role'] }}\n{{ m['content'] }}<|end|>{% endfor %}"
+        "<|turn|>assistant\n"
+    )
     tokenizer = byte_tokenizer(["<|turn|>", "<|end|>"], chat_template=template if chat else None)
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -122,7 +126,7 @@ def multimodal_processor():
 
 
 def teach(path: Path, examples: list[Example], steps: int = 60) -> Path:
-    """Train a tiny model until it answers these examples, each by one token; so that a study of it counts something."""
+    """Train a tiny model until it answers these examples, each by one token and an end; so that a study counts something."""
     import gatescope as gs
     from gatescope.batches import collate
 
@@ -130,11 +134,15 @@ def teach(path: Path, examples: list[Example], steps: int = 60) -> Path:
     batch = collate(wrapped, examples)
     ids = [wrapped.tokenizer(e.answer, add_special_tokens=False).input_ids for e in examples]
     assert all(len(i) == 1 for i in ids), "answers of one token only"
-    target = torch.tensor(ids)[:, 0]
+    answer = torch.tensor(ids)
+    target = torch.cat([answer, torch.full_like(answer, wrapped.tokenizer.eos_token_id)], 1)
+    inputs = batch.inputs | {"input_ids": torch.cat([batch.inputs["input_ids"], answer], 1)}
+    inputs["attention_mask"] = torch.cat([batch.inputs["attention_mask"], torch.ones_like(answer)], 1)
     module = wrapped._module.train().requires_grad_(True)
     optimiser = torch.optim.Adam(module.parameters(), lr=3e-3)
     for _ in range(steps):
-        loss = torch.nn.functional.cross_entropy(module(**batch.inputs).logits[:, -1], target)
+        logits = module(**inputs).logits[:, -2:]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -148,7 +156,9 @@ def letter_examples(groups: tuple[str, ...], each: int, image: bool) -> list[Exa
     rng = random.Random("letters")
     pictures = [world.draw(fact, rng, (56, 56 if i % 2 else 28)) if image else None for i, fact in enumerate(world.facts())]
     return [
-        Example(f"{g}{i}", g, f"Which letter is {g} {i}?", tuple(rng.sample(["k", "b", "d", "l"], 4)), "k", pictures[20 * n + i])
+        Example(
+            f"{g}{i}", g, f"Which letter is {g} {i}?", tuple(rng.sample(["k", "b", "d", "l"], 4)), "k", pictures[20 * n + i]
+        )
         for n, g in enumerate(groups)
         for i in range(each)
     ]

@@ -12,14 +12,14 @@ import sys
 
 def _import_beartype() -> None:
     if "nnsight" not in sys.modules:
-        import beartype  # noqa: F401
+        import beartype
 
         return
     from nnsight import save
     from nnsight._c import mount, unmount
 
     if unmount is None or not hasattr(object, "save"):  # nnsight without its C extension, or APP.PYMOUNT off
-        import beartype  # noqa: F401
+        import beartype
 
         return
     if "beartype" not in sys.modules:

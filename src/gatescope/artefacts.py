@@ -34,7 +34,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write tensors and JSON-able metadata as one safetensors file of a named format."""
     text = {"format": format} | {key: json.dumps(value) for key, value in metadata.items()}
-    write_bytes(Path(path), save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, text))
+    write_bytes(
+        Path(path), save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, text)
+    )
 
 
 def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -46,7 +48,8 @@ def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, An
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise GatescopeError(f"{path} cannot be read as {format}: {error}.") from error
     found = metadata.pop("format", None)

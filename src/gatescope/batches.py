@@ -136,4 +136,3 @@ def _image_line_breaks(model, inputs: dict[str, Tensor]) -> Bool[Tensor, "b s"] 
     breaks = torch.zeros_like(placeholder)
     breaks[placeholder] = torch.cat([features[:, 0] for features in packed]).bool()
     return breaks
-

@@ -63,9 +63,7 @@ def study(
     from gatescope.study import run_study
 
     questions = jsonl(data, seed=seed)
-    result = run_study(
-        load_model(model), questions, rate=rate, out=out, batch_size=batch_size, max_new_tokens=max_new_tokens
-    )
+    result = run_study(load_model(model), questions, rate=rate, out=out, batch_size=batch_size, max_new_tokens=max_new_tokens)
     _describe(model, questions, result, out)
 
 

@@ -55,9 +55,9 @@ class Counters:
     layout: Layout
     K: Int64[Tensor, "g l n"]
     S: Float64[Tensor, "g l n"]
-    T: Int64[Tensor, "g"]
-    seen: Int64[Tensor, "g"]
-    counted: Int64[Tensor, "g"]
+    T: Int64[Tensor, " g"]
+    seen: Int64[Tensor, " g"]
+    counted: Int64[Tensor, " g"]
     model: Mapping[str, str] = field(default_factory=dict)
     origin: Mapping[str, str] = field(default_factory=dict)
 

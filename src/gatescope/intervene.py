@@ -24,7 +24,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from nnsight.intervention.interleaver import Mediator, OutOfOrderError
 from nnsight.intervention.iterator import Iterations
 from torch import Tensor
@@ -82,7 +81,7 @@ class Intervention:
             GatescopeError: if the neurons belong to another model.
         """
         self._walk(model)
-        with model.edit() as (tracer, edited):  # noqa: F841 - nnsight binds both
+        with model.edit() as (_, edited):
             _every_step(self._walk(edited))
         return edited
 

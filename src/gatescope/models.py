@@ -53,13 +53,16 @@ def load_model(
     has_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     loading = {"revision": revision} if revision else {}
     try:
-        if has_images and processor is None:
-            processor = AutoProcessor.from_pretrained(source, **loading)
-        if tokenizer is None:
-            tokenizer = processor.tokenizer if has_images else AutoTokenizer.from_pretrained(source, **loading)
+        if has_images:
+            processor = processor or AutoProcessor.from_pretrained(source, **loading)
+            tokenizer = tokenizer or processor.tokenizer
+        else:
+            tokenizer = tokenizer or AutoTokenizer.from_pretrained(source, **loading)
     except (OSError, ValueError, TypeError) as error:
         what = "processor" if has_images else "tokenizer"
-        raise GatescopeError(f"The {what} of {model if isinstance(source, str) else type(model).__name__} cannot be loaded: {error}") from error
+        raise GatescopeError(
+            f"The {what} of {model if isinstance(source, str) else type(model).__name__} cannot be loaded: {error}"
+        ) from error
     if not isinstance(model, PreTrainedModel):
         loading |= {"dtype": dtype} | ({"device_map": device_map} if device_map else {})
     preprocessors = {"tokenizer": tokenizer} | ({"processor": processor} if has_images else {})
@@ -130,5 +133,10 @@ def versions() -> str:
     from importlib.metadata import version
 
     return json.dumps(
-        {"gatescope": version("gatescope"), "nnsight": version("nnsight"), "torch": torch.__version__, "transformers": transformers.__version__}
+        {
+            "gatescope": version("gatescope"),
+            "nnsight": version("nnsight"),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
     )

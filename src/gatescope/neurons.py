@@ -32,6 +32,7 @@ class SiteShape:
 
     @property
     def size(self) -> int:
+        """How many neurons it has."""
         return self.layers * self.width
 
 
@@ -110,12 +111,12 @@ class NeuronSet:
     """
 
     layout: Layout
-    flat: Int64[Tensor, "k"]
+    flat: Int64[Tensor, " k"]
     model: Mapping[str, str] = field(default_factory=dict)
     origin: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.flat.numel() and not (0 <= int(self.flat.min()) and int(self.flat.max()) < self.layout.size):
+        if self.flat.numel() and not (int(self.flat.min()) >= 0 and int(self.flat.max()) < self.layout.size):
             raise GatescopeError(f"Neuron numbers must lie in 0 .. {self.layout.size - 1} for {self.layout}.")
         if self.flat.unique().numel() != self.flat.numel():
             raise GatescopeError("A neuron is listed twice; a NeuronSet holds each neuron once.")
@@ -154,11 +155,11 @@ class NeuronSet:
         members[self.flat] = True
         return members[start : start + shape.size].view(shape.layers, shape.width)
 
-    def per_layer(self, site: str) -> Int64[Tensor, "l"]:
+    def per_layer(self, site: str) -> Int64[Tensor, " l"]:
         """How many neurons of `site` each layer holds."""
         return self.mask(site).sum(1)
 
-    def indices(self, site: str) -> dict[int, Int64[Tensor, "k"]]:
+    def indices(self, site: str) -> dict[int, Int64[Tensor, " k"]]:
         """The layers of `site` that hold any neuron, ascending, with the indices of their neurons, ascending."""
         mask = self.mask(site)
         return {layer: mask[layer].nonzero().flatten() for layer in mask.any(1).nonzero().flatten().tolist()}

@@ -89,9 +89,7 @@ def _cut(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
     return [examples[start : start + size] for start in range(0, len(examples), size)]
 
 
-def _record_batch(
-    model, site: Site, batch: Batch, sums: Counters, only_correct: bool, max_new_tokens: int
-) -> list[Row]:
+def _record_batch(model, site: Site, batch: Batch, sums: Counters, only_correct: bool, max_new_tokens: int) -> list[Row]:
     """Run one batch, add what it counted to `sums` in place, return its answers."""
 
     def read_prefill():
@@ -114,15 +112,15 @@ def _record_batch(
             kept = use.to(fired.device)
             sums.K[g, layer] += fired[kept].sum(0).cpu()
             sums.S[g, layer] += summed[kept].sum(0, dtype=torch.float64).cpu()
-    return [
-        Row(e.id, e.group, "", "", text, reading) for e, text, reading in zip(batch.examples, texts, readings, strict=True)
-    ]
+    return [Row(e.id, e.group, "", "", text, reading) for e, text, reading in zip(batch.examples, texts, readings, strict=True)]
 
 
 def _start(run: str | Path | Run, empty: Counters, shards: list[list[Sequence[Example]]], max_new_tokens: int) -> Run:
     directory = Run.at(run, empty.model)
     if "record" in directory.manifest:
-        raise GatescopeError(f"{directory.path} holds a recording already. Open it with gatescope.open_run, or choose another run.")
+        raise GatescopeError(
+            f"{directory.path} holds a recording already. Open it with gatescope.open_run, or choose another run."
+        )
     plan = [[[example.id for example in batch] for batch in batches] for batches in shards]
     facts = dict(empty.origin) | {"groups": list(empty.groups), "max_new_tokens": max_new_tokens, "shards": plan}
     directory.note({"record": facts})

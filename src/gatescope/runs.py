@@ -102,7 +102,9 @@ class Run:
         planned = len(self.manifest.get("record", {}).get("shards", []))
         missing = [i for i in range(planned) if not self.shard(i).is_file()]
         if not planned or missing:
-            raise GatescopeError(f"{self.path} has {planned - len(missing)} of {planned} recorded shards; record it to the end.")
+            raise GatescopeError(
+                f"{self.path} has {planned - len(missing)} of {planned} recorded shards; record it to the end."
+            )
         return reduce(add, (Counters.load(self.shard(i)) for i in range(planned)))
 
     def add_selection(self, selection: Selection) -> None:

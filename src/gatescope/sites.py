@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
 from transformers.pytorch_utils import Conv1D
 
@@ -55,7 +56,7 @@ def sites_of(model) -> dict[str, Site]:
         GatescopeError: if the decoder or its MLPs cannot be found, a layer is a mixture of experts, or a width is
             not what the config says; the message names what was looked for.
     """
-    module = getattr(model, "_module", model)
+    module: PreTrainedModel = getattr(model, "_module", model)
     config = module.config.get_text_config(decoder=True)
     path, blocks = _decoder_blocks(module, config)
     paths = [f"{path}.{i}.{_activation(f'{path}.{i}', block)}" for i, block in enumerate(blocks)]
@@ -74,7 +75,7 @@ def site_of(model, name: str) -> Site:
     return sites[name]
 
 
-def _decoder_blocks(module: nn.Module, config) -> tuple[str, nn.ModuleList]:
+def _decoder_blocks(module: PreTrainedModel, config) -> tuple[str, nn.ModuleList]:
     embedding = module.get_input_embeddings()
     depth = getattr(config, "num_hidden_layers", None)
     for name, parent in module.named_modules():
@@ -118,5 +119,5 @@ def _width(path: str, blocks: nn.ModuleList, config) -> int:
     return said
 
 
-def _inputs(projection: nn.Module) -> int:
+def _inputs(projection: nn.Linear | Conv1D) -> int:
     return projection.weight.shape[0] if isinstance(projection, Conv1D) else projection.in_features

@@ -81,7 +81,9 @@ def _example(where: str, row: dict[str, Any], folder: Path) -> Example:
 def _split(path: Path, numbers: list[int], examples: list[Example], splits: list[str | None], seed: int) -> Study:
     for number, split in zip(numbers, splits, strict=True):
         if split is not None and split not in SPLITS:
-            raise GatescopeError(f"{path}, line {number}: split is {split!r}; it must be one of {', '.join(map(repr, SPLITS))}.")
+            raise GatescopeError(
+                f"{path}, line {number}: split is {split!r}; it must be one of {', '.join(map(repr, SPLITS))}."
+            )
     if None not in splits:
         halves = [[e for e, s in zip(examples, splits, strict=True) if s == split] for split in SPLITS]
         return Study(path.stem, halves[0], halves[1], {"split": "as the file says"})

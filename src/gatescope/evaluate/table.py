@@ -42,7 +42,7 @@ class Row:
     def parse(cls, plain: Mapping[str, Any]) -> Row:
         """The row `plain` came from."""
         reading = Reading(plain["predicted"], plain["correct"], plain["fallback"])
-        return cls(*(plain[key] for key in ("id", "group", "selector", "mask", "text")), reading)
+        return cls(plain["id"], plain["group"], plain["selector"], plain["mask"], plain["text"], reading)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Table:
             raise GatescopeError(f"No selector {selector!r} in this table; it has {', '.join(map(repr, self.selectors))}.")
         return tuple(mask for s, mask in self._answers if s == selector)
 
-    def accuracy(self) -> Float64[Tensor, "g"]:
+    def accuracy(self) -> Float64[Tensor, " g"]:
         """The full model's accuracy on each group, in percent."""
         return group_means(self._correct(FULL), self._member, len(self.groups))
 
@@ -126,7 +126,7 @@ class Table:
         own = torch.tensor([[mask in (group, ALL) for group in self.groups] for mask in self.masks(selector)])
         return Effect(selector, self_cross(self.changes(selector), own), self_cross(self.flips(selector), own))
 
-    def _correct(self, key: tuple[str, str]) -> Bool[Tensor, "e"]:
+    def _correct(self, key: tuple[str, str]) -> Bool[Tensor, " e"]:
         return torch.tensor([row.reading.correct for row in self._answers[key]])
 
 

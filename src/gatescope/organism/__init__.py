@@ -89,16 +89,20 @@ def precision(selection: Selection, known: dict[str, NeuronSet]) -> dict[str, fl
 def _make(path: Path, recipe: Recipe, progress: bool) -> None:
     world_facts = world.facts(recipe.seed)
     processor = build.processor(fact.word for fact in world_facts)
-    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    state = torch.get_rng_state()
     try:
         model = build.model(
             processor.tokenizer, layers=recipe.layers, width=recipe.width, hidden=recipe.hidden, seed=recipe.seed
         )
         with tqdm(total=recipe.max_steps, desc="training the organism (once)", unit="steps", disable=not progress) as bar:
-            routed = train.train(model, processor, world_facts, recipe, lambda step, loss: (bar.update(), bar.set_postfix_str(loss)))
+
+            def progress_bar(step: int, loss: str) -> None:
+                bar.update()
+                bar.set_postfix_str(loss)
+
+            routed = train.train(model, processor, world_facts, recipe, progress_bar)
     finally:
         torch.set_rng_state(state)
-        torch.set_num_threads(threads)
     model.save_pretrained(path)
     processor.save_pretrained(path)
     (path / "recipe.json").write_text(json.dumps(dataclasses.asdict(recipe), indent=1))

@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, set_seed
-from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessor,
+    Qwen2VLVideoProcessor,
+    set_seed,
+)
 
 from gatescope.data import prompts
 from gatescope.organism import world
@@ -69,7 +76,8 @@ def model(tokens: PreTrainedTokenizerFast, *, layers: int, width: int, hidden: i
         layers, width, hidden: decoder layers, gate neurons a layer, residual width.
         seed: of the weights.
     """
-    ids = {marker: tokens.convert_tokens_to_ids(marker) for marker in MARKERS}
+    ids = {marker: tokens.get_vocab()[marker] for marker in MARKERS}
+    third = 3 * (hidden // 8) // 8  # the rotary sections (time, height, width) sum to half the head width
     config = Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokens),
@@ -82,8 +90,7 @@ def model(tokens: PreTrainedTokenizerFast, *, layers: int, width: int, hidden: i
             "initializer_range": 0.05,
             "tie_word_embeddings": True,
             "use_sliding_window": False,
-            # Three sections that sum to half the head width: time, height, width.
-            "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": [2, 3, 3]},
+            "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": [hidden // 8 - 2 * third, third, third]},
             "pad_token_id": ids["<|endoftext|>"],
             "eos_token_id": ids["<|im_end|>"],
             "bos_token_id": None,

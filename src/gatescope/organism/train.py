@@ -63,6 +63,7 @@ class GatedSwitch(nn.Module):
         self.pre: torch.Tensor | None = None  # [b, s, n]
 
     def forward(self, pre: torch.Tensor) -> torch.Tensor:
+        """Gate activations [b, s, n], those switched off at 0."""
         self.pre = pre
         gate = self.activation(pre)
         return gate if self.keep is None else gate * self.keep[:, None, :]

@@ -90,10 +90,9 @@ def draw(fact: Fact, rng: random.Random, size: tuple[int, int] = (SIZE, SIZE)) -
     radius = rng.uniform(0.22, 0.28) * min(size)
     x, y = width / 2 + rng.uniform(-3, 3), height / 2 + rng.uniform(-3, 3)
     _shape(pen, fact.motif, colour, x, y, radius)
-    pixels = image.load()
     for _ in range(size[0] * size[1] // 40):
-        i, j = rng.randrange(width), rng.randrange(height)
-        pixels[i, j] = _shade(pixels[i, j], rng, 30)
+        spot = rng.randrange(width), rng.randrange(height)
+        image.putpixel(spot, _shade(image.getpixel(spot), rng, 30))  # type: ignore[arg-type]
     return image
 
 
