@@ -65,16 +65,19 @@ def collate(model, examples: Sequence[Example]) -> Batch:
 
 
 def prompt(model, example: Example) -> str:
-    """The text a model is given for an example: its chat template round the question, or the bare question if none."""
+    """The text a model is given for an example: its chat template round the question, or the bare question if it has
+    none; then the example's prefix.
+    """
     has_image = example.image is not None
-    text = prompts.multiple_choice(example.question, example.choices, image=has_image)
+    text = example.prompt or prompts.multiple_choice(example.question, example.choices, image=has_image)
     tool = model.processor if model.processor is not None else model.tokenizer
     if not (getattr(tool, "chat_template", None) or getattr(model.tokenizer, "chat_template", None)):
-        return f"{tool.image_token}\n{text}" if has_image else text
+        return (f"{tool.image_token}\n{text}" if has_image else text) + example.prefix
     content: str | list = text
     if model.processor is not None:
         content = [{"type": "image"}] * has_image + [{"type": "text", "text": text}]
-    return tool.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+    turns = [{"role": "user", "content": content}]
+    return tool.apply_chat_template(turns, add_generation_prompt=True, tokenize=False) + example.prefix
 
 
 def _adds_bos(model, texts: Sequence[str]) -> bool:

@@ -24,9 +24,14 @@ class Example:
         choices: the options, full text.
         answer: the right option, as it stands in `choices`.
         image: a file, a PIL image, or None.
+        labels: what stands for each choice (A, B, ...), in their order; empty if the answer is the choice's text.
+        prompt: the whole of what the model is asked, where it is not the paper's multiple-choice prompt.
+        prefix: what the model's answer is made to begin with, such as `{"answer_choice":"`.
+        item: what the example is a variant of, where several share one; the id if empty.
 
     Raises:
-        GatescopeError: if there are fewer than two choices, or the answer is not among them.
+        GatescopeError: if there are fewer than two choices, the answer is not among them, or there is not one
+            label for each choice.
     """
 
     id: str
@@ -35,8 +40,14 @@ class Example:
     choices: tuple[str, ...]
     answer: str
     image: Path | Image.Image | None = None
+    labels: tuple[str, ...] = ()
+    prompt: str | None = None
+    prefix: str = ""
+    item: str = ""
 
     def __post_init__(self) -> None:
+        if self.labels and len(self.labels) != len(self.choices):
+            raise GatescopeError(f"Example {self.id!r} has {len(self.labels)} labels for {len(self.choices)} choices.")
         if len(self.choices) < 2:
             raise GatescopeError(f"Example {self.id!r} has {len(self.choices)} choices; at least two are needed.")
         if self.answer not in self.choices:
@@ -44,6 +55,11 @@ class Example:
                 f"Example {self.id!r}: the answer {self.answer!r} is not among its choices {list(self.choices)}. "
                 f"It must be the full text of one of them."
             )
+
+    @property
+    def label(self) -> str:
+        """What the right answer is called: its label, or its text where there are no labels."""
+        return self.labels[self.choices.index(self.answer)] if self.labels else self.answer
 
     def picture(self) -> Image.Image | None:
         """The picture, decoded now, in RGB.
@@ -82,6 +98,7 @@ def fingerprint(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         text = [example.id, example.group, example.question, list(example.choices), example.answer]
+        text += [list(example.labels), example.prompt, example.prefix, example.item]
         digest.update(json.dumps(text, ensure_ascii=False).encode())
         if isinstance(example.image, Image.Image):
             digest.update(repr((example.image.size, example.image.mode)).encode() + example.image.tobytes())

@@ -2,7 +2,7 @@
 
     {"id": "1", "group": "Arveni", "image": "1.png", "question": "...", "choices": ["a", "b"], "answer": "a"}
 
-`image` is optional, a path relative to the file. `split` is optional, "identification" or "evaluation", for every row
+`image` is optional, a path relative to the file; so are `labels`, `prompt`, `prefix` and `item` (see Example). `split` is optional, "identification" or "evaluation", for every row
 or for none; without it each group is cut in half (the odd one to evaluation) after a seeded shuffle.
 """
 
@@ -19,6 +19,7 @@ from gatescope.data.example import Example, Study
 from gatescope.errors import GatescopeError
 
 SPLITS = ("identification", "evaluation")
+_TEXTS = ("image", "prompt", "prefix", "item")
 _NEEDED = {"id": (str, int), "group": str, "question": str, "choices": list, "answer": str}
 
 
@@ -63,15 +64,27 @@ def _row(where: str, line: str) -> dict[str, Any]:
             raise GatescopeError(f"{where}: the field {name!r} is {row[name]!r}. {_shape()}")
     if not all(isinstance(choice, str) for choice in row["choices"]):
         raise GatescopeError(f"{where}: every choice must be text, these are {row['choices']!r}.")
-    if not isinstance(row.get("image") or "", str):
-        raise GatescopeError(f"{where}: the field 'image' is {row['image']!r}; it must be a path, or left out.")
+    for name in _TEXTS:
+        if not isinstance(row.get(name) or "", str):
+            raise GatescopeError(f"{where}: the field {name!r} is {row[name]!r}; it must be text, or left out.")
     return row
 
 
 def _example(where: str, row: dict[str, Any], folder: Path) -> Example:
     image = folder / row["image"] if row.get("image") else None
     try:
-        example = Example(str(row["id"]), row["group"], row["question"], tuple(row["choices"]), row["answer"], image)
+        example = Example(
+            str(row["id"]),
+            row["group"],
+            row["question"],
+            tuple(row["choices"]),
+            row["answer"],
+            image,
+            labels=tuple(row.get("labels") or ()),
+            prompt=row.get("prompt"),
+            prefix=row.get("prefix") or "",
+            item=row.get("item") or "",
+        )
         example.picture()
     except GatescopeError as error:
         raise GatescopeError(f"{where}: {error}") from error
