@@ -104,5 +104,5 @@ def test_recording_nothing_is_an_error(organism_model):
 
 
 def test_an_unknown_site_is_named(organism_model, examples):
-    with pytest.raises(gs.GatescopeError, match=r"no site 'gatte'; it has 'gate'"):
+    with pytest.raises(gs.GatescopeError, match=r"no site 'gatte'; it has 'gate_pre', 'gate', 'up', 'hidden', 'q', 'k', 'v'"):
         gs.record(organism_model, examples, site="gatte", progress=False)

@@ -80,6 +80,6 @@ def test_a_width_the_config_does_not_name_is_refused(llama_path):
     model = gs.load_model(llama_path)
     model._module.config.intermediate_size = 47
     with pytest.raises(
-        gs.GatescopeError, match=r"config says 47 neurons a layer, but no projection in model.layers.0 takes 47"
+        gs.GatescopeError, match=r"config says 47 neurons a layer, but no projection in model.layers.0.mlp takes 47"
     ):
         gs.sites_of(model._module)

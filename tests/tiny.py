@@ -59,8 +59,8 @@ def tiny_llama(path: Path, *, chat: bool = False, layers: int = 3) -> Path:
     return path
 
 
-def tiny_llava_next(path: Path) -> Path:
-    """LLaVA-NeXT over Mistral: 28-pixel tiles of 14-pixel patches, grids of up to two tiles a side."""
+def tiny_llava_next(path: Path, text: type = MistralConfig) -> Path:
+    """LLaVA-NeXT over Mistral (or Qwen2, as Pangea): 28-pixel tiles of 14-pixel patches, grids of up to two tiles a side."""
     template = (
         "{% for m in messages %}[INST] {% for part in m['content'] %}{% if part['type'] == 'image' %}<image>\n"
         "{% else %}{{ part['text'] }}{% endif %}{% endfor %} [/INST]{% endfor %}"
@@ -78,7 +78,7 @@ def tiny_llava_next(path: Path) -> Path:
         chat_template=template,
     )
     torch.manual_seed(0)
-    text = MistralConfig(
+    decoder = text(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, max_position_embeddings=2048, sliding_window=None, initializer_range=0.3,
         bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
@@ -87,7 +87,7 @@ def tiny_llava_next(path: Path) -> Path:
         hidden_size=16, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
     )
     config = LlavaNextConfig(
-        vision_config=vision, text_config=text, image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_config=vision, text_config=decoder, image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         image_grid_pinpoints=grid, vision_feature_layer=-2, vision_feature_select_strategy="default",
     )  # fmt: skip
     LlavaNextForConditionalGeneration(config).save_pretrained(path)

@@ -1,6 +1,9 @@
 """Interventions: what to do to a set of neurons while the model runs.
 
-    ablate   the neurons' activations become 0: the keep-mask of the VLM paper, section 3.3
+    ablate   their activations become 0: the keep-mask of the VLM paper, section 3.3; CULNIG's suppression
+    scale    times a factor: CULNIG's enhancement is 2 x the pre-activation
+    set_to   a value, one for all, one for each neuron, or a table [l, n] such as recorded means
+    add      plus a value, in the same forms: steering
 
 An intervention is applied inside a trace, where it holds from that line to the end of the run, at the prompt and at
 every generated token; or as a lasting edit, for every trace of the copy it returns:
@@ -23,7 +26,9 @@ import ast
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from nnsight.intervention.interleaver import Mediator, OutOfOrderError
 from nnsight.intervention.iterator import Iterations
 from torch import Tensor
@@ -31,7 +36,9 @@ from torch import Tensor
 from gatescope.errors import GatescopeError
 from gatescope.models import identity
 from gatescope.neurons import NeuronSet, check_same_model
-from gatescope.sites import site_of
+from gatescope.sites import read, site_of, write
+
+Kind = Literal["zero", "scale", "set", "add"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,14 @@ class Intervention:
     """A change to the activations of some neurons.
 
     Attributes:
-        neurons: whose activations change.
-        kind: what is done to them: "zero".
+        neurons: whose activations change; they may span sites.
+        kind: what is done to them.
+        values: the factor, value or addend of each neuron, in the order of `neurons`; empty for "zero".
     """
 
     neurons: NeuronSet
-    kind: str = "zero"
+    kind: Kind = "zero"
+    values: tuple[float, ...] = ()
 
     def apply(self, model) -> None:
         """Intervene in the trace this is called in, from this line to the end of the run.
@@ -88,19 +97,29 @@ class Intervention:
     def _walk(self, model) -> Callable[[], None]:
         """Check that the neurons are this model's; return the function that changes one step's activations."""
         check_same_model(self.neurons.model, identity(model), "apply an intervention")
-        targets: list[list] = []
+        targets = []
         for shape in self.neurons.layout.sites:
             site = site_of(model, shape.site)
             if site.layout.only() != shape:
                 raise GatescopeError(f"The neurons are numbered in {self.neurons.layout}; the model has {site.layout}.")
-            targets += [[model.get(site.paths[layer]), index] for layer, index in self.neurons.indices(shape.site).items()]
+            start, _ = self.neurons.layout.start(shape.site)
+            values = torch.zeros(shape.size)
+            if self.values:
+                mine = (self.neurons.flat >= start) & (self.neurons.flat < start + shape.size)
+                values[self.neurons.flat[mine] - start] = torch.tensor(self.values)[mine]
+            table = values.view(shape.layers, shape.width)
+            for layer, index in self.neurons.indices(shape.site).items():
+                where = (layer, site.rank), site.paths[layer], site.io
+                targets.append([*where, site.place(index), table[layer, index]])
+        targets.sort(key=lambda target: target[0])  # the order in which the model reaches them
 
         def walk() -> None:
             for target in targets:
-                envoy, index = target
-                activation = envoy.output
-                target[1] = index = index.to(activation.device)  # moved once, however many steps follow
-                envoy.output = zero(activation, index)
+                _, path, io, columns, values = target
+                activation = read(model, path, io)
+                # moved once, however many steps follow
+                target[3], target[4] = columns, values = columns.to(activation.device), values.to(activation)
+                write(model, path, io, change(activation, columns, self.kind, values))
 
         return walk if targets else lambda: _wait(model, self.neurons)
 
@@ -115,14 +134,60 @@ def ablate(neurons: NeuronSet) -> Intervention:
     return Intervention(neurons)
 
 
-def zero(activation: Tensor, index: Tensor) -> Tensor:
-    """The activation [..., n] with the neurons `index` [k] at exactly 0."""
-    return activation.index_fill(-1, index, 0)
+def scale(neurons: NeuronSet, factor: float) -> Intervention:
+    """Multiply activations by a factor; CULNIG enhances with `scale(neurons, 2.0)` on gate_pre, q, k and v."""
+    return Intervention(neurons, "scale", (float(factor),) * len(neurons))
+
+
+def set_to(neurons: NeuronSet, values: float | Tensor) -> Intervention:
+    """Hold activations at a value: one for all, one for each neuron [k], or a table [l, n] of their one site.
+
+    Raises:
+        GatescopeError: if `values` has none of these shapes.
+    """
+    return Intervention(neurons, "set", _values(neurons, values))
+
+
+def add(neurons: NeuronSet, values: float | Tensor) -> Intervention:
+    """Add to activations (steering); `values` as in `set_to`.
+
+    Raises:
+        GatescopeError: if `values` has none of the shapes allowed.
+    """
+    return Intervention(neurons, "add", _values(neurons, values))
+
+
+def change(activation: Tensor, columns: Tensor, kind: Kind, values: Tensor) -> Tensor:
+    """The activation [..., n] with the columns [k] zeroed, scaled, set or added to; the rest untouched.
+
+    >>> change(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 2]), "scale", torch.tensor([2.0, 3.0])).tolist()
+    [2.0, 2.0, 9.0]
+    """
+    if kind == "zero":
+        return activation.index_fill(-1, columns, 0)
+    old = activation.index_select(-1, columns)
+    new = {"scale": lambda: old * values, "add": lambda: old + values, "set": lambda: values.expand_as(old)}[kind]()
+    return activation.index_copy(-1, columns, new)
+
+
+def _values(neurons: NeuronSet, values: float | Tensor) -> tuple[float, ...]:
+    given = torch.as_tensor(values, dtype=torch.float32)
+    if given.ndim == 0:
+        return (given.item(),) * len(neurons)
+    if given.shape == (len(neurons),):
+        return tuple(given.tolist())
+    if len(neurons.layout.sites) == 1 and given.shape == (neurons.layout.only().layers, neurons.layout.only().width):
+        return tuple(given.flatten()[neurons.flat].tolist())
+    raise GatescopeError(
+        f"Values of shape {tuple(given.shape)} fit no way of giving them to {neurons}: one number, one for each of the "
+        f"{len(neurons)} neurons, or a table [layers, width] where there is one site."
+    )
 
 
 def _wait(model, neurons: NeuronSet) -> None:
     """Wait for the step to begin, changing nothing: an open loop that never waits never hands over to the model."""
-    model.get(site_of(model, neurons.layout.sites[0].site).paths[0]).output  # noqa: B018
+    site = site_of(model, neurons.layout.sites[0].site)
+    read(model, site.paths[0], site.io)
 
 
 def _every_step(walk: Callable[[], None]) -> None:
@@ -138,7 +203,8 @@ def _start(caller: Mediator, block: Callable[[], None]) -> None:
     """Run a block as a worker of its own in the caller's run, on the caller's rows, before the caller is served."""
     worker = Mediator(compile("block()", "<gatescope intervention>", "exec"), {}, {"block": block})
     worker.batch_group = caller.batch_group
-    caller.interleaver.mediators.insert(0, worker)
+    mediators = caller.interleaver.mediators
+    mediators.insert(mediators.index(caller), worker)  # after those applied before, so that they act in that order
     worker.start(caller.interleaver)
     caller.interleaver.reindex()
 

@@ -22,13 +22,12 @@ from gatescope.batches import TOKEN_RULE, Batch, collate
 from gatescope.counters import Counters
 from gatescope.data.example import Example, fingerprint
 from gatescope.errors import GatescopeError
-from gatescope.evaluate import answers
 from gatescope.evaluate.table import Row
-from gatescope.generate import generate
+from gatescope.generate import Readout, ask
 from gatescope.kernels import count
 from gatescope.models import identity, versions
 from gatescope.runs import Run
-from gatescope.sites import Site, site_of
+from gatescope.sites import Site, by_token, read, site_of
 
 
 def record(
@@ -40,6 +39,7 @@ def record(
     only_correct: bool = True,
     batch_size: int = 16,
     shard_size: int = 256,
+    readout: Readout = "generate",
     max_new_tokens: int = 20,
     progress: bool = True,
 ) -> Counters:
@@ -53,6 +53,7 @@ def record(
         only_correct: count only the examples the model answers correctly, as the paper does.
         batch_size: examples a batch.
         shard_size: examples a shard.
+        readout: how an answer is read: generated text, or the most probable label.
         max_new_tokens: at most this many tokens an answer (the paper: 20).
         progress: show a bar if it takes longer than a few seconds.
 
@@ -75,7 +76,7 @@ def record(
         for index, batches in enumerate(shards):
             counters = Counters.zeros(groups, where.layout, empty.model, empty.origin)
             for batch in batches:
-                rows += _record_batch(model, where, collate(model, batch), counters, only_correct, max_new_tokens)
+                rows += _record_batch(model, where, collate(model, batch), counters, only_correct, readout, max_new_tokens)
                 bar.update(len(batch))
             if directory is not None:
                 counters.save(directory.shard(index))
@@ -89,16 +90,17 @@ def _cut(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
     return [examples[start : start + size] for start in range(0, len(examples), size)]
 
 
-def _record_batch(model, site: Site, batch: Batch, sums: Counters, only_correct: bool, max_new_tokens: int) -> list[Row]:
+def _record_batch(
+    model, site: Site, batch: Batch, sums: Counters, only_correct: bool, readout: Readout, max_new_tokens: int
+) -> list[Row]:
     """Run one batch, add what it counted to `sums` in place, return its answers."""
 
     def read_prefill():
-        gates = (model.get(path).output for path in site.paths)
-        return [count(gate, batch.valid.to(gate.device)) for gate in gates]
+        gates = (site.part(read(model, path, site.io)) for path in site.paths)
+        return [count(by_token(gate, batch.valid), batch.valid.to(gate.device)) for gate in gates]
 
-    texts, layers = generate(model, batch, read_prefill, max_new_tokens=max_new_tokens)
-    readings = [answers.read(t, e.choices, e.answer) for t, e in zip(texts, batch.examples, strict=True)]
-    counts = torch.tensor([reading.correct or not only_correct for reading in readings])
+    answered, layers = ask(model, batch, read_prefill, readout=readout, max_new_tokens=max_new_tokens)
+    counts = torch.tensor([reading.correct or not only_correct for _, reading in answered])
     tokens = batch.valid.sum(1).cpu()
     for g, group in enumerate(sums.groups):
         mine = torch.tensor([example.group == group for example in batch.examples])
@@ -112,7 +114,7 @@ def _record_batch(model, site: Site, batch: Batch, sums: Counters, only_correct:
             kept = use.to(fired.device)
             sums.K[g, layer] += fired[kept].sum(0).cpu()
             sums.S[g, layer] += summed[kept].sum(0, dtype=torch.float64).cpu()
-    return [Row(e.id, e.group, "", "", text, reading) for e, text, reading in zip(batch.examples, texts, readings, strict=True)]
+    return [Row(e.id, e.group, "", "", *answer) for e, answer in zip(batch.examples, answered, strict=True)]
 
 
 def _start(run: str | Path | Run, empty: Counters, shards: list[list[Sequence[Example]]], max_new_tokens: int) -> Run:

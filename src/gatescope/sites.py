@@ -1,16 +1,28 @@
 """Where a model keeps its neurons, found by structure.
 
 The text decoder is the module that holds the token embedding and, beside it, a list of `num_hidden_layers` blocks:
-true of every decoder in transformers, and never of a vision tower. Inside a block the neurons are the output of the
-MLP's activation module (site `gate`: the gate activation of a gated MLP, the activation of a plain one), whose width
-must be the one the config names. What does not fit is refused with what was looked for.
+true of every decoder in transformers, and never of a vision tower. Inside a block:
+
+    gate      output of the MLP's activation module: the gate activation (the activation itself where there is no gate)
+    gate_pre  its input: the gate before the nonlinearity
+    up        the projection the gate is multiplied with
+    hidden    input of the down projection: activation x up
+    q k v     raw outputs of the attention's projections, before norms and rotation
+
+"The activation module's input and output" is one rule for fused and unfused MLPs; `up`, q, k and v of fused projections
+are columns of the fused output. Every width is checked against the config. What does not fit is refused with what was
+looked for.
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
 from transformers.pytorch_utils import Conv1D
@@ -21,6 +33,8 @@ from gatescope.neurons import Layout
 # An activation is a module that says so: every class that transformers' configs can name.
 _ACTIVATIONS = (nn.GELU, *{entry[0] if isinstance(entry, tuple) else entry for entry in ACT2CLS.values()})
 _WIDTH_KEYS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+_FUSED_QKV = ("qkv_proj", "c_attn", "query_key_value")
+ATTENTION = ("q", "k", "v")
 
 
 @dataclass(frozen=True)
@@ -28,19 +42,39 @@ class Site:
     """A named place where neurons live.
 
     Attributes:
-        name: `gate`.
-        paths: module path of the activation module in each layer, from the root of the model.
+        name: see the module's docstring.
+        paths: path of the module in each layer, from the root of the model.
+        io: whether the neurons are the module's input or its output.
         width: neurons a layer.
+        columns: which of the tensor's last axis they are; all of it if None.
+        rank: the order in which sites of a layer are reached in a forward pass.
     """
 
     name: str
     paths: tuple[str, ...]
+    io: Literal["input", "output"]
     width: int
+    columns: range | tuple[int, ...] | None = None
+    rank: int = 0
 
     @property
     def layout(self) -> Layout:
         """The site as a space of neurons."""
         return Layout.single(self.name, len(self.paths), self.width)
+
+    def part(self, whole: Tensor) -> Tensor:
+        """The site's neurons [..., n] out of the module's tensor; a view where they are contiguous."""
+        if self.columns is None:
+            return whole
+        if isinstance(self.columns, range):
+            return whole[..., self.columns.start : self.columns.stop]
+        return whole[..., torch.tensor(self.columns, device=whole.device)]
+
+    def place(self, index: Tensor) -> Tensor:
+        """Where in the module's tensor the neurons `index` [k] are."""
+        if self.columns is None:
+            return index
+        return index + self.columns.start if isinstance(self.columns, range) else torch.tensor(self.columns)[index]
 
 
 def sites_of(model) -> dict[str, Site]:
@@ -50,7 +84,7 @@ def sites_of(model) -> dict[str, Site]:
         model: an nnsight model from `load_model`, or a plain Hugging Face module.
 
     Returns:
-        Site by name.
+        Site by name; `up` is absent where there is no gate, q, k and v where the attention is of an unknown kind.
 
     Raises:
         GatescopeError: if the decoder or its MLPs cannot be found, a layer is a mixture of experts, or a width is
@@ -59,8 +93,19 @@ def sites_of(model) -> dict[str, Site]:
     module: PreTrainedModel = getattr(model, "_module", model)
     config = module.config.get_text_config(decoder=True)
     path, blocks = _decoder_blocks(module, config)
-    paths = [f"{path}.{i}.{_activation(f'{path}.{i}', block)}" for i, block in enumerate(blocks)]
-    return {"gate": Site("gate", tuple(paths), _width(path, blocks, config))}
+    layers = [dict(_block_sites(f"{path}.{i}", block, config)) for i, block in enumerate(blocks)]
+    found = {}
+    for name, first in layers[0].items():
+        alike = [layer.get(name) for layer in layers]
+        paths = tuple(site.paths[0] for site in alike if site is not None)
+        if len(paths) < len(layers) or {(s.io, s.width, s.columns) for s in alike if s} != {
+            (first.io, first.width, first.columns)
+        }:
+            raise GatescopeError(
+                f"Site {name!r} is not the same in all {len(layers)} layers of {path}; gatescope needs it to be."
+            )
+        found[name] = Site(name, paths, first.io, first.width, first.columns, first.rank)
+    return found
 
 
 def site_of(model, name: str) -> Site:
@@ -73,6 +118,51 @@ def site_of(model, name: str) -> Site:
     if name not in sites:
         raise GatescopeError(f"The model has no site {name!r}; it has {', '.join(map(repr, sites))}.")
     return sites[name]
+
+
+def layout_of(sites: list[Site]) -> Layout:
+    """The space of several sites' neurons, in the order given."""
+    return Layout(tuple(site.layout.only() for site in sites))
+
+
+def forward_options(model, inputs: dict[str, Tensor], keep: int) -> dict:
+    """What a plain forward pass is given beside its inputs: logits of the last `keep` positions only, no cache, and,
+    for text, positions numbered from each row's first real token, as generation numbers them.
+    """
+    parameters = inspect.signature(model._module.forward).parameters
+    options: dict = {"use_cache": False}
+    if "logits_to_keep" in parameters:
+        options["logits_to_keep"] = keep
+    if getattr(model, "processor", None) is None and "position_ids" in parameters:
+        options["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    return options
+
+
+def by_token(activation: Tensor, like: Tensor) -> Tensor:
+    """The activation as [b, s, n], given any [b, s] tensor; OPT's MLP sees tokens of all rows as one list."""
+    return activation if activation.ndim == 3 else activation.unflatten(0, like.shape[:2])
+
+
+def read(model, path: str, io: str) -> Tensor:
+    """Inside a trace: a module's input or output."""
+    envoy = model.get(path)
+    return envoy.input if io == "input" else envoy.output
+
+
+def write(model, path: str, io: str, value: Tensor) -> None:
+    """Inside a trace: replace a module's input or output."""
+    envoy = model.get(path)
+    if io == "input":
+        envoy.input = value
+    else:
+        envoy.output = value
+
+
+def embedding_path(model) -> str:
+    """Path of the token embedding: the first module of the decoder to run."""
+    module: PreTrainedModel = getattr(model, "_module", model)
+    embedding = module.get_input_embeddings()
+    return next(name for name, part in module.named_modules() if part is embedding)
 
 
 def _decoder_blocks(module: PreTrainedModel, config) -> tuple[str, nn.ModuleList]:
@@ -88,6 +178,72 @@ def _decoder_blocks(module: PreTrainedModel, config) -> tuple[str, nn.ModuleList
         f"No text decoder was found in {type(module).__name__}: looked for a module that holds the token embedding "
         f"beside a list of {depth} blocks (num_hidden_layers in its config)."
     )
+
+
+def _block_sites(path: str, block: nn.Module, config) -> Iterator[tuple[str, Site]]:
+    """The sites of one block, each with its one path."""
+    activation = _activation(path, block)
+    holder, _, _ = activation.rpartition(".")
+    mlp = block.get_submodule(holder)
+    width = next((value for key in _WIDTH_KEYS if (value := getattr(config, key, None))), 4 * config.hidden_size)
+    projections = {name: part for name, part in mlp.named_children() if isinstance(part, nn.Linear | Conv1D)}
+    prefix = f"{path}.{holder}".rstrip(".")
+    sizes = {name: _size(part) for name, part in projections.items()}
+    down = [name for name, size in sizes.items() if size == (width, config.hidden_size)]
+    down = [name for name in down if "down" in name] or down[-1:]  # equal widths: the last to be defined is the last to run
+    if not down:
+        raise GatescopeError(
+            f"The config says {width} neurons a layer, but no projection in {prefix} takes {width} inputs to "
+            f"{config.hidden_size} outputs (found {sizes})."
+        )
+    yield "gate_pre", Site("gate_pre", (f"{path}.{activation}",), "input", width, rank=4)
+    yield "gate", Site("gate", (f"{path}.{activation}",), "output", width, rank=5)
+    fused = [name for name, size in sizes.items() if size[1] == 2 * width and "up" in name]
+    if fused:
+        yield "up", Site("up", (f"{prefix}.{fused[0]}",), "output", width, range(width, 2 * width), rank=3)
+    elif "up_proj" in sizes and sizes["up_proj"][1] == width:
+        yield "up", Site("up", (f"{prefix}.up_proj",), "output", width, rank=6)
+    yield "hidden", Site("hidden", (f"{prefix}.{down[0]}",), "input", width, rank=7)
+    yield from _attention_sites(path, block, config)
+
+
+def _attention_sites(path: str, block: nn.Module, config) -> Iterator[tuple[str, Site]]:
+    heads = config.num_attention_heads
+    keys = getattr(config, "num_key_value_heads", None) or heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    widths = {"q": heads * head, "k": keys * head, "v": keys * head}
+    for name, part in block.named_modules():
+        children = dict(part.named_children())
+        if all(f"{which}_proj" in children for which in ATTENTION):
+            for rank, which in enumerate(ATTENTION):
+                said, is_ = widths[which], _size(children[f"{which}_proj"])[1]
+                _same_width(f"{path}.{name}.{which}_proj", said, is_)
+                yield which, Site(which, (f"{path}.{name}.{which}_proj",), "output", said, rank=rank)
+            return
+        for fused in (fused for fused in _FUSED_QKV if fused in children):
+            where = f"{path}.{name}.{fused}"
+            _same_width(where, sum(widths.values()), _size(children[fused])[1])
+            for rank, (which, columns) in enumerate(_fused_columns(fused, widths, heads, head).items()):
+                yield which, Site(which, (where,), "output", widths[which], columns, rank)
+            return
+
+
+def _fused_columns(name: str, widths: dict[str, int], heads: int, head: int) -> dict[str, range | tuple[int, ...]]:
+    """Which columns of a fused projection are q, k and v: one after the other, or (GPT-NeoX) in turn for each head."""
+    if name == "query_key_value":
+        return {
+            which: tuple(3 * head * h + head * part + i for h in range(heads) for i in range(head))
+            for part, which in enumerate(ATTENTION)
+        }
+    ends = [widths["q"], widths["q"] + widths["k"], sum(widths.values())]
+    return {"q": range(0, ends[0]), "k": range(ends[0], ends[1]), "v": range(ends[1], ends[2])}
+
+
+def _same_width(where: str, said: int, found: int) -> None:
+    if said != found:
+        raise GatescopeError(
+            f"{where} has {found} outputs; the config's heads say {said}. gatescope does not know this attention."
+        )
 
 
 def _activation(path: str, block: nn.Module) -> str:
@@ -106,18 +262,8 @@ def _activation(path: str, block: nn.Module) -> str:
     return found[0]
 
 
-def _width(path: str, blocks: nn.ModuleList, config) -> int:
-    """Neurons a layer: what the config says, checked against the input of each block's down projection."""
-    said = next((value for key in _WIDTH_KEYS if (value := getattr(config, key, None))), 4 * config.hidden_size)
-    for index, block in enumerate(blocks):
-        widths = {_inputs(part) for part in block.modules() if isinstance(part, nn.Linear | Conv1D)}
-        if said not in widths:
-            raise GatescopeError(
-                f"The config says {said} neurons a layer, but no projection in {path}.{index} takes {said} inputs "
-                f"(found {sorted(widths)})."
-            )
-    return said
-
-
-def _inputs(projection: nn.Linear | Conv1D) -> int:
-    return projection.weight.shape[0] if isinstance(projection, Conv1D) else projection.in_features
+def _size(projection: nn.Module) -> tuple[int, int]:
+    """(inputs, outputs) of a projection."""
+    if isinstance(projection, Conv1D):
+        return projection.weight.shape[0], projection.weight.shape[1]
+    return projection.in_features, projection.out_features  # type: ignore[return-value]

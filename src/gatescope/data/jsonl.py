@@ -2,8 +2,9 @@
 
     {"id": "1", "group": "Arveni", "image": "1.png", "question": "...", "choices": ["a", "b"], "answer": "a"}
 
-`image` is optional, a path relative to the file; so are `labels`, `prompt`, `prefix` and `item` (see Example). `split` is optional, "identification" or "evaluation", for every row
-or for none; without it each group is cut in half (the odd one to evaluation) after a seeded shuffle.
+`image` is optional, a path relative to the file; so are `labels`, `prompt`, `prefix` and `item` (see Example).
+`split` is optional, "identification" or "evaluation", for every row or for none; without it each group is cut in half
+(the odd one to evaluation) after a seeded shuffle.
 """
 
 from __future__ import annotations

@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 from gatescope.batches import collate
 from gatescope.data.example import Example, fingerprint
 from gatescope.errors import GatescopeError
-from gatescope.evaluate import answers
+from gatescope.evaluate.answers import Reading
 from gatescope.evaluate.table import ALL, FULL, Row, Table
-from gatescope.generate import generate
+from gatescope.generate import Readout, ask
 from gatescope.intervene import Intervention
 from gatescope.models import identity
 from gatescope.runs import Run
@@ -28,6 +28,7 @@ def sweep(
     *,
     run: str | Path | Run | None = None,
     batch_size: int = 16,
+    readout: Readout = "generate",
     max_new_tokens: int = 20,
     progress: bool = True,
 ) -> Table:
@@ -41,6 +42,7 @@ def sweep(
         interventions: by the group the neurons were found on, or by selector and then by group.
         run: directory to write the answers to.
         batch_size: examples a batch.
+        readout: how an answer is read: generated text, or the most probable label.
         max_new_tokens: at most this many tokens an answer (the paper: 20).
         progress: show a bar if it takes longer than a few seconds.
 
@@ -54,17 +56,15 @@ def sweep(
         raise GatescopeError("A sweep needs examples; there are none.")
     named = _by_selector(interventions)
     unique: list[Intervention | None] = [None, *dict.fromkeys(i for masks in named.values() for i in masks.values())]
-    readings: dict[Intervention | None, list[tuple[str, answers.Reading]]] = {mask: [] for mask in unique}
+    readings: dict[Intervention | None, list[tuple[str, Reading]]] = {mask: [] for mask in unique}
     with tqdm(total=len(examples) * len(unique), desc="sweeping", unit="answers", delay=2, disable=not progress) as bar:
         for start in range(0, len(examples), batch_size):
             batch = collate(model, examples[start : start + batch_size])
             for mask in unique:
                 inside = partial(mask.apply, model) if mask is not None else lambda: None
-                texts, _ = generate(model, batch, inside, max_new_tokens=max_new_tokens)
-                readings[mask] += [
-                    (text, answers.read(text, e.choices, e.answer)) for text, e in zip(texts, batch.examples, strict=True)
-                ]
-                bar.update(len(texts))
+                answered, _ = ask(model, batch, inside, readout=readout, max_new_tokens=max_new_tokens)
+                readings[mask] += answered
+                bar.update(len(answered))
     keys = {FULL: None} | {(selector, group): mask for selector, masks in named.items() for group, mask in masks.items()}
     table = Table(
         Row(e.id, e.group, *key, text, reading)
@@ -73,7 +73,7 @@ def sweep(
     )
     if run is not None:
         facts = {"examples": len(examples), "fingerprint": fingerprint(examples), "batch_size": batch_size}
-        facts |= {"max_new_tokens": max_new_tokens, "masks": [f"{s}/{g}" for s, m in named.items() for g in m]}
+        facts |= {"readout": readout, "max_new_tokens": max_new_tokens, "masks": [f"{s}/{g}" for s, m in named.items() for g in m]}
         Run.at(run, identity(model)).add_answers(table, facts)
     return table
 

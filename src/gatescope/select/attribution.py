@@ -1,0 +1,169 @@
+"""CULNIG's selectors, on attributions ("Neuron-Level Analysis of Cultural Understanding in LLMs", section 3.3).
+
+General. With every country's scores summed, the score of a neuron is s(questions) - s(control). The top t% are taken,
+MLP and attention ranked apart; of these, the neurons that are among the top r% of the reading-comprehension set
+(superficial ones, that respond to country names) are dropped. Nothing is refilled.
+
+Specific, for a country c: the same with c's own scores and all modules in one pool, and of these only the neurons
+whose score for c has a z-score of at least `z` over all the countries.
+
+Where paper and published code differ the code is the default: control scores are clamped at 0 example by example,
+sums are divided by the number of distinct items of all countries, z uses the population's standard deviation
+(a neuron that is the same everywhere has z = 0 and is dropped), counts are rounded down. Ties are broken by site,
+layer and index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from gatescope._typing import checked
+from gatescope.attributions import Attributions
+from gatescope.errors import GatescopeError
+from gatescope.neurons import NeuronSet, check_same_model
+from gatescope.select.selection import Selection
+
+ATTENTION = ("q", "k", "v")
+
+
+@checked
+def culnig_general(
+    scores: Attributions,
+    control: Attributions,
+    exclude: Attributions | None,
+    *,
+    mlp_rate: float = 0.01,
+    attention_rate: float = 0.002,
+    exclude_rate: float = 0.01,
+    clamp_control: bool = True,
+    per_item: bool = True,
+) -> NeuronSet:
+    """Culture-general neurons: MLP first, then attention, each best first.
+
+    Args:
+        scores: of the questions, all countries.
+        control: of the same questions with the question removed.
+        exclude: of the reading-comprehension set, all countries it has; None to drop nothing.
+        mlp_rate, attention_rate: share of each pool's neurons to take, before dropping.
+        exclude_rate: share of each pool's neurons that count as superficial.
+        clamp_control: count an example's negative control scores as 0 (published code; the paper does not).
+        per_item: divide by the number of distinct items (published code) instead of plain sums (equation 10).
+
+    Raises:
+        GatescopeError: if the sets belong to different models or sites, the control set is empty, or a country of the
+            questions is missing from the control set.
+    """
+    _check(scores, control, exclude)
+    _same_countries(scores, control, "the control set")
+    score = _scaled(scores, per_item).sum(0) - _scaled(control, per_item, clamp_control).sum(0)
+    found = []
+    for pool, rate in ((_pool(scores, attention=False), mlp_rate), (_pool(scores, attention=True), attention_rate)):
+        chosen = _top(score, pool, rate)
+        if exclude is not None:
+            chosen = chosen[~torch.isin(chosen, _top(exclude.sums.sum(0), pool, exclude_rate))]
+        found.append(chosen)
+    origin = {"method": "CULNIG-general", "mlp_rate": str(mlp_rate), "attention_rate": str(attention_rate)}
+    origin |= {"exclude_rate": str(exclude_rate if exclude is not None else 0), "clamp_control": str(clamp_control)}
+    return NeuronSet(scores.layout, torch.cat(found), scores.model, origin | {"per_item": str(per_item)})
+
+
+@checked
+def culnig_specific(
+    scores: Attributions,
+    control: Attributions,
+    exclude: Attributions | None,
+    *,
+    rate: float = 0.003,
+    exclude_rate: float = 0.01,
+    z: float = 0.5,
+    clamp_control: bool = True,
+    per_item: bool = True,
+    country_mean: bool = False,
+    ddof: int = 0,
+    countries: Sequence[str] | None = None,
+) -> Selection:
+    """Culture-specific neurons of each country.
+
+    Args:
+        scores, control, exclude, clamp_control, per_item: as for `culnig_general`.
+        rate: share of all neurons, MLP and attention together, to take before dropping.
+        exclude_rate: share of all neurons that count as superficial, by the country's own reading scores.
+        z: least z-score over all countries of `scores`.
+        country_mean: divide each country's sums by its own number of examples, instead of all by the same.
+        ddof: of the standard deviation; 0 is the population's.
+        countries: which to select for; those of the reading set by default (all, if there is none).
+
+    Returns:
+        A NeuronSet for each country, best first; scores are z-scores [g, 1, n] over the flat layout.
+
+    Raises:
+        GatescopeError: as `culnig_general`, and for a country that is missing from one of the sets.
+    """
+    _check(scores, control, exclude)
+    _same_countries(scores, control, "the control set")
+    wanted = tuple(countries or (exclude.groups if exclude is not None else scores.groups))
+    for country in wanted:
+        for name, there in (("the questions", scores), ("the reading set", exclude)):
+            if there is not None and country not in there.groups:
+                raise GatescopeError(f"{country!r} is missing from {name}, which have {list(there.groups)}.")
+    order = [control.row(country) for country in scores.groups]
+    left = _scaled(scores, per_item, country_mean=country_mean)
+    table = left - _scaled(control, per_item, clamp_control, country_mean)[order]  # [g, n]
+    spread = table.std(0, correction=ddof)
+    zscores = torch.where(spread > 0, (table - table.mean(0)) / spread, 0.0)
+    pool = torch.ones(scores.layout.size, dtype=torch.bool)
+    count = int(scores.layout.size * rate)
+    sets = {}
+    for country in wanted:
+        row = scores.row(country)
+        chosen = _top(table[row], pool, rate)
+        if exclude is not None:
+            superficial = _top(exclude.sums[exclude.row(country)], pool, exclude_rate)
+            chosen = chosen[~torch.isin(chosen, superficial)]
+        chosen = chosen[zscores[row, chosen] >= z]
+        origin = {"method": "CULNIG-specific", "group": country, "rate": str(rate), "z": str(z), "ddof": str(ddof)}
+        sets[country] = NeuronSet(scores.layout, chosen, scores.model, origin)
+    rows = [scores.row(country) for country in wanted]
+    return Selection("CULNIG-specific", sets, count, zscores[rows][:, None, :])
+
+
+def _pool(scores: Attributions, *, attention: bool) -> Bool[Tensor, " n"]:
+    return torch.cat([torch.full((s.size,), (s.site in ATTENTION) == attention) for s in scores.layout.sites])
+
+
+def _top(score: Float64[Tensor, " n"], pool: Bool[Tensor, " n"], rate: float) -> Int64[Tensor, " k"]:
+    """Flat numbers of the floor(rate x pool) best of a pool; ties by flat number, that is by site, layer, index."""
+    if not 0 <= rate <= 1:
+        raise GatescopeError(f"rate is {rate}; it is a share of a pool of neurons, so it must lie in [0, 1].")
+    members = pool.nonzero().flatten()
+    order = np.argsort(-score[members].numpy(), kind="stable")[: int(len(members) * rate)]
+    return members[torch.from_numpy(order)]
+
+
+def _scaled(scores: Attributions, per_item: bool, clamp: bool = False, country_mean: bool = False) -> Float64[Tensor, "g n"]:
+    sums = scores.clamped if clamp else scores.sums
+    if country_mean:
+        return sums / scores.seen[:, None]
+    return sums / scores.items if per_item else sums
+
+
+def _check(scores: Attributions, control: Attributions, exclude: Attributions | None) -> None:
+    if control.items == 0 or int(control.seen.sum()) == 0:
+        raise GatescopeError("The control set is empty; attribute the questions with the question text removed, and pass that.")
+    for other in (control, exclude):
+        if other is None:
+            continue
+        check_same_model(scores.model, other.model, "compare attributions")
+        if other.layout != scores.layout:
+            raise GatescopeError(f"Attributions over {scores.layout} and over {other.layout} cannot be compared.")
+
+
+def _same_countries(scores: Attributions, control: Attributions, name: str) -> None:
+    for country in scores.groups:
+        if country not in control.groups:
+            raise GatescopeError(f"{country!r} is missing from {name}, which has {list(control.groups)}.")
