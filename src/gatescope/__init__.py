@@ -3,11 +3,14 @@ it by switching them off, inside ordinary nnsight traces."""
 
 from gatescope import _typing  # noqa: F401, I001 - beartype must be in before nnsight
 from gatescope import data, organism, select
+from gatescope.attribute import attribute
+from gatescope.attributions import Attributions
 from gatescope.counters import Counters
 from gatescope.errors import GatescopeError
 from gatescope.evaluate.sweep import sweep
 from gatescope.evaluate.table import Table
-from gatescope.intervene import Intervention, ablate
+from gatescope.intervene import Intervention, ablate, add, scale, set_to
+from gatescope.means import mean_activation
 from gatescope.models import load_model
 from gatescope.neurons import Layout, NeuronSet
 from gatescope.record import record
@@ -19,6 +22,7 @@ from gatescope.study import open_result, run_study
 open_run = Run.open
 
 __all__ = [
+    "Attributions",
     "Counters",
     "GatescopeError",
     "Intervention",
@@ -29,14 +33,19 @@ __all__ = [
     "Site",
     "Table",
     "ablate",
+    "add",
+    "attribute",
     "data",
     "load_model",
+    "mean_activation",
     "open_result",
     "open_run",
     "organism",
     "record",
     "run_study",
+    "scale",
     "select",
+    "set_to",
     "sites_of",
     "sweep",
 ]

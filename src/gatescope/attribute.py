@@ -15,7 +15,6 @@ from typing import Literal
 import nnsight
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from gatescope.attributions import Attributions
 from gatescope.batches import Batch, collate
@@ -24,6 +23,7 @@ from gatescope.errors import GatescopeError
 from gatescope.kernels import attribution
 from gatescope.labels import answer_tokens
 from gatescope.models import identity, versions
+from gatescope.progress import bar
 from gatescope.sites import Site, by_token, embedding_path, forward_options, layout_of, read, site_of
 
 Reduce = Literal["max", "mean", "norm"]
@@ -72,7 +72,7 @@ def attribute(
     total = Attributions.zeros(groups, layout_of(chosen), items, identity(model), origin)
     with (
         _evaluating(model._module),
-        tqdm(total=len(examples), desc="attributing", unit="examples", delay=2, disable=not progress) as bar,
+        bar(len(examples), "attributing", "examples", show=progress) as shown,
     ):
         for start in range(0, len(examples), batch_size):
             batch = collate(model, examples[start : start + batch_size])
@@ -83,7 +83,7 @@ def attribute(
                 total.sums[group] += weighted[row]
                 total.clamped[group] += weighted[row].clamp(min=0)
                 total.seen[group] += 1
-            bar.update(len(batch.examples))
+            shown.update(len(batch.examples))
     return total
 
 

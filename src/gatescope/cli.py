@@ -94,6 +94,28 @@ def tokens(
         typer.echo(f"  {'counts' if counts else '-':8}{piece}")
 
 
+@app.command()
+def doctor(
+    model: Annotated[str | None, typer.Argument(help="A Hugging Face hub id, or a local directory.")] = None,
+    random_weights: Annotated[
+        str | None, typer.Option(help="Instead: a config (hub id, directory or file) to check shrunk, without its weights.")
+    ] = None,
+) -> None:
+    """Check that gatescope reads and edits a model exactly as plain PyTorch hooks do; exit code 0 only if it does.
+
+    Example: gatescope doctor Qwen/Qwen2.5-VL-7B-Instruct
+    """
+    from gatescope import doctor as ward
+    from gatescope.models import load_model
+
+    if (model is None) == (random_weights is None):
+        raise GatescopeError("Give a model, or --random-weights with a config, and not both.")
+    report = ward.examine(load_model(model) if model is not None else ward.random_model(str(random_weights)))
+    typer.echo(str(report))
+    if not report.healthy:
+        raise typer.Exit(1)
+
+
 def _describe(model: object, questions, result, out: Path | None) -> None:
     site = result.counters.layout
     accuracy = result.table.accuracy()

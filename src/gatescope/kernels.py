@@ -41,3 +41,8 @@ def attribution(
         return score.masked_fill(~real.unsqueeze(-1), 0.0 if pad_zero else -torch.inf).amax(1)
     total = score.masked_fill(~real.unsqueeze(-1), 0.0).sum(1)
     return total / real.sum(1, keepdim=True) if reduce == "mean" else total
+
+
+def total(activation: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Sum of activations [b, s, n] over an example's valid tokens [b, s], signed, float64 [b, n]."""
+    return torch.where(valid.unsqueeze(-1), activation, 0).sum(1, dtype=torch.float64)

@@ -16,7 +16,6 @@ from operator import add
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 from gatescope.batches import TOKEN_RULE, Batch, collate
 from gatescope.counters import Counters
@@ -26,6 +25,7 @@ from gatescope.evaluate.table import Row
 from gatescope.generate import Readout, ask
 from gatescope.kernels import count
 from gatescope.models import identity, versions
+from gatescope.progress import bar
 from gatescope.runs import Run
 from gatescope.sites import Site, by_token, read, site_of
 
@@ -72,12 +72,12 @@ def record(
     empty = Counters.zeros(groups, where.layout, identity(model), origin | {"versions": versions()})
     directory = None if run is None else _start(run, empty, shards, max_new_tokens)
     merged, rows = [], []
-    with tqdm(total=len(examples), desc="recording", unit="examples", delay=2, disable=not progress) as bar:
+    with bar(len(examples), "recording", "examples", show=progress) as shown:
         for index, batches in enumerate(shards):
             counters = Counters.zeros(groups, where.layout, empty.model, empty.origin)
             for batch in batches:
                 rows += _record_batch(model, where, collate(model, batch), counters, only_correct, readout, max_new_tokens)
-                bar.update(len(batch))
+                shown.update(len(batch))
             if directory is not None:
                 counters.save(directory.shard(index))
             merged.append(counters)

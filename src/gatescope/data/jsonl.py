@@ -14,10 +14,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from gatescope.data.example import Example, Study
 from gatescope.errors import GatescopeError
+from gatescope.progress import bar
 
 SPLITS = ("identification", "evaluation")
 _TEXTS = ("image", "prompt", "prefix", "item")
@@ -41,13 +40,16 @@ def jsonl(path: str | Path, *, seed: int = 0) -> Study:
     if not rows:
         raise GatescopeError(f"{path} holds no examples. {_shape()}")
     examples, splits, seen = [], [], {}
-    for number, line in tqdm(rows, desc=f"checking {path.name}", delay=5, unit="rows"):
+    shown = bar(len(rows), f"checking {path.name}", "rows")
+    for number, line in rows:
+        shown.update()
         where = f"{path}, line {number}"
         row = _row(where, line)
         if (first := seen.setdefault(str(row["id"]), number)) != number:
             raise GatescopeError(f"{where}: id {row['id']!r} was used before, on line {first}. Ids must be unique.")
         examples.append(_example(where, row, path.parent))
         splits.append(row.get("split"))
+    shown.close()
     return _split(path, [number for number, _ in rows], examples, splits, seed)
 
 

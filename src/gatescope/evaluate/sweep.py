@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from tqdm.auto import tqdm
-
 from gatescope.batches import collate
 from gatescope.data.example import Example, fingerprint
 from gatescope.errors import GatescopeError
@@ -16,6 +14,7 @@ from gatescope.evaluate.table import ALL, FULL, Row, Table
 from gatescope.generate import Readout, ask
 from gatescope.intervene import Intervention
 from gatescope.models import identity
+from gatescope.progress import bar
 from gatescope.runs import Run
 
 Interventions = Mapping[str, Intervention] | Mapping[str, Mapping[str, Intervention]]
@@ -57,14 +56,14 @@ def sweep(
     named = _by_selector(interventions)
     unique: list[Intervention | None] = [None, *dict.fromkeys(i for masks in named.values() for i in masks.values())]
     readings: dict[Intervention | None, list[tuple[str, Reading]]] = {mask: [] for mask in unique}
-    with tqdm(total=len(examples) * len(unique), desc="sweeping", unit="answers", delay=2, disable=not progress) as bar:
+    with bar(len(examples) * len(unique), "sweeping", "answers", show=progress) as shown:
         for start in range(0, len(examples), batch_size):
             batch = collate(model, examples[start : start + batch_size])
             for mask in unique:
                 inside = partial(mask.apply, model) if mask is not None else lambda: None
                 answered, _ = ask(model, batch, inside, readout=readout, max_new_tokens=max_new_tokens)
                 readings[mask] += answered
-                bar.update(len(answered))
+                shown.update(len(answered))
     keys = {FULL: None} | {(selector, group): mask for selector, masks in named.items() for group, mask in masks.items()}
     table = Table(
         Row(e.id, e.group, *key, text, reading)
@@ -73,7 +72,11 @@ def sweep(
     )
     if run is not None:
         facts = {"examples": len(examples), "fingerprint": fingerprint(examples), "batch_size": batch_size}
-        facts |= {"readout": readout, "max_new_tokens": max_new_tokens, "masks": [f"{s}/{g}" for s, m in named.items() for g in m]}
+        facts |= {
+            "readout": readout,
+            "max_new_tokens": max_new_tokens,
+            "masks": [f"{s}/{g}" for s, m in named.items() for g in m],
+        }
         Run.at(run, identity(model)).add_answers(table, facts)
     return table
 

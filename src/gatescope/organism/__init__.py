@@ -8,28 +8,22 @@ trained in: what is shown on it validates the instrument, and says nothing about
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
 import random
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
 import torch
-from filelock import FileLock
-from tqdm.auto import tqdm
 
 from gatescope.data import Study, jsonl
 from gatescope.models import identity
 from gatescope.neurons import NeuronSet
-from gatescope.organism import build, train, world
+from gatescope.organism import build, text, train, world
+from gatescope.organism.cache import cached, progress_bar
 from gatescope.organism.train import Recipe
 from gatescope.select import Selection
 
-__all__ = ["Organism", "Recipe", "load", "precision"]
+__all__ = ["Organism", "Recipe", "load", "precision", "text"]
 
 FORMAT = 1
 SPLITS = {"identification": 2, "evaluation": 2}  # pictures of each fact
@@ -62,18 +56,8 @@ def load(recipe: Recipe | None = None, *, cache: str | Path | None = None, progr
         GatescopeError: if training does not reach the recipe's accuracy.
     """
     recipe = recipe or Recipe()
-    key = hashlib.sha256(json.dumps([FORMAT, SPLITS, dataclasses.asdict(recipe)], sort_keys=True).encode()).hexdigest()[:16]
-    root = Path(cache or os.environ.get("GATESCOPE_CACHE") or platformdirs.user_cache_dir("gatescope")) / "organisms"
-    root.mkdir(parents=True, exist_ok=True)
-    path = root / key
-    with FileLock(root / f"{key}.lock"):
-        if not path.is_dir():
-            partial = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=root))
-            try:
-                _make(partial, recipe, progress)
-                partial.rename(path)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+    spec = [FORMAT, SPLITS, dataclasses.asdict(recipe)]
+    path = cached("", spec, lambda partial: _make(partial, recipe, progress), cache)
     known = {culture: NeuronSet.load(path / "known" / f"{culture}.safetensors") for culture in world.CULTURES}
     return Organism(path, jsonl(path / "study.jsonl"), known)
 
@@ -94,13 +78,8 @@ def _make(path: Path, recipe: Recipe, progress: bool) -> None:
         model = build.model(
             processor.tokenizer, layers=recipe.layers, width=recipe.width, hidden=recipe.hidden, seed=recipe.seed
         )
-        with tqdm(total=recipe.max_steps, desc="training the organism (once)", unit="steps", disable=not progress) as bar:
-
-            def progress_bar(step: int, loss: str) -> None:
-                bar.update()
-                bar.set_postfix_str(loss)
-
-            routed = train.train(model, processor, world_facts, recipe, progress_bar)
+        with progress_bar("training the organism (once)", recipe.max_steps, progress) as report:
+            routed = train.train(model, processor, world_facts, recipe, report)
     finally:
         torch.set_rng_state(state)
     model.save_pretrained(path)

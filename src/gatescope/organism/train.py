@@ -69,17 +69,17 @@ class GatedSwitch(nn.Module):
         return gate if self.keep is None else gate * self.keep[:, None, :]
 
 
-def routed_neurons(recipe: Recipe) -> torch.Tensor:
-    """Which neurons belong to which culture: bool [g, l, n], disjoint, `routed / layers` of them in each layer."""
+def routed_neurons(recipe, groups: int = len(world.CULTURES)) -> torch.Tensor:
+    """Which neurons belong to which group (culture): bool [g, l, n], disjoint, `routed / layers` in each layer."""
     per_layer, rest = divmod(recipe.routed, recipe.layers)
     if rest:
         raise GatescopeError(f"recipe.routed is {recipe.routed}; it must be a multiple of layers ({recipe.layers}).")
     generator = torch.Generator().manual_seed(recipe.seed)
-    routed = torch.zeros(len(world.CULTURES), recipe.layers, recipe.width, dtype=torch.bool)
+    routed = torch.zeros(groups, recipe.layers, recipe.width, dtype=torch.bool)
     for layer in range(recipe.layers):
         order = torch.randperm(recipe.width, generator=generator)
-        for culture in range(len(world.CULTURES)):
-            routed[culture, layer, order[culture * per_layer : (culture + 1) * per_layer]] = True
+        for group in range(groups):
+            routed[group, layer, order[group * per_layer : (group + 1) * per_layer]] = True
     return routed
 
 

@@ -1,0 +1,140 @@
+"""CULNIG end to end: attribute, select, suppress, and compare tasks with ten random sets of the same size.
+
+1. Attribute the culture questions, their control (question removed) and the reading-comprehension questions.
+2. Select culture-general neurons, with and without dropping those the reading set scores, and culture-specific ones.
+3. Suppress each set and as many neurons drawn at random from the same modules, ten times; answer every task again.
+
+("Neuron-Level Analysis of Cultural Understanding in LLMs", sections 3 and 4.3; random sets matched by module.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gatescope import select
+from gatescope.attribute import attribute
+from gatescope.data.example import Study
+from gatescope.evaluate.sweep import sweep
+from gatescope.evaluate.table import ALL, Effects, Table
+from gatescope.intervene import ablate
+from gatescope.neurons import NeuronSet
+from gatescope.select import Selection
+
+SEEDS = 10
+GENERAL, UNFILTERED = "CULNIG-general", "without exclusion"
+
+
+@dataclass(frozen=True)
+class CulnigResult:
+    """What came of it.
+
+    Attributes:
+        general: culture-general neurons.
+        unfiltered: the same, reading-comprehension neurons kept.
+        specific: culture-specific neurons of each country.
+        accuracy: by mask ("full", "CULNIG-general", "without exclusion", "random 0", ...) and task, in percent.
+        effects: self- and cross-deactivation of the culture-specific neurons on the culture questions.
+        precision: share of the general neurons that are known to carry culture, where that is known.
+    """
+
+    general: NeuronSet
+    unfiltered: NeuronSet
+    specific: Selection
+    accuracy: dict[str, dict[str, float]]
+    effects: Effects
+    precision: float | None = None
+
+    def random(self, task: str) -> tuple[float, float]:
+        """Mean and standard deviation of a task's accuracy over the random sets."""
+        values = torch.tensor([row[task] for name, row in self.accuracy.items() if name.startswith("random ")])
+        return values.mean().item(), values.std().item()
+
+    def __str__(self) -> str:
+        tasks = list(self.accuracy["full"])
+        sizes = {"full": 0, GENERAL: len(self.general), UNFILTERED: len(self.unfiltered)}
+        lines = [f"{'accuracy (%)':20}{'neurons':>8}" + "".join(f"{task:>14}" for task in tasks)]
+        for name, size in sizes.items():
+            lines.append(f"{name:20}{size:8}" + "".join(f"{self.accuracy[name][task]:14.1f}" for task in tasks))
+        cells = "".join(f"{mean:8.1f} ± {spread:3.1f}" for mean, spread in map(self.random, tasks))
+        lines += [f"{f'random (mean of {SEEDS})':20}{len(self.general):8}{cells}", "", str(self.effects)]
+        if self.precision is not None:
+            lines += ["", f"share of the general neurons known to carry culture: {self.precision:.2f}"]
+        return "\n".join(lines)
+
+
+def run_culnig(
+    model,
+    tasks: Mapping[str, Study],
+    *,
+    mlp_rate: float = 0.01,
+    attention_rate: float = 0.002,
+    exclude_rate: float = 0.01,
+    rate: float = 0.003,
+    z: float = 0.5,
+    known: NeuronSet | None = None,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> CulnigResult:
+    """Run CULNIG on a model.
+
+    Args:
+        model: from `load_model`.
+        tasks: "culture", "control" and "reading" to identify on; all but "control" are evaluated, as is every other
+            (neutral) task. Examples carry labels of one token.
+        mlp_rate, attention_rate, exclude_rate: of the general selector.
+        rate, z: of the specific selector.
+        known: neurons (of gate_pre) known to carry culture, where they are known.
+        batch_size: examples a batch.
+        progress: show bars.
+
+    Raises:
+        GatescopeError: as `attribute` and the selectors do.
+    """
+    scores, control, reading = (
+        attribute(model, tasks[name].identification, batch_size=batch_size, progress=progress)
+        for name in ("culture", "control", "reading")
+    )
+    general, unfiltered = (
+        select.culnig_general(
+            scores, control, exclude, mlp_rate=mlp_rate, attention_rate=attention_rate, exclude_rate=exclude_rate
+        )
+        for exclude in (reading, None)
+    )
+    specific = select.culnig_specific(scores, control, reading, rate=rate, exclude_rate=exclude_rate, z=z)
+    masks = {GENERAL: general, UNFILTERED: unfiltered}
+    masks |= {f"random {seed}": matched_random(general, seed) for seed in range(SEEDS)}
+    named = {name: {ALL: ablate(neurons)} for name, neurons in masks.items()}
+    options = {"readout": "label", "batch_size": batch_size, "progress": progress}
+    accuracy: dict[str, dict[str, float]] = {name: {} for name in ("full", *masks)}
+    effects = Effects(())
+    for task, study in tasks.items():
+        if task == "control":
+            continue
+        more = {"CULNIG-specific": {c: ablate(s) for c, s in specific.items()}} if task == "culture" else {}
+        table = sweep(model, study.evaluation, named | more, **options)
+        for name in accuracy:
+            accuracy[name][task] = _accuracy(table, "" if name == "full" else name)
+        if more:
+            effects = Effects((table.self_cross()["CULNIG-specific"],))
+    flat = None if known is None else sum((site, layer, i) in set(known) for site, layer, i in general) / max(len(general), 1)
+    return CulnigResult(general, unfiltered, specific, accuracy, effects, flat)
+
+
+def matched_random(neurons: NeuronSet, seed: int) -> NeuronSet:
+    """As many neurons drawn at random, from each site as many as `neurons` has there."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = []
+    for shape in neurons.layout.sites:
+        start, _ = neurons.layout.start(shape.site)
+        count = int(neurons.mask(shape.site).sum())
+        drawn.append(start + torch.randperm(shape.size, generator=generator)[:count])
+    origin = {"method": "RND", "matched": "sites", "seed": str(seed)}
+    return NeuronSet(neurons.layout, torch.cat(drawn), neurons.model, origin)
+
+
+def _accuracy(table: Table, selector: str) -> float:
+    rows: Sequence[bool] = [row.reading.correct for row in table.rows if row.selector == selector]
+    return 100 * sum(rows) / len(rows)

@@ -1,0 +1,34 @@
+"""Every recipe, and every Python block of the README, runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_recipe(recipe, organism):
+    assert len(recipe.read_text().splitlines()) < 80
+    done = subprocess.run([sys.executable, recipe], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "points" in done.stdout
+
+
+@pytest.mark.parametrize("block", range(len(BLOCKS)))
+def test_readme_block(block, organism, tmp_path):
+    script = tmp_path / "block.py"
+    script.write_text(BLOCKS[block])
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_there_is_something_to_run():
+    assert RECIPES and BLOCKS
