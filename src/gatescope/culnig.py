@@ -61,7 +61,7 @@ class CulnigResult:
         cells = "".join(f"{mean:8.1f} ± {spread:3.1f}" for mean, spread in map(self.random, tasks))
         lines += [f"{f'random (mean of {SEEDS})':20}{len(self.general):8}{cells}", "", str(self.effects)]
         if self.precision is not None:
-            lines += ["", f"share of the general neurons known to carry culture: {self.precision:.2f}"]
+            lines += ["", f"share of the culture-general neurons that are known to carry culture: {self.precision:.2f}"]
         return "\n".join(lines)
 
 
