@@ -5,7 +5,7 @@ from __future__ import annotations
 import jaxtyping
 
 # Under the tests every function's shapes are checked, not only the pure core's.
-with jaxtyping.install_import_hook("gatescope", "beartype.beartype"):
+with jaxtyping.install_import_hook("gatescope", "checker.tower"):
     import gatescope as gs
 
 import pytest

@@ -64,6 +64,28 @@ def test_specific_equals_brute_force(seed, ties, options):
     assert found.wanted == 21 and found["b"].origin["group"] == "b"
 
 
+@pytest.mark.parametrize("ties", [False, True])
+def test_several_datasets_add_up_each_by_its_own_items(ties):
+    asked = [attributions(1, items=64, ties=ties), attributions(2, COUNTRIES[::-1], items=16, ties=ties)]
+    removed = [attributions(3, items=32, ties=ties), attributions(4, items=8, ties=ties)]
+    reading = attributions(5, COUNTRIES[:4], ties=ties)
+    tables = [
+        {c: {n: plain(a)[c][n] / i + plain(b)[c][n] / j for n in NEURONS} for c in COUNTRIES}
+        for a, i, b, j in ((asked[0], 64, asked[1], 16),)
+    ]
+    controls = {
+        c: {n: plain(removed[0], True)[c][n] / 32 + plain(removed[1], True)[c][n] / 8 for n in NEURONS} for c in COUNTRIES
+    }
+    found = gs.select.culnig_general(asked, removed, reading, **RATES)
+    assert list(found) == culnig.general(tables[0], controls, plain(reading), NEURONS, 1, 1, 0.1, 0.05, 0.1)
+    one = dict.fromkeys(COUNTRIES, 1)
+    specific = gs.select.culnig_specific(asked, removed, reading, rate=0.1, exclude_rate=0.1)
+    wanted = culnig.specific(tables[0], controls, plain(reading), NEURONS, one, one, 0.1, 0.1, 0.5, 0, COUNTRIES[:4])
+    assert {c: list(s) for c, s in specific.items()} == wanted
+    with pytest.raises(gs.GatescopeError, match="There are 2 sets of questions and 1 control sets; each needs its own"):
+        gs.select.culnig_general(asked, removed[:1], reading)
+
+
 def test_a_neuron_that_is_the_same_in_every_country_is_nobodys():
     flat = attributions(0)
     same = dataclasses.replace(flat, sums=torch.ones_like(flat.sums), clamped=torch.zeros_like(flat.sums))

@@ -74,3 +74,15 @@ def test_bad_neurons_are_refused():
         build([]) | gs.NeuronSet.of(gs.Layout.single("gate", 1, 1), [])
     with pytest.raises(gs.GatescopeError, match="combine neuron sets"):
         gs.NeuronSet.of(LAYOUT, [], {"digest": "a"}) & gs.NeuronSet.of(LAYOUT, [], {"digest": "b"})
+
+
+@given(members, st.sets(st.sampled_from(["gate", "q"])), st.sets(st.integers(0, 1)))
+def test_restriction_and_sampling(a, sites, layers):
+    one = build(a)
+    assert list(one.restrict(sites=sites)) == [n for n in a if n[0] in sites]
+    assert list(one.restrict(layers=layers)) == [n for n in a if n[1] in layers]
+    assert list(one.restrict(sites=sites, layers=layers)) == [n for n in a if n[0] in sites and n[1] in layers]
+    half = one.sample(len(a) // 2, seed=1)
+    assert len(half) == len(a) // 2 and set(half) <= set(a) and half == one.sample(len(a) // 2, seed=1)
+    with pytest.raises(gs.GatescopeError, match="Cannot draw"):
+        one.sample(len(a) + 1, seed=0)

@@ -34,8 +34,9 @@ def _import_beartype() -> None:
 
 _import_beartype()
 
-from beartype import beartype as _beartype  # noqa: E402
+from beartype import BeartypeConf, beartype  # noqa: E402
 from jaxtyping import jaxtyped  # noqa: E402
 
-checked = jaxtyped(typechecker=_beartype)
+# An int is accepted where a float is annotated, as Python's typing has it: rate=1 is no mistake.
+checked = jaxtyped(typechecker=beartype(conf=BeartypeConf(is_pep484_tower=True)))
 """Decorator of the pure core: shapes and types of every call are checked."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import nnsight
 import torch
@@ -19,14 +18,13 @@ from torch import Tensor
 from gatescope.attributions import Attributions
 from gatescope.batches import Batch, collate
 from gatescope.data.example import Example, fingerprint
-from gatescope.errors import GatescopeError
+from gatescope.errors import GatescopeError, one_of
 from gatescope.kernels import attribution
 from gatescope.labels import answer_tokens
 from gatescope.models import identity, versions
 from gatescope.progress import bar
 from gatescope.sites import Site, by_token, embedding_path, forward_options, layout_of, read, site_of
 
-Reduce = Literal["max", "mean", "norm"]
 LINEAR = ("gate_pre", "up", "q", "k", "v")  # sites that are a projection's raw output
 
 
@@ -35,7 +33,7 @@ def attribute(
     examples: Sequence[Example],
     *,
     sites: Sequence[str] = ("gate_pre", "q", "k", "v"),
-    reduce: Reduce = "max",
+    reduce: str = "max",
     pad_zero: bool = False,
     batch_size: int = 8,
     progress: bool = True,
@@ -61,6 +59,7 @@ def attribute(
     """
     if not examples:
         raise GatescopeError("Attribution needs examples; there are none.")
+    one_of("reduce", reduce, ("max", "mean", "norm"))
     chosen = [site_of(model, name) for name in sites]
     if reduce == "norm" and (wrong := [name for name in sites if name not in LINEAR]):
         raise GatescopeError(f"reduce='norm' is defined for the outputs of projections, {', '.join(LINEAR)}; not for {wrong}.")
@@ -88,7 +87,7 @@ def attribute(
 
 
 def _batch(
-    model, batch: Batch, answers: Sequence[list[int]], sites: list[Site], reduce: Reduce, pad_zero: bool
+    model, batch: Batch, answers: Sequence[list[int]], sites: list[Site], reduce: str, pad_zero: bool
 ) -> tuple[Tensor, Tensor]:
     """Reduced scores [b, n] over the sites' layout, and P(y|x) [b]."""
     inputs = _force(model, batch, answers)

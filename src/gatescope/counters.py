@@ -107,8 +107,14 @@ class Counters:
         """Mean positive activations S / T, over all valid tokens, firing or not.
 
         Raises:
-            GatescopeError: if a group has no tokens.
+            GatescopeError: if a group has no tokens, or S holds NaN.
         """
+        if self.S.isnan().any():
+            group, layer, index = self.S.isnan().nonzero()[0].tolist()
+            raise GatescopeError(
+                f"S is NaN for {self.groups[group]!r}, layer {layer}, neuron {index}: the model gave NaN there. "
+                f"Record it again in a wider dtype."
+            )
         return self.S / self._tokens()
 
     def _tokens(self) -> Float64[Tensor, "g 1 1"]:

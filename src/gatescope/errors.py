@@ -3,3 +3,14 @@
 
 class GatescopeError(ValueError):
     """A mistake a user can make and mend; the command line prints it without a traceback."""
+
+
+def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    """The value, if it is allowed.
+
+    Raises:
+        GatescopeError: naming what was given and what is allowed.
+    """
+    if value not in allowed:
+        raise GatescopeError(f"{name} is {value!r}; it must be {' or '.join(map(repr, allowed))}.")
+    return value

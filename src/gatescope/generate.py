@@ -7,12 +7,13 @@ that is the most probable next token.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import nnsight
 import torch
 
 from gatescope.batches import Batch
+from gatescope.errors import one_of
 from gatescope.evaluate import answers
 from gatescope.evaluate.answers import Reading
 from gatescope.labels import label_tokens
@@ -21,11 +22,10 @@ from gatescope.sites import forward_options
 # Deterministic, as in the paper (temperature 0); sampling settings that a checkpoint may carry are taken back.
 GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 T = TypeVar("T")
-Readout = Literal["generate", "label"]
 
 
 def ask(
-    model, batch: Batch, inside: Callable[[], T], *, readout: Readout = "generate", max_new_tokens: int = 20
+    model, batch: Batch, inside: Callable[[], T], *, readout: str = "generate", max_new_tokens: int = 20
 ) -> tuple[list[tuple[str, Reading]], T]:
     """Put a batch to the model and read its answers.
 
@@ -36,7 +36,7 @@ def ask(
     Returns:
         Each row's text (or label) and how it was read, and what `inside` returned.
     """
-    if readout == "generate":
+    if one_of("readout", readout, ("generate", "label")) == "generate":
         texts, kept = generate(model, batch, inside, max_new_tokens=max_new_tokens)
         return [(t, answers.read(t, e.choices, e.answer)) for t, e in zip(texts, batch.examples, strict=True)], kept
     tokens = label_tokens(model, batch.examples)

@@ -206,6 +206,32 @@ class NeuronSet:
         rest[self.flat] = False
         return NeuronSet(self.layout, rest.nonzero().flatten(), self.model)
 
+    def restrict(self, *, sites: Iterable[str] | None = None, layers: Iterable[int] | None = None) -> NeuronSet:
+        """The neurons of some sites or layers, in their order; the space stays the same.
+
+        Raises:
+            GatescopeError: for a site that the layout does not have.
+        """
+        keep = torch.zeros(self.layout.size, dtype=torch.bool)
+        wanted = None if layers is None else set(layers)
+        for name in [s.site for s in self.layout.sites] if sites is None else sites:
+            start, shape = self.layout.start(name)
+            for layer in range(shape.layers):
+                if wanted is None or layer in wanted:
+                    keep[start + layer * shape.width : start + (layer + 1) * shape.width] = True
+        return NeuronSet(self.layout, self.flat[keep[self.flat]], self.model, self.origin)
+
+    def sample(self, count: int, *, seed: int) -> NeuronSet:
+        """`count` of these neurons drawn at random, without replacement.
+
+        Raises:
+            GatescopeError: if there are not that many.
+        """
+        if not 0 <= count <= len(self):
+            raise GatescopeError(f"Cannot draw {count} of {len(self)} neurons.")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
+        return NeuronSet(self.layout, self.flat[order], self.model, {**self.origin, "sample": str(count), "seed": str(seed)})
+
     def __repr__(self) -> str:
         return f"NeuronSet({len(self)} of {self.layout.size}: {self.layout})"
 

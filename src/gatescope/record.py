@@ -22,7 +22,7 @@ from gatescope.counters import Counters
 from gatescope.data.example import Example, fingerprint
 from gatescope.errors import GatescopeError
 from gatescope.evaluate.table import Row
-from gatescope.generate import Readout, ask
+from gatescope.generate import ask
 from gatescope.kernels import count
 from gatescope.models import identity, versions
 from gatescope.progress import bar
@@ -39,7 +39,7 @@ def record(
     only_correct: bool = True,
     batch_size: int = 16,
     shard_size: int = 256,
-    readout: Readout = "generate",
+    readout: str = "generate",
     max_new_tokens: int = 20,
     progress: bool = True,
 ) -> Counters:
@@ -91,7 +91,7 @@ def _cut(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
 
 
 def _record_batch(
-    model, site: Site, batch: Batch, sums: Counters, only_correct: bool, readout: Readout, max_new_tokens: int
+    model, site: Site, batch: Batch, sums: Counters, only_correct: bool, readout: str, max_new_tokens: int
 ) -> list[Row]:
     """Run one batch, add what it counted to `sums` in place, return its answers."""
 

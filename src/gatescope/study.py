@@ -132,7 +132,7 @@ def _warnings(counters: Counters, selections: Mapping[str, Selection], study: St
     ]
     for name, selection in selections.items():
         for group, missing in selection.shortfall.items():
-            lines.append(f"{name} found {selection.wanted - missing} of {selection.wanted} neurons for {group!r}.")
+            lines.append(f"{name} found {len(selection[group])} of {len(selection[group]) + missing} neurons for {group!r}.")
     unseen = {e.group for e in study.identification} - {e.group for e in study.evaluation}
     lines += [f"{group!r} has no evaluation example." for group in sorted(unseen)]
     return tuple(lines)

@@ -1,4 +1,4 @@
-"""CULNIG's two selectors as plain Python over dictionaries, from papers/ and the readings of the published code.
+"""CULNIG's two selectors as plain Python over dictionaries, from the paper and the published code.
 
 Scores are {country: {(site, layer, index): float}}; every list is ordered.
 """

@@ -11,7 +11,7 @@ from gatescope.data.example import Example, fingerprint
 from gatescope.errors import GatescopeError
 from gatescope.evaluate.answers import Reading
 from gatescope.evaluate.table import ALL, FULL, Row, Table
-from gatescope.generate import Readout, ask
+from gatescope.generate import ask
 from gatescope.intervene import Intervention
 from gatescope.models import identity
 from gatescope.progress import bar
@@ -27,7 +27,7 @@ def sweep(
     *,
     run: str | Path | Run | None = None,
     batch_size: int = 16,
-    readout: Readout = "generate",
+    readout: str = "generate",
     max_new_tokens: int = 20,
     progress: bool = True,
 ) -> Table:

@@ -1,31 +1,56 @@
 """Selectors on firing counters, from "Finding Culture-Sensitive Neurons in Vision-Language Models".
 
-    RND     a uniform draw from all layers, one for every group                                  (appendix B.2.1)
-    CAS(g)  P1 - P2 if g is the group with the highest firing rate P1, else -inf, where P2 is
-            the highest of the others; the paper's second version calls it ConAct                (section 3.4)
+With P = K / T the firing rate and M = S / T the mean positive activation of a neuron on a group:
 
-Where the paper is silent: CAS has no activity gate; a neuron two groups share first place on (margin 0, dead neurons
-among them) is nobody's; equal margins are ranked by P1, then (layer, index).
+    RND      a uniform draw from all layers, one for every group; or matched to a selection's layers      (B.2.1)
+    LAP(g)   P_g                                                                                          (eq. 3)
+    LAPE     low entropy of P normalised over groups; assigned to the group with the highest P            (eq. 4)
+    MAD(g)   M_g - mean of the others' M                                                                  (eq. 6)
+    CAS(g)   P1 - P2 if g has the highest rate P1, else never; P2 is the second highest. The paper's
+             second version calls it ConAct.                                                              (3.4)
+
+LAP, LAPE and MAD pass an activity gate: a rate at least the alpha-percentile of all rates of all neurons and groups,
+zeros included. Where the paper is silent: equality passes the gate; percentiles are numpy's linear ones
+(`interpolation="kth"` for the published LAPE code's); CAS has no gate unless `alpha` is given; a neuron that two groups
+share first place on (dead neurons among them) is nobody's (`ties="first"` gives it to the first listed); what is left
+tied is ordered by (layer, index).
 """
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from gatescope._typing import checked
 from gatescope.counters import Counters
-from gatescope.errors import GatescopeError
+from gatescope.errors import GatescopeError, one_of
 from gatescope.neurons import NeuronSet
 from gatescope.select.selection import Selection, top, wanted_count
 
+INTERPOLATIONS = ("linear", "kth")
+
 
 @checked
-def cas(counters: Counters, rate: float) -> Selection:
+def cas(
+    counters: Counters,
+    rate: float,
+    *,
+    alpha: float | None = None,
+    interpolation: str = "linear",
+    ties: str = "nobody",
+) -> Selection:
     """Contrastive Activation Selection (equations of section 3.4).
 
     Args:
         counters: of at least two groups with tokens.
         rate: share of all neurons to select for each group, in (0, 1].
+        alpha: percentile of the activity gate; no gate if None, as in the paper.
+        interpolation: of the percentile, "linear" or "kth".
+        ties: "nobody" or "first": whose a neuron is that several groups share first place on.
 
     Returns:
         At most round(rate x N) neurons a group, largest margin first; scores are margins [g, l, n].
@@ -40,27 +65,197 @@ def cas(counters: Counters, rate: float) -> Selection:
     >>> {g: list(s) for g, s in cas(c, rate=0.5).items()}
     {'a': [('gate', 0, 0)], 'b': [('gate', 0, 2)]}
     """
-    if len(counters.groups) < 2:
-        raise GatescopeError(
-            f"CAS compares groups and needs at least two; there are counters for {list(counters.groups)} only."
-        )
+    _several_groups("CAS", counters)
+    one_of("ties", ties, ("nobody", "first"))
     rates = counters.P
-    best = rates.topk(2, dim=0)
-    margin, winner = best.values[0] - best.values[1], best.indices[0]
-    groups = torch.arange(len(counters.groups))[:, None, None]
-    scores = torch.where((winner == groups) & (margin > 0), margin, -torch.inf)
-    return top("CAS", counters, rate, scores, [rates])
+    # max() names the first of equals, as the literal reading wants
+    winner = rates.max(0).indices
+    margin = margins(rates)
+    own = torch.arange(len(counters.groups))[:, None, None] == winner
+    scores = torch.where(own & ((margin > 0) | (ties == "first")), margin, -torch.inf)
+    why = "a neuron is only its top group's"
+    if alpha is not None:
+        scores, why = _gated(scores, rates, alpha, interpolation), f"{why}, and the activity gate (alpha {alpha}) drops some"
+    return top("CAS", counters, rate, scores, [rates], why_fewer=why)
+
+
+conact = cas
 
 
 @checked
-def random(counters: Counters, rate: float, *, seed: int = 0) -> Selection:
-    """RND: round(rate x N) neurons drawn uniformly from all layers; the same draw for every group.
+def lap(counters: Counters, rate: float, *, alpha: float | None = 95, interpolation: str = "linear") -> Selection:
+    """Activation probability (equation 3): the neurons that fire most often for a group.
+
+    Ties go to the larger margin over the other groups. Arguments and errors as for `cas`; `alpha=None` lifts the gate.
+    """
+    _several_groups("LAP", counters)
+    rates = counters.P
+    scores = _gated(rates, rates, alpha, interpolation)
+    return top("LAP", counters, rate, scores, [margins(rates)], why_fewer=f"the activity gate (alpha {alpha}) drops some")
+
+
+@checked
+def mad(counters: Counters, rate: float, *, alpha: float | None = 95, interpolation: str = "linear") -> Selection:
+    """Mean activation difference (equations 5 to 7); a negative difference may be selected.
+
+    Ties go to the larger P, then to the larger margin of M. Arguments and errors as for `cas`.
+    """
+    _several_groups("MAD", counters)
+    rates, means = counters.P, counters.M
+    others = (means.sum(0, keepdim=True) - means) / (len(counters.groups) - 1)
+    scores = _gated(means - others, rates, alpha, interpolation)
+    ties = [rates, margins(means)]
+    return top("MAD", counters, rate, scores, ties, why_fewer=f"the activity gate (alpha {alpha}) drops some")
+
+
+@checked
+def lape(
+    counters: Counters,
+    rate: float,
+    *,
+    rho: float | None = None,
+    alpha: float = 95,
+    beta: float = 90,
+    interpolation: str = "linear",
+    variant: str = "vlm",
+) -> Selection:
+    """Activation probability entropy (equation 4).
+
+    `variant="vlm"`, the VLM paper's (B.2.3): of the neurons whose highest rate passes the gate, the rho% of lowest
+    entropy (rounded up) are kept, each assigned to its top group if its rate there is at least the beta-percentile,
+    and ranked by rate, then lower entropy, then margin.
+
+    `variant="tang2024"`, the original code's: a strict gate at the 95th of all rates (kth value), one pool of the
+    round(rate x N) lowest entropies for all groups, and every group whose rate is over the gate gets the neuron. Sets
+    differ in size, may overlap, and are in (layer, index) order.
+
+    Args:
+        counters, rate, alpha, interpolation: as for `cas`.
+        rho: percent of the survivors to keep, in (0, 100]; needed for "vlm", for the paper does not give it.
+        beta: percentile a rate must reach for assignment; vacuous while beta <= alpha.
+        variant: which of the two.
+
+    Raises:
+        GatescopeError: as for `cas`; without rho; for an unknown variant.
+    """
+    _several_groups("LAPE", counters)
+    one_of("variant", variant, ("vlm", "tang2024"))
+    rates = counters.P
+    entropies = entropy(rates)
+    if variant == "tang2024":
+        return _lape_tang2024(counters, rate, rates, entropies)
+    if rho is None or not 0 < rho <= 100:
+        raise GatescopeError(
+            f"rho is {rho}; the VLM paper's LAPE keeps the rho% of lowest entropy and does not say how many: give a "
+            f"percentage in (0, 100]. (variant='tang2024' is the original, which has none.)"
+        )
+    highest, winner = rates.max(0)
+    survives = highest >= threshold(rates, alpha, interpolation)
+    flat = torch.where(survives, entropies, torch.inf).flatten()
+    keep = math.ceil(rho / 100 * int(survives.sum()))
+    pool = torch.zeros(flat.numel(), dtype=torch.bool)
+    pool[torch.from_numpy(np.argsort(flat.numpy(), kind="stable")[:keep])] = True
+    assigned = pool.view(winner.shape) & (highest >= threshold(rates, beta, interpolation))
+    own = torch.arange(len(counters.groups))[:, None, None] == winner
+    scores = torch.where(own & assigned, rates, -torch.inf)
+    ties = [(-entropies).expand_as(rates), margins(rates)]
+    why = f"{int(assigned.sum())} neurons pass the activity gate (alpha {alpha}) and are among the {rho}% of lowest entropy"
+    return top("LAPE", counters, rate, scores, ties, why_fewer=why)
+
+
+def _lape_tang2024(
+    counters: Counters, rate: float, rates: Float64[Tensor, "g l n"], entropies: Float64[Tensor, "l n"]
+) -> Selection:
+    bar = threshold(rates, 95, "kth")
+    over = rates > bar
+    flat = torch.where(over.any(0), entropies, torch.inf).flatten()
+    count = wanted_count(counters.layout, rate)
+    pool = torch.zeros(flat.numel(), dtype=torch.bool)
+    pool[torch.from_numpy(np.argsort(flat.numpy(), kind="stable")[:count])] = True
+    sets = {}
+    for g, group in enumerate(counters.groups):
+        members = (pool & over[g].flatten()).nonzero().flatten()
+        origin = {"method": "LAPE (Tang 2024)", "group": group, "rate": str(rate)}
+        sets[group] = NeuronSet(counters.layout, members, counters.model, origin)
+    scores = torch.where(over & pool.view(entropies.shape), -entropies, -torch.inf)
+    return Selection("LAPE (Tang 2024)", sets, None, scores)
+
+
+@checked
+def random(counters: Counters, rate: float, *, seed: int = 0, like: Selection | None = None) -> Selection:
+    """RND: neurons drawn uniformly.
+
+    Args:
+        counters: whose groups and layout.
+        rate: share of all neurons, in (0, 1]; not used with `like`.
+        seed: of the draw.
+        like: a selection to match: each group gets its own draw, with as many neurons in each layer.
+
+    Returns:
+        round(rate x N) neurons from all layers, the same draw for every group; or the matched draws.
 
     Raises:
         GatescopeError: for a rate outside (0, 1].
     """
     wanted = wanted_count(counters.layout, rate)
-    order = torch.randperm(counters.layout.size, generator=torch.Generator().manual_seed(seed))
-    origin = {"method": "RND", "rate": str(rate), "seed": str(seed)}
-    drawn = NeuronSet(counters.layout, order[:wanted], counters.model, origin)
-    return Selection("RND", dict.fromkeys(counters.groups, drawn), wanted)
+    generator = torch.Generator().manual_seed(seed)
+    if like is None:
+        order = torch.randperm(counters.layout.size, generator=generator)
+        origin = {"method": "RND", "rate": str(rate), "seed": str(seed)}
+        drawn = NeuronSet(counters.layout, order[:wanted], counters.model, origin)
+        return Selection("RND", dict.fromkeys(counters.groups, drawn), wanted)
+    site = counters.layout.only()
+    sets = {}
+    for group, neurons in like.items():
+        counts = neurons.per_layer(site.site).tolist()
+        flat = [layer * site.width + torch.randperm(site.width, generator=generator)[:n] for layer, n in enumerate(counts)]
+        origin = {"method": "RND", "matched": f"layers of {like.method}", "group": group, "seed": str(seed)}
+        sets[group] = NeuronSet(counters.layout, torch.cat(flat), counters.model, origin)
+    return Selection("RND (layers)", sets, None)
+
+
+@checked
+def margins(values: Float64[Tensor, "g l n"]) -> Float64[Tensor, "g l n"]:
+    """Each group's value minus the largest of the others.
+
+    >>> margins(torch.tensor([[[3.0]], [[1.0]], [[2.0]]], dtype=torch.float64)).flatten().tolist()
+    [1.0, -2.0, -1.0]
+    """
+    best = values.topk(2, dim=0)
+    first = torch.arange(len(values))[:, None, None] == best.indices[0]
+    return values - torch.where(first, best.values[1], best.values[0])
+
+
+@checked
+def entropy(rates: Float64[Tensor, "g l n"]) -> Float64[Tensor, "l n"]:
+    """Shannon entropy, in nats, of each neuron's rates normalised over groups; 0 for a neuron that never fires."""
+    total = rates.sum(0)
+    share = torch.where(total > 0, rates / total, 0.0)
+    return -torch.special.xlogy(share, share).sum(0)
+
+
+@checked
+def threshold(rates: Float64[Tensor, "g l n"], alpha: float, interpolation: str) -> float:
+    """The alpha-percentile of all rates of all groups, zeros included.
+
+    Raises:
+        GatescopeError: for an alpha outside [0, 100].
+    """
+    if not 0 <= alpha <= 100:
+        raise GatescopeError(f"alpha is {alpha}; it is a percentile, so it must lie in [0, 100].")
+    one_of("interpolation", interpolation, INTERPOLATIONS)
+    values = np.sort(rates.flatten().numpy())
+    if interpolation == "kth":
+        return float(values[max(round(alpha / 100 * len(values)), 1) - 1])
+    return float(np.percentile(values, alpha))
+
+
+def _gated(scores: Tensor, rates: Tensor, alpha: float | None, interpolation: str) -> Tensor:
+    return scores if alpha is None else scores.masked_fill(rates < threshold(rates, alpha, interpolation), -torch.inf)
+
+
+def _several_groups(name: str, counters: Counters) -> None:
+    if len(counters.groups) < 2:
+        raise GatescopeError(
+            f"{name} compares groups and needs at least two; there are counters for {list(counters.groups)} only."
+        )

@@ -26,15 +26,16 @@ from gatescope._typing import checked
 from gatescope.attributions import Attributions
 from gatescope.errors import GatescopeError
 from gatescope.neurons import NeuronSet, check_same_model
-from gatescope.select.selection import Selection
+from gatescope.select.selection import Selection, top
 
 ATTENTION = ("q", "k", "v")
+Sets = Attributions | Sequence[Attributions]
 
 
 @checked
 def culnig_general(
-    scores: Attributions,
-    control: Attributions,
+    scores: Sets,
+    control: Sets,
     exclude: Attributions | None,
     *,
     mlp_rate: float = 0.01,
@@ -46,8 +47,8 @@ def culnig_general(
     """Culture-general neurons: MLP first, then attention, each best first.
 
     Args:
-        scores: of the questions, all countries.
-        control: of the same questions with the question removed.
+        scores: of the questions, all countries; several datasets' add up, each divided by its own items.
+        control: of the same questions with the question removed; one for each of `scores`.
         exclude: of the reading-comprehension set, all countries it has; None to drop nothing.
         mlp_rate, attention_rate: share of each pool's neurons to take, before dropping.
         exclude_rate: share of each pool's neurons that count as superficial.
@@ -58,24 +59,27 @@ def culnig_general(
         GatescopeError: if the sets belong to different models or sites, the control set is empty, or a country of the
             questions is missing from the control set.
     """
-    _check(scores, control, exclude)
-    _same_countries(scores, control, "the control set")
-    score = _scaled(scores, per_item).sum(0) - _scaled(control, per_item, clamp_control).sum(0)
+    pairs = _pairs(scores, control, exclude)
+    first = pairs[0][0]
+    score = sum(
+        (_scaled(asked, per_item).sum(0) - _scaled(removed, per_item, clamp_control).sum(0) for asked, removed in pairs),
+        torch.zeros(first.layout.size, dtype=torch.float64),
+    )
     found = []
-    for pool, rate in ((_pool(scores, attention=False), mlp_rate), (_pool(scores, attention=True), attention_rate)):
+    for pool, rate in ((_pool(first, attention=False), mlp_rate), (_pool(first, attention=True), attention_rate)):
         chosen = _top(score, pool, rate)
         if exclude is not None:
             chosen = chosen[~torch.isin(chosen, _top(exclude.sums.sum(0), pool, exclude_rate))]
         found.append(chosen)
     origin = {"method": "CULNIG-general", "mlp_rate": str(mlp_rate), "attention_rate": str(attention_rate)}
     origin |= {"exclude_rate": str(exclude_rate if exclude is not None else 0), "clamp_control": str(clamp_control)}
-    return NeuronSet(scores.layout, torch.cat(found), scores.model, origin | {"per_item": str(per_item)})
+    return NeuronSet(first.layout, torch.cat(found), first.model, origin | {"per_item": str(per_item)})
 
 
 @checked
 def culnig_specific(
-    scores: Attributions,
-    control: Attributions,
+    scores: Sets,
+    control: Sets,
     exclude: Attributions | None,
     *,
     rate: float = 0.003,
@@ -104,32 +108,50 @@ def culnig_specific(
     Raises:
         GatescopeError: as `culnig_general`, and for a country that is missing from one of the sets.
     """
-    _check(scores, control, exclude)
-    _same_countries(scores, control, "the control set")
-    wanted = tuple(countries or (exclude.groups if exclude is not None else scores.groups))
+    pairs = _pairs(scores, control, exclude)
+    first = pairs[0][0]
+    wanted = tuple(countries or (exclude.groups if exclude is not None else first.groups))
     for country in wanted:
-        for name, there in (("the questions", scores), ("the reading set", exclude)):
+        for name, there in (("the questions", first), ("the reading set", exclude)):
             if there is not None and country not in there.groups:
                 raise GatescopeError(f"{country!r} is missing from {name}, which have {list(there.groups)}.")
-    order = [control.row(country) for country in scores.groups]
-    left = _scaled(scores, per_item, country_mean=country_mean)
-    table = left - _scaled(control, per_item, clamp_control, country_mean)[order]  # [g, n]
+    table = torch.zeros(len(first.groups), first.layout.size, dtype=torch.float64)
+    for asked, removed in pairs:
+        table += _scaled(asked, per_item, country_mean=country_mean)[[asked.row(c) for c in first.groups]]
+        table -= _scaled(removed, per_item, clamp_control, country_mean)[[removed.row(c) for c in first.groups]]
     spread = table.std(0, correction=ddof)
     zscores = torch.where(spread > 0, (table - table.mean(0)) / spread, 0.0)
-    pool = torch.ones(scores.layout.size, dtype=torch.bool)
-    count = int(scores.layout.size * rate)
+    pool = torch.ones(first.layout.size, dtype=torch.bool)
+    count = int(first.layout.size * rate)
     sets = {}
     for country in wanted:
-        row = scores.row(country)
+        row = first.row(country)
         chosen = _top(table[row], pool, rate)
         if exclude is not None:
             superficial = _top(exclude.sums[exclude.row(country)], pool, exclude_rate)
             chosen = chosen[~torch.isin(chosen, superficial)]
         chosen = chosen[zscores[row, chosen] >= z]
         origin = {"method": "CULNIG-specific", "group": country, "rate": str(rate), "z": str(z), "ddof": str(ddof)}
-        sets[country] = NeuronSet(scores.layout, chosen, scores.model, origin)
-    rows = [scores.row(country) for country in wanted]
+        sets[country] = NeuronSet(first.layout, chosen, first.model, origin)
+    rows = [first.row(country) for country in wanted]
     return Selection("CULNIG-specific", sets, count, zscores[rows][:, None, :])
+
+
+@checked
+def att(scores: Attributions, rate: float) -> Selection:
+    """Attribution difference: a group's mean score minus the mean of the other groups', MAD's contrast on attributions.
+
+    No paper's selector; the gradient-based counterpart of the activation-based ones, for comparing them on one site.
+
+    Raises:
+        GatescopeError: for one group only, several sites, or a rate outside (0, 1].
+    """
+    if len(scores.groups) < 2:
+        raise GatescopeError(f"ATT compares groups and needs at least two; there are attributions for {list(scores.groups)}.")
+    site = scores.layout.only()
+    means = scores.sums / scores.seen.clamp(min=1)[:, None]
+    others = (means.sum(0, keepdim=True) - means) / (len(scores.groups) - 1)
+    return top("ATT", scores, rate, (means - others).view(-1, site.layers, site.width))
 
 
 def _pool(scores: Attributions, *, attention: bool) -> Bool[Tensor, " n"]:
@@ -150,6 +172,20 @@ def _scaled(scores: Attributions, per_item: bool, clamp: bool = False, country_m
     if country_mean:
         return sums / scores.seen[:, None]
     return sums / scores.items if per_item else sums
+
+
+def _pairs(scores: Sets, control: Sets, exclude: Attributions | None) -> list[tuple[Attributions, Attributions]]:
+    """Each dataset's questions with its control set, all of one model, the same sites and the same countries."""
+    asked = [scores] if isinstance(scores, Attributions) else list(scores)
+    removed = [control] if isinstance(control, Attributions) else list(control)
+    if not asked or len(asked) != len(removed):
+        raise GatescopeError(f"There are {len(asked)} sets of questions and {len(removed)} control sets; each needs its own.")
+    for one, other in zip(asked, removed, strict=True):
+        _check(one, other, exclude)
+        _check(asked[0], one, None)
+        _same_countries(asked[0], one, "one of the sets of questions")
+        _same_countries(asked[0], other, "the control set")
+    return list(zip(asked, removed, strict=True))
 
 
 def _check(scores: Attributions, control: Attributions, exclude: Attributions | None) -> None:

@@ -1,8 +1,8 @@
 """What a selector returns: a neuron set per group, the scores it ranked by, and where it found too few.
 
-A selector takes the round(rate x N) best-scoring neurons of each group, N being all neurons of the site (PAPERS:
-"we select the r% highest scoring neurons out of all MLP-neurons", section 3.2). A score of -inf means "never": if
-fewer neurons are left than wanted, fewer are returned and the shortfall says so.
+A selector takes the round(rate x N) best-scoring neurons of each group, N being all neurons of the site (VLM paper,
+section 3.2: "we select the r% highest scoring neurons out of all MLP-neurons"). A score of -inf means "never": if fewer
+neurons are left than wanted, fewer are returned and the shortfall says so.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gatescope import artefacts
 from gatescope._typing import checked
+from gatescope.attributions import Attributions
 from gatescope.counters import Counters
 from gatescope.errors import GatescopeError
 from gatescope.neurons import Layout, NeuronSet
@@ -33,14 +34,16 @@ class Selection(Mapping[str, NeuronSet]):
     Attributes:
         method: name of the selector, as tables show it.
         sets: the neurons of each group, best first.
-        wanted: how many neurons were asked for in each group.
+        wanted: how many neurons were asked for in each group; None where the selector does not fix a number.
         scores: what they were ranked by, float64 [g, l, n]; None for a selector that does not score (RND).
+        why_fewer: what keeps a group from having as many as wanted.
     """
 
     method: str
     sets: dict[str, NeuronSet]
-    wanted: int
+    wanted: int | None
     scores: Float64[Tensor, "g l n"] | None = None
+    why_fewer: str = ""
 
     def __getitem__(self, group: str) -> NeuronSet:
         return self.sets[group]
@@ -54,14 +57,37 @@ class Selection(Mapping[str, NeuronSet]):
     @property
     def shortfall(self) -> dict[str, int]:
         """By how many neurons each group fell short of what was wanted; groups that did not are left out."""
-        return {g: self.wanted - len(s) for g, s in self.sets.items() if len(s) < self.wanted}
+        wanted = self.wanted or 0
+        return {g: wanted - len(s) for g, s in self.sets.items() if len(s) < wanted}
+
+    def jaccard(self, other: Selection | None = None) -> Float64[Tensor, "g h"]:
+        """Overlap |A and B| / |A or B| of each of these sets with each of another selection's (or of these); 0 if both
+        are empty.
+
+        Raises:
+            GatescopeError: if the two are of different models or sites.
+        """
+        other = other or self
+        table = [[(len(a & b), len(a | b)) for b in other.values()] for a in self.values()]
+        return torch.tensor([[both / max(either, 1) for both, either in row] for row in table], dtype=torch.float64)
+
+    def report(self) -> str:
+        """How many neurons each group has, in which layers, and why fewer than wanted."""
+        wide = max(len(group) for group in self.sets)
+        lines = [f"{self.method}: {'no fixed number' if self.wanted is None else self.wanted} wanted for each group"]
+        for group, neurons in self.sets.items():
+            layers = [f"{neurons.per_layer(site.site).tolist()}" for site in neurons.layout.sites]
+            lines.append(f"  {group:{wide}} {len(neurons):6}  by layer {' '.join(layers)}")
+        if self.shortfall:
+            lines.append(f"  fewer than wanted for {', '.join(map(repr, self.shortfall))}: {self.why_fewer}")
+        return "\n".join(lines)
 
     def save(self, path: str | Path) -> None:
         """Write sets, scores and provenance as one safetensors file."""
         first = next(iter(self.sets.values()))
         tensors = {f"set.{i}": s.flat for i, s in enumerate(self.sets.values())}
         tensors |= {} if self.scores is None else {"scores": self.scores}
-        metadata = {"method": self.method, "wanted": self.wanted, "groups": list(self.sets)}
+        metadata = {"method": self.method, "wanted": self.wanted, "why_fewer": self.why_fewer, "groups": list(self.sets)}
         metadata |= {"origins": [dict(s.origin) for s in self.sets.values()]}
         metadata |= {"layout": first.layout.plain(), "model": dict(first.model)}
         artefacts.write(path, FORMAT, tensors, metadata)
@@ -79,7 +105,7 @@ class Selection(Mapping[str, NeuronSet]):
             group: NeuronSet(layout, tensors[f"set.{i}"], model, metadata["origins"][i])
             for i, group in enumerate(metadata["groups"])
         }
-        return cls(metadata["method"], sets, metadata["wanted"], tensors.get("scores"))
+        return cls(metadata["method"], sets, metadata["wanted"], tensors.get("scores"), metadata["why_fewer"])
 
 
 def wanted_count(layout: Layout, rate: float) -> int:
@@ -104,12 +130,17 @@ def wanted_count(layout: Layout, rate: float) -> int:
 @checked
 def top(
     method: str,
-    counters: Counters,
+    counters: Counters | Attributions,
     rate: float,
     scores: Float64[Tensor, "g l n"],
     tie_breaks: Sequence[Float64[Tensor, "g l n"]] = (),
+    *,
+    why_fewer: str = "the selector scores no more",
 ) -> Selection:
     """The best round(rate x N) neurons of each group by score, then by each tie-break, then by (layer, index).
+
+    What every selector here ends in, and all that one of your own needs: compute scores [g, l, n] from counters (or
+    attributions), and hand them in.
 
     Args:
         method: name of the selector.
@@ -117,8 +148,20 @@ def top(
         rate: share of all neurons, in (0, 1].
         scores: higher is better; -inf is never selected.
         tie_breaks: higher is better, each used only among equals of all before it.
+        why_fewer: what to say where fewer than wanted are found.
+
+    Raises:
+        GatescopeError: for a rate outside (0, 1], or NaN among the scores.
+
+    >>> layout = Layout.single("gate", 1, 3)
+    >>> counters = Counters.zeros(["a"], layout)
+    >>> list(top("mine", counters, 0.67, torch.tensor([[[1.0, 3.0, 2.0]]], dtype=torch.float64))["a"])
+    [('gate', 0, 1), ('gate', 0, 2)]
     """
     wanted = wanted_count(counters.layout, rate)
+    if scores.isnan().any():
+        group, layer, index = scores.isnan().nonzero()[0].tolist()
+        raise GatescopeError(f"{method} scored NaN for {counters.groups[group]!r}, layer {layer}, neuron {index}.")
     sets = {}
     for g, group in enumerate(counters.groups):
         score = scores[g].flatten().numpy()
@@ -126,4 +169,4 @@ def top(
         order = np.lexsort(keys)[:wanted]  # the last key counts most
         kept = torch.from_numpy(order[np.isfinite(score[order])])
         sets[group] = NeuronSet(counters.layout, kept, counters.model, {"method": method, "group": group, "rate": str(rate)})
-    return Selection(method, sets, wanted, scores)
+    return Selection(method, sets, wanted, scores, why_fewer)

@@ -1,0 +1,42 @@
+"""CAPE: what is left of culture neurons when language neurons are taken away, or what the two share.
+
+A selection per culture and a selection per language, found the same way on different text, are combined group by group.
+(Namazifard and Galke, "Culture_Neurons"; pure = culture and not language, compound = culture and language.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gatescope._typing import checked
+from gatescope.errors import GatescopeError, one_of
+from gatescope.select.selection import Selection
+
+
+@checked
+def cape(
+    culture: Selection,
+    language: Selection,
+    *,
+    kind: str = "pure",
+    languages: Mapping[str, str] | None = None,
+) -> Selection:
+    """Combine culture and language neurons.
+
+    Args:
+        culture, language: selections of one model, by any selector.
+        kind: "pure" drops a culture's language neurons, "compound" keeps only those.
+        languages: which language group belongs to which culture; the same name by default.
+
+    Raises:
+        GatescopeError: if a culture's language has no neurons here, or the two are of different models.
+    """
+    one_of("kind", kind, ("pure", "compound"))
+    sets = {}
+    for group, neurons in culture.items():
+        tongue = (languages or {}).get(group, group)
+        if tongue not in language:
+            raise GatescopeError(f"No language neurons for {tongue!r} (of {group!r}); there are some for {list(language)}.")
+        spoken = language[tongue]
+        sets[group] = neurons - spoken if kind == "pure" else neurons & spoken
+    return Selection(f"CAPE {kind}", sets, None)
