@@ -91,7 +91,7 @@ def test_shards_of_a_run_add_up_to_the_counters(organism_model, organism, tmp_pa
     assert run.manifest["model"]["class"] == "Qwen2_5_VLForConditionalGeneration"
     planned = [i for shard in run.manifest["record"]["shards"] for batch in shard for i in batch]
     assert planned == [e.id for e in examples]
-    (tmp_path / "run" / "shards" / "00001.safetensors").unlink()
+    (tmp_path / "run" / "shards" / "00001.all.safetensors").unlink()
     with pytest.raises(gs.GatescopeError, match="3 of 4 recorded shards"):
         _ = run.counters
     with pytest.raises(gs.GatescopeError, match="holds a recording already"):

@@ -22,6 +22,7 @@ from gatescope.data.example import Example
 from gatescope.errors import GatescopeError
 
 TOKEN_RULE = "text and image patches of the prompt; no padding, special tokens, template markers or image line breaks"
+CLASSES = ("all", "text", "image", "generated")
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,12 @@ def valid_tokens(model, inputs: dict[str, Tensor]) -> Bool[Tensor, "b s"]:
     valid = inputs["attention_mask"].bool() & ~torch.isin(ids, markers)
     breaks = _image_line_breaks(model, inputs)
     return valid if breaks is None else valid & ~breaks
+
+
+def token_classes(model, batch: Batch) -> dict[str, Bool[Tensor, "b s"]]:
+    """The prompt's tokens that count: all, and apart those of the text and those that carry a picture's patches."""
+    placeholder = torch.isin(batch.inputs["input_ids"], torch.tensor(sorted(placeholder_ids(model)), dtype=torch.long))
+    return {"all": batch.valid, "text": batch.valid & ~placeholder, "image": batch.valid & placeholder}
 
 
 def marker_ids(model) -> set[int]:

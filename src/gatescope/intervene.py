@@ -29,14 +29,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from nnsight.intervention.interleaver import Mediator, OutOfOrderError
-from nnsight.intervention.iterator import Iterations
+from nnsight.intervention.interleaver import Mediator
 from torch import Tensor
 
 from gatescope.errors import GatescopeError
 from gatescope.models import identity
 from gatescope.neurons import NeuronSet, check_same_model
 from gatescope.sites import read, site_of, write
+from gatescope.workers import beside, every_step
 
 Kind = Literal["zero", "scale", "set", "add"]
 
@@ -75,7 +75,7 @@ class Intervention:
         held = caller.__dict__.setdefault("_gatescope_held", set())
         if not _in_step(caller):
             held.add(self)
-            _start(caller, lambda: _every_step(walk))
+            beside(caller, lambda: every_step(walk))
         elif self not in held:
             walk()
         else:
@@ -91,7 +91,7 @@ class Intervention:
         """
         self._walk(model)
         with model.edit() as (_, edited):
-            _every_step(self._walk(edited))
+            every_step(self._walk(edited))
         return edited
 
     def _walk(self, model) -> Callable[[], None]:
@@ -188,25 +188,6 @@ def _wait(model, neurons: NeuronSet) -> None:
     """Wait for the step to begin, changing nothing: an open loop that never waits never hands over to the model."""
     site = site_of(model, neurons.layout.sites[0].site)
     read(model, site.paths[0], site.io)
-
-
-def _every_step(walk: Callable[[], None]) -> None:
-    """Walk again at every step of the run. The run ends by not making another step, which nnsight reports as this."""
-    try:
-        for _ in Iterations()[:]:
-            walk()
-    except OutOfOrderError:
-        pass
-
-
-def _start(caller: Mediator, block: Callable[[], None]) -> None:
-    """Run a block as a worker of its own in the caller's run, on the caller's rows, before the caller is served."""
-    worker = Mediator(compile("block()", "<gatescope intervention>", "exec"), {}, {"block": block})
-    worker.batch_group = caller.batch_group
-    mediators = caller.interleaver.mediators
-    mediators.insert(mediators.index(caller), worker)  # after those applied before, so that they act in that order
-    worker.start(caller.interleaver)
-    caller.interleaver.reindex()
 
 
 def _in_step(caller: Mediator) -> bool:

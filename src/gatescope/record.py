@@ -10,24 +10,25 @@ examples, and shards are added in order, so scheduling cannot change a bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import reduce
-from operator import add
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from nnsight.intervention.interleaver import Mediator
+from torch import Tensor
 
-from gatescope.batches import TOKEN_RULE, Batch, collate
+from gatescope.batches import CLASSES, TOKEN_RULE, Batch, collate, marker_ids, token_classes
 from gatescope.counters import Counters
 from gatescope.data.example import Example, fingerprint
-from gatescope.errors import GatescopeError
+from gatescope.errors import GatescopeError, one_of
 from gatescope.evaluate.table import Row
 from gatescope.generate import ask
 from gatescope.kernels import count
 from gatescope.models import identity, versions
 from gatescope.progress import bar
 from gatescope.runs import Run
-from gatescope.sites import Site, by_token, read, site_of
+from gatescope.sites import Site, by_token, embedding_path, read, site_of
+from gatescope.workers import beside, every_step
 
 
 def record(
@@ -35,6 +36,7 @@ def record(
     examples: Sequence[Example],
     *,
     site: str = "gate",
+    tokens: str = "all",
     run: str | Path | Run | None = None,
     only_correct: bool = True,
     batch_size: int = 16,
@@ -49,6 +51,7 @@ def record(
         model: from `load_model`.
         examples: identification examples.
         site: which neurons (see `sites_of`).
+        tokens: which tokens: "all" that count in the prompt, its "text" or its "image" tokens, or the "generated" ones.
         run: directory to write shards, answers and manifest to.
         only_correct: count only the examples the model answers correctly, as the paper does.
         batch_size: examples a batch.
@@ -61,29 +64,59 @@ def record(
         Counters over all groups, including those in which nothing was counted (`counters.empty`).
 
     Raises:
-        GatescopeError: without examples, for an unknown site, or if `run` holds a recording already.
+        GatescopeError: without examples, for an unknown site or class of tokens, or if `run` holds a recording already.
     """
+    options = {"run": run, "only_correct": only_correct, "batch_size": batch_size, "shard_size": shard_size}
+    options |= {"readout": readout, "max_new_tokens": max_new_tokens, "progress": progress}
+    return record_classes(model, examples, site=site, tokens=(tokens,), **options)[tokens]
+
+
+def record_classes(
+    model,
+    examples: Sequence[Example],
+    *,
+    site: str = "gate",
+    tokens: Sequence[str] = ("text", "image"),
+    run: str | Path | Run | None = None,
+    only_correct: bool = True,
+    batch_size: int = 16,
+    shard_size: int = 256,
+    readout: str = "generate",
+    max_new_tokens: int = 20,
+    progress: bool = True,
+) -> dict[str, Counters]:
+    """Count several classes of tokens apart, in one pass; arguments and errors as for `record`."""
     if not examples:
         raise GatescopeError("Recording needs examples; there are none.")
+    for name in tokens:
+        one_of("tokens", name, CLASSES)
+    if "generated" in tokens and readout != "generate":
+        raise GatescopeError("tokens='generated' needs answers that are generated; readout is 'label'.")
     where = site_of(model, site)
     groups = tuple(dict.fromkeys(example.group for example in examples))
     shards = [_cut(shard, batch_size) for shard in _cut(examples, shard_size)]
     origin = {"site": site, "token_rule": TOKEN_RULE, "fingerprint": fingerprint(examples), "only_correct": str(only_correct)}
-    empty = Counters.zeros(groups, where.layout, identity(model), origin | {"versions": versions()})
-    directory = None if run is None else _start(run, empty, shards, max_new_tokens)
-    merged, rows = [], []
+    origin |= {"readout": readout, "versions": versions()}
+    card = identity(model)
+    directory = None if run is None else _start(run, card, origin, groups, tokens, shards, max_new_tokens)
+
+    def nothing() -> dict[str, Counters]:
+        return {name: Counters.zeros(groups, where.layout, card, origin | {"tokens": name}) for name in tokens}
+
+    merged, rows = nothing(), []
     with bar(len(examples), "recording", "examples", show=progress) as shown:
         for index, batches in enumerate(shards):
-            counters = Counters.zeros(groups, where.layout, empty.model, empty.origin)
+            counters = nothing()
             for batch in batches:
                 rows += _record_batch(model, where, collate(model, batch), counters, only_correct, readout, max_new_tokens)
                 shown.update(len(batch))
-            if directory is not None:
-                counters.save(directory.shard(index))
-            merged.append(counters)
+            for name in tokens:
+                if directory is not None:
+                    counters[name].save(directory.shard(index, name))
+                merged[name] = merged[name] + counters[name]
     if directory is not None:
         directory.write_rows("identification.jsonl", (row.plain() for row in rows))
-    return reduce(add, merged)
+    return merged
 
 
 def _cut(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
@@ -91,39 +124,79 @@ def _cut(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
 
 
 def _record_batch(
-    model, site: Site, batch: Batch, sums: Counters, only_correct: bool, readout: str, max_new_tokens: int
+    model,
+    site: Site,
+    batch: Batch,
+    sums: Mapping[str, Counters],
+    only_correct: bool,
+    readout: str,
+    max_new_tokens: int,
 ) -> list[Row]:
     """Run one batch, add what it counted to `sums` in place, return its answers."""
+    classes = {name: mask for name, mask in token_classes(model, batch).items() if name in sums}
+    counted = {name: [] for name in sums}  # a layer: K, S [b, n]
+    seen = {name: mask.sum(1).cpu() for name, mask in classes.items()}
 
-    def read_prefill():
-        gates = (site.part(read(model, path, site.io)) for path in site.paths)
-        return [count(by_token(gate, batch.valid), batch.valid.to(gate.device)) for gate in gates]
+    def inside() -> None:
+        if "generated" in sums:
+            seen["generated"] = torch.zeros(len(batch.examples), dtype=torch.int64)
+            beside(Mediator.current("record"), _count_generated(model, site, batch, counted["generated"], seen["generated"]))
+        for path in site.paths if classes else ():
+            gate = by_token(site.part(read(model, path, site.io)), batch.valid)
+            for name, mask in classes.items():
+                counted[name].append(count(gate, mask.to(gate.device)))
 
-    answered, layers = ask(model, batch, read_prefill, readout=readout, max_new_tokens=max_new_tokens)
+    answered, _ = ask(model, batch, inside, readout=readout, max_new_tokens=max_new_tokens)
     counts = torch.tensor([reading.correct or not only_correct for _, reading in answered])
-    tokens = batch.valid.sum(1).cpu()
-    for g, group in enumerate(sums.groups):
-        mine = torch.tensor([example.group == group for example in batch.examples])
-        use = mine & counts
-        sums.seen[g] += mine.sum()
-        sums.counted[g] += use.sum()
-        sums.T[g] += tokens[use].sum()
-        if not use.any():
-            continue
-        for layer, (fired, summed) in enumerate(layers):
-            kept = use.to(fired.device)
-            sums.K[g, layer] += fired[kept].sum(0).cpu()
-            sums.S[g, layer] += summed[kept].sum(0, dtype=torch.float64).cpu()
+    for name, total in sums.items():
+        for g, group in enumerate(total.groups):
+            mine = torch.tensor([example.group == group for example in batch.examples])
+            use = mine & counts
+            total.seen[g] += mine.sum()
+            total.counted[g] += use.sum()
+            total.T[g] += seen[name][use].sum()
+            if not use.any():
+                continue
+            for layer, (fired, summed) in enumerate(counted[name]):
+                kept = use.to(fired.device)
+                total.K[g, layer] += fired[kept].sum(0).cpu()
+                total.S[g, layer] += summed[kept].sum(0, dtype=torch.float64).cpu()
     return [Row(e.id, e.group, "", "", *answer) for e, answer in zip(batch.examples, answered, strict=True)]
 
 
-def _start(run: str | Path | Run, empty: Counters, shards: list[list[Sequence[Example]]], max_new_tokens: int) -> Run:
-    directory = Run.at(run, empty.model)
+def _count_generated(model, site: Site, batch: Batch, layers: list, tokens: Tensor) -> Callable[[], None]:
+    """Counting at every step after the prefill, for the rows whose last token is content: not an end, not padding.
+
+    The token generated last of all is never fed to the model, so it is not counted.
+    """
+    markers = torch.tensor(sorted(marker_ids(model)))
+    embedding = embedding_path(model)
+
+    def step() -> None:
+        ids = read(model, embedding, "input")
+        fed = ~torch.isin(ids, markers.to(ids.device))
+        tokens.add_(fed.sum(1).cpu())
+        found = [count(by_token(site.part(read(model, path, site.io)), fed), fed) for path in site.paths]
+        layers[:] = [(k + k0, s + s0) for (k, s), (k0, s0) in zip(found, layers, strict=True)] if layers else found
+
+    return lambda: every_step(step, start=1)
+
+
+def _start(
+    run: str | Path | Run,
+    card: dict[str, str],
+    origin: dict[str, str],
+    groups: Sequence[str],
+    tokens: Sequence[str],
+    shards: list[list[Sequence[Example]]],
+    max_new_tokens: int,
+) -> Run:
+    directory = Run.at(run, card)
     if "record" in directory.manifest:
         raise GatescopeError(
             f"{directory.path} holds a recording already. Open it with gatescope.open_run, or choose another run."
         )
     plan = [[[example.id for example in batch] for batch in batches] for batches in shards]
-    facts = dict(empty.origin) | {"groups": list(empty.groups), "max_new_tokens": max_new_tokens, "shards": plan}
+    facts = origin | {"groups": list(groups), "tokens": list(tokens), "max_new_tokens": max_new_tokens, "shards": plan}
     directory.note({"record": facts})
     return directory

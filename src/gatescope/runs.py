@@ -1,7 +1,7 @@
 """A run directory: everything a study produced, complete without the model.
 
     manifest.json               what was run: model, data, token rule, batches, versions
-    shards/NNNNN.safetensors    counters of one shard of examples
+    shards/NNNNN.CLASS.safetensors  counters of one shard of examples, for one class of tokens
     identification.jsonl        the full model's answers to the identification examples
     selections/NAME.safetensors neuron sets, scores and provenance of a selector
     answers.jsonl               a sweep: every mask's answer to every evaluation example
@@ -88,24 +88,32 @@ class Run:
         text = json.dumps(before | dict(facts), indent=1, ensure_ascii=False)
         artefacts.write_bytes(self._manifest, text.encode())
 
-    def shard(self, index: int) -> Path:
-        """Where a shard's counters are, or will be."""
-        return self.path / "shards" / f"{index:05d}.safetensors"
+    def shard(self, index: int, tokens: str = "all") -> Path:
+        """Where a shard's counters of one class of tokens are, or will be."""
+        return self.path / "shards" / f"{index:05d}.{tokens}.safetensors"
 
     @property
     def counters(self) -> Counters:
-        """The counters of all shards, added in order.
+        """The counters of all shards, added in order, where one class of tokens was recorded.
 
         Raises:
-            GatescopeError: if none were recorded, or a shard the manifest plans is missing.
+            GatescopeError: if none were recorded, a shard the manifest plans is missing, or several classes of tokens
+                were recorded (then ask for one with `counters_of`).
         """
+        classes = self.manifest.get("record", {}).get("tokens", ["all"])
+        if len(classes) != 1:
+            raise GatescopeError(f"{self.path} has counters of {classes}; ask for one: run.counters_of({classes[0]!r}).")
+        return self.counters_of(classes[0])
+
+    def counters_of(self, tokens: str) -> Counters:
+        """The counters of one class of tokens; errors as for `counters`."""
         planned = len(self.manifest.get("record", {}).get("shards", []))
-        missing = [i for i in range(planned) if not self.shard(i).is_file()]
+        missing = [i for i in range(planned) if not self.shard(i, tokens).is_file()]
         if not planned or missing:
             raise GatescopeError(
                 f"{self.path} has {planned - len(missing)} of {planned} recorded shards; record it to the end."
             )
-        return reduce(add, (Counters.load(self.shard(i)) for i in range(planned)))
+        return reduce(add, (Counters.load(self.shard(i, tokens)) for i in range(planned)))
 
     def add_selection(self, selection: Selection) -> None:
         """Keep a selection, under its method's name."""

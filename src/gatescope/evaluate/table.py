@@ -13,6 +13,7 @@ from torch import Tensor
 from gatescope.errors import GatescopeError
 from gatescope.evaluate.answers import Reading
 from gatescope.evaluate.metrics import SelfCross, group_means, self_cross
+from gatescope.evaluate.significance import Intervals, bootstrap, mcnemar
 
 FULL = ("", "")  # the key of the unmasked model
 ALL = "*"  # the group of a mask that is the same for all groups
@@ -106,25 +107,48 @@ class Table:
 
     def changes(self, selector: str) -> Float64[Tensor, "m g"]:
         """Accuracy change of each mask on each group, in points (VLM paper, equation 10)."""
-        correct = torch.stack([self._correct((selector, mask)) for mask in self.masks(selector)])
-        return group_means(correct, self._member, len(self.groups)) - self.accuracy()
+        return group_means(self._after(selector), self._member, len(self.groups)) - self.accuracy()
 
     def flips(self, selector: str) -> Float64[Tensor, "m g"]:
         """Flip rate of each mask on each group, in percent (VLM paper, equation 11)."""
-        before = [row.reading.predicted for row in self._answers[FULL]]
-        flipped = [
-            [row.reading.predicted != was for row, was in zip(self._answers[selector, mask], before, strict=True)]
-            for mask in self.masks(selector)
-        ]
-        return group_means(torch.tensor(flipped), self._member, len(self.groups))
+        return group_means(self._flipped(selector), self._member, len(self.groups))
+
+    def intervals(self, selector: str, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Intervals:
+        """Bootstrap intervals of `changes`, `flips` and of self, cross and gap; see `significance.bootstrap`.
+
+        Raises:
+            GatescopeError: for a selector that is not in the table, fewer than 2 resamples, or a level outside (0, 1).
+        """
+        right, after, flipped = self._correct(FULL), self._after(selector), self._flipped(selector)
+        own = self._own(selector)
+        return bootstrap(right, after, flipped, self._member, own, level=level, resamples=resamples, seed=seed)
+
+    def mcnemar(self, selector: str) -> Float64[Tensor, "m g"]:
+        """Exact McNemar p-value of each cell of `changes`, uncorrected; see `significance.holm` for many."""
+        return mcnemar(self._correct(FULL), self._after(selector), self._member, len(self.groups))
 
     def self_cross(self) -> Effects:
         """Self-deactivation, cross-deactivation and gap of every selector (VLM paper, section 4.4)."""
         return Effects(tuple(self._effect(selector) for selector in self.selectors))
 
     def _effect(self, selector: str) -> Effect:
-        own = torch.tensor([[mask in (group, ALL) for group in self.groups] for mask in self.masks(selector)])
+        own = self._own(selector)
         return Effect(selector, self_cross(self.changes(selector), own), self_cross(self.flips(selector), own))
+
+    def _own(self, selector: str) -> Bool[Tensor, "m g"]:
+        return torch.tensor([[mask in (group, ALL) for group in self.groups] for mask in self.masks(selector)])
+
+    def _after(self, selector: str) -> Bool[Tensor, "m e"]:
+        return torch.stack([self._correct((selector, mask)) for mask in self.masks(selector)])
+
+    def _flipped(self, selector: str) -> Bool[Tensor, "m e"]:
+        before = [row.reading.predicted for row in self._answers[FULL]]
+        return torch.tensor(
+            [
+                [row.reading.predicted != was for row, was in zip(self._answers[selector, mask], before, strict=True)]
+                for mask in self.masks(selector)
+            ]
+        )
 
     def _correct(self, key: tuple[str, str]) -> Bool[Tensor, " e"]:
         return torch.tensor([row.reading.correct for row in self._answers[key]])
