@@ -32,6 +32,8 @@ def test_general_neurons_drop_culture_far_more_than_neutral_tasks_and_random_set
     assert all(abs(full[task] - general[task]) <= 5 for task in ("reading", "copy", "larger"))
     mean, spread = result.random("culture")
     assert full["culture"] - mean <= 10 and general["culture"] < mean - 5 * spread - 20
+    culture, neutral = result.against_random["culture"], result.against_random["copy"]
+    assert culture.mean < 0.01 and culture.single < 0.01 < neutral.mean
     assert len([name for name in result.accuracy if name.startswith("random")]) == 10
     assert len(result.general) <= 9 and result.precision >= 0.6
     assert result.precision == pytest.approx(len(set(result.general) & set(known)) / len(result.general))

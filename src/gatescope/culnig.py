@@ -9,14 +9,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from gatescope import select
 from gatescope.attribute import attribute
 from gatescope.data.example import Study
+from gatescope.evaluate.significance import AgainstRandom, against_random
 from gatescope.evaluate.sweep import sweep
 from gatescope.evaluate.table import ALL, Effects, Table
 from gatescope.intervene import ablate
@@ -37,6 +40,8 @@ class CulnigResult:
         specific: culture-specific neurons of each country.
         accuracy: by mask ("full", "CULNIG-general", "without exclusion", "random 0", ...) and task, in percent.
         effects: self- and cross-deactivation of the culture-specific neurons on the culture questions.
+        against_random: by task, the p-values of the general set's accuracy being below the random sets' (mean of ten,
+            one of them at a time).
         precision: share of the general neurons that are known to carry culture, where that is known.
     """
 
@@ -45,6 +50,7 @@ class CulnigResult:
     specific: Selection
     accuracy: dict[str, dict[str, float]]
     effects: Effects
+    against_random: dict[str, AgainstRandom]
     precision: float | None = None
 
     def random(self, task: str) -> tuple[float, float]:
@@ -59,7 +65,10 @@ class CulnigResult:
         for name, size in sizes.items():
             lines.append(f"{name:20}{size:8}" + "".join(f"{self.accuracy[name][task]:14.1f}" for task in tasks))
         cells = "".join(f"{mean:8.1f} ± {spread:3.1f}" for mean, spread in map(self.random, tasks))
-        lines += [f"{f'random (mean of {SEEDS})':20}{len(self.general):8}{cells}", "", str(self.effects)]
+        lines.append(f"{f'random (mean of {SEEDS})':20}{len(self.general):8}{cells}")
+        for name, which in (("p below their mean", "mean"), ("p below one of them", "single")):
+            lines.append(f"{name:28}" + "".join(f"{_p(self.against_random[task], which):>14}" for task in tasks))
+        lines += ["", str(self.effects)]
         if self.precision is not None:
             lines += ["", f"share of the culture-general neurons that are known to carry culture: {self.precision:.2f}"]
         return "\n".join(lines)
@@ -109,18 +118,21 @@ def run_culnig(
     named = {name: {ALL: ablate(neurons)} for name, neurons in masks.items()}
     options = {"readout": "label", "batch_size": batch_size, "progress": progress}
     accuracy: dict[str, dict[str, float]] = {name: {} for name in ("full", *masks)}
-    effects = Effects(())
+    effects, tests = Effects(()), {}
     for task, study in tasks.items():
         if task == "control":
             continue
         more = {"CULNIG-specific": {c: ablate(s) for c, s in specific.items()}} if task == "culture" else {}
         table = sweep(model, study.evaluation, named | more, **options)
-        for name in accuracy:
-            accuracy[name][task] = _accuracy(table, "" if name == "full" else name)
+        right = {name: _right(table, "" if name == "full" else name) for name in accuracy}
+        for name, values in right.items():
+            accuracy[name][task] = 100 * values.double().mean().item()
+        drawn = torch.stack([values for name, values in right.items() if name.startswith("random ")])
+        tests[task] = against_random(right[GENERAL], drawn)
         if more:
             effects = Effects((table.self_cross()["CULNIG-specific"],))
     flat = None if known is None else sum((site, layer, i) in set(known) for site, layer, i in general) / max(len(general), 1)
-    return CulnigResult(general, unfiltered, specific, accuracy, effects, flat)
+    return CulnigResult(general, unfiltered, specific, accuracy, effects, tests, flat)
 
 
 def matched_random(neurons: NeuronSet, seed: int) -> NeuronSet:
@@ -135,6 +147,10 @@ def matched_random(neurons: NeuronSet, seed: int) -> NeuronSet:
     return NeuronSet(neurons.layout, torch.cat(drawn), neurons.model, origin)
 
 
-def _accuracy(table: Table, selector: str) -> float:
-    rows: Sequence[bool] = [row.reading.correct for row in table.rows if row.selector == selector]
-    return 100 * sum(rows) / len(rows)
+def _p(test: AgainstRandom, which: str) -> str:
+    value = getattr(test, which)
+    return f"< {1 / test.resamples:.4f}" if value == 0 else f"{value:.4f}"
+
+
+def _right(table: Table, selector: str) -> Bool[Tensor, " e"]:
+    return torch.tensor([row.reading.correct for row in table.rows if row.selector == selector])
