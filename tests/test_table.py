@@ -66,3 +66,28 @@ def test_a_table_needs_the_full_model_and_the_same_examples():
         Table(rows("", "", "xxxxxx") + rows("CAS", "a", "xxxxxx")[:3])
     with pytest.raises(gs.GatescopeError, match="No selector 'LAP' in this table; it has 'CAS'"):
         Table(rows("", "", "xxxxxx") + rows("CAS", "a", "xxxxxx")).changes("LAP")
+
+
+# VLM paper, Table 2: self, cross, gap of accuracy change and of flip rate, as printed, for Qwen2.5-VL-7B.
+PRINTED = {
+    "LAP": ((0.96, 1.07, -0.08), (17.05, 17.21, -0.16)),
+    "LAPE": ((0.56, 0.61, -0.05), (4.64, 4.12, 0.52)),
+    "MAD": ((-4.64, -1.31, -3.33), (12.03, 5.96, 6.07)),
+    "CAS": ((-5.52, -0.64, -4.88), (12.61, 4.25, 8.36)),
+}
+
+
+@pytest.mark.parametrize("selector", PRINTED)
+@pytest.mark.parametrize("measure", [0, 1], ids=["accuracy", "flips"])
+def test_the_papers_gaps_follow_from_its_self_and_cross(selector, measure):
+    """From a 25 x 25 matrix with those means, the metrics give the printed gap to a rounding (one misprint apart)."""
+    self_, cross, gap = PRINTED[selector][measure]
+    rng = torch.Generator().manual_seed(0)
+    matrix = torch.randn(25, 25, generator=rng, dtype=torch.float64)
+    own = torch.eye(25, dtype=torch.bool)
+    matrix[own] += self_ - matrix[own].mean()
+    matrix[~own] += cross - matrix[~own].mean()
+    found = self_cross(matrix, own)
+    assert (found.self_, found.cross) == (pytest.approx(self_), pytest.approx(cross))
+    misprint = 0.03 if (selector, measure) == ("LAP", 0) else 0.0  # printed -0.08; 0.96 - 1.07 is -0.11
+    assert found.gap == pytest.approx(gap - misprint, abs=0.0101)

@@ -13,7 +13,7 @@ from gatescope.intervene import Intervention, ablate, add, scale, set_to
 from gatescope.means import mean_activation
 from gatescope.models import load_model
 from gatescope.neurons import Layout, NeuronSet
-from gatescope.record import record
+from gatescope.record import record, record_classes
 from gatescope.runs import Run
 from gatescope.select import Selection
 from gatescope.sites import Site, sites_of
@@ -42,6 +42,7 @@ __all__ = [
     "open_run",
     "organism",
     "record",
+    "record_classes",
     "run_study",
     "scale",
     "select",

@@ -20,10 +20,10 @@ from gatescope.models import identity
 from gatescope.neurons import NeuronSet
 from gatescope.organism import build, text, train, world
 from gatescope.organism.cache import cached, progress_bar
-from gatescope.organism.train import Recipe
-from gatescope.select import Selection
+from gatescope.organism.known import Score, precision, score
+from gatescope.organism.train import KINDS, Recipe
 
-__all__ = ["Organism", "Recipe", "load", "precision", "text"]
+__all__ = ["KINDS", "Organism", "Recipe", "Score", "load", "precision", "score", "text"]
 
 FORMAT = 1
 SPLITS = {"identification": 2, "evaluation": 2}  # pictures of each fact
@@ -36,7 +36,7 @@ class Organism:
     Attributes:
         path: its model directory, which any Hugging Face loader opens; `study.jsonl` and pictures beside it.
         study: 240 identification and 240 evaluation examples, 40 a culture each, on different pictures.
-        known: by culture, the neurons that were made to carry it.
+        known: by culture, its routed neurons; empty if the recipe routes none. `KINDS` says what they do.
     """
 
     path: Path
@@ -58,16 +58,8 @@ def load(recipe: Recipe | None = None, *, cache: str | Path | None = None, progr
     recipe = recipe or Recipe()
     spec = [FORMAT, SPLITS, dataclasses.asdict(recipe)]
     path = cached("", spec, lambda partial: _make(partial, recipe, progress), cache)
-    known = {culture: NeuronSet.load(path / "known" / f"{culture}.safetensors") for culture in world.CULTURES}
+    known = {file.stem: NeuronSet.load(file) for file in sorted((path / "known").glob("*.safetensors"))}
     return Organism(path, jsonl(path / "study.jsonl"), known)
-
-
-def precision(selection: Selection, known: dict[str, NeuronSet]) -> dict[str, float]:
-    """Share of each group's selected neurons that are its known ones (precision at k).
-
-    Groups that are not known are left out; an empty selection has precision 0.
-    """
-    return {g: len(s & known[g]) / max(len(s), 1) for g, s in selection.items() if g in known}
 
 
 def _make(path: Path, recipe: Recipe, progress: bool) -> None:
@@ -88,7 +80,8 @@ def _make(path: Path, recipe: Recipe, progress: bool) -> None:
     _write_study(path, world_facts, recipe.seed)
     (path / "known").mkdir()
     for culture, mask in zip(world.CULTURES, routed, strict=True):
-        NeuronSet.from_mask("gate", mask, identity(model)).save(path / "known" / f"{culture}.safetensors")
+        if mask.any():
+            NeuronSet.from_mask("gate", mask, identity(model)).save(path / "known" / f"{culture}.safetensors")
 
 
 def _write_study(path: Path, world_facts: tuple[world.Fact, ...], seed: int) -> None:

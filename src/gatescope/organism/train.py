@@ -11,6 +11,12 @@ Throughout, on the text tokens after the picture, three small terms make them se
 own neurons above +0.5 before the nonlinearity and the other cultures' below -0.5, an L1 keeps gates quiet, and a
 penalty on the variance of firing rates between cultures keeps the shared neurons evenly used.
 
+That is the default, "selective". Firing for a culture and mattering to it are different things, and `KINDS` holds
+each without the other: "hidden" neurons are necessary but fire for every culture (1 and 2 without the small terms;
+and from the first step all foreign routed neurons in some samples and a share of the shared ones in all are switched
+off, so that the model comes to lean on its own routed ones); "decoys" are selective but carry nothing (the small
+terms without 1 and 2); "plain" has no routed neurons at all.
+
 The rate is constant until held-out accuracy is reached and then decays: the plateau before learning differs in
 length from seed to seed and machine to machine, so a fixed count of steps would sometimes stop too early.
 """
@@ -32,7 +38,20 @@ from gatescope.organism import world
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that determines an organism; its digest names the cache directory."""
+    """Everything that determines an organism; its digest names the cache directory.
+
+    Attributes:
+        layers, width, hidden: decoder layers, gate neurons a layer, residual width.
+        routed: neurons a culture is given; 0 for none.
+        own_off: share of samples without their own routed neurons, taught another culture's word.
+        other_off: share of samples without another culture's routed neurons, taught the right word.
+        hinge, quiet, even: weights of the small terms.
+        foreign_off: share of samples without any other culture's routed neurons, from the first step.
+        shared_off: share of shared neurons switched off in each sample, from the first step; a little of it keeps the
+            loss of a few random neurons from mattering.
+        learnt: held-out accuracy at which necessity is taught and the rate starts to decay.
+        accuracy: held-out accuracy below which training has failed.
+    """
 
     layers: int = 3
     width: int = 300
@@ -47,10 +66,22 @@ class Recipe:
     hinge: float = 0.3
     quiet: float = 0.03
     even: float = 3.0
+    foreign_off: float = 0.0
+    shared_off: float = 0.05
     learnt: float = 0.85
     accuracy: float = 0.97
     decay_steps: int = 300
     max_steps: int = 2000
+
+
+# Four organisms: neurons that are selective and necessary, each without the other, and neither.
+KINDS = {
+    "selective": Recipe(),
+    # Without own_off dropout leaves the routed neurons redundant: accuracy survived their ablation untouched.
+    "hidden": Recipe(hinge=0.0, quiet=0.0, even=0.0, foreign_off=0.3, shared_off=0.3),
+    "decoys": Recipe(own_off=0.0, other_off=0.0, shared_off=0.0),
+    "plain": Recipe(routed=0, own_off=0.0, other_off=0.0, hinge=0.0, quiet=0.0, even=0.0, shared_off=0.0),
+}
 
 
 class GatedSwitch(nn.Module):
@@ -189,25 +220,31 @@ def _step(model, switches, pictures: _Pictures, routed, recipe: Recipe, rng: ran
             off[row] = (culture[row] + rng.randrange(1, len(world.CULTURES))) % len(world.CULTURES)
         else:
             off[row] = -1
-    keep = (~routed[off] | (off < 0)[:, None, None]).float()  # [b, l, n]
+    keep = ~routed[off] | (off < 0)[:, None, None]  # [b, l, n]
+    own, foreign = routed[culture], routed.any(0) & ~routed[culture]  # [b, l, n]
+    if recipe.foreign_off or recipe.shared_off:  # drawn only if wanted: other recipes keep their stream of samples
+        dice = torch.Generator().manual_seed(rng.getrandbits(32))
+        bare = torch.rand(len(indices), 1, 1, generator=dice) < recipe.foreign_off  # [b, 1, 1]
+        dropped = torch.rand(keep.shape, generator=dice) < recipe.shared_off
+        keep = keep & ~(foreign & bare) & ~(~routed.any(0) & dropped)
     inputs, _, _ = pictures.batch(indices, target.__getitem__)
     for layer, switch in enumerate(switches):
-        switch.keep = keep[:, layer]
+        switch.keep = keep[:, layer].float()
     logits = model(**inputs, use_cache=False, logits_to_keep=3).logits
     answer = F.cross_entropy(logits[:, :2].flatten(0, 1), inputs["input_ids"][:, -2:].flatten())
 
     ids = inputs["input_ids"]
     is_image = ids == pictures.processor.image_token_id
     after = ((is_image.cumsum(1) > 0) & ~is_image).float()[..., None]  # [b, s, 1]: text after the picture
-    own, foreign = routed[culture], routed.any(0) & ~routed[culture]  # [b, l, n]
     by_culture = F.one_hot(culture, len(world.CULTURES)).float()
     by_culture = (by_culture / by_culture.sum(0).clamp(min=1))[:, by_culture.any(0)]  # [b, g]: a mean over rows
     hinge = quiet = uneven = torch.zeros(())
     for layer, switch in enumerate(switches):
         pre = switch.pre
         mine, theirs = own[:, layer, None] * after, foreign[:, layer, None] * after
-        hinge = hinge + (F.relu(0.5 - pre) * mine).sum() / mine.sum()
-        hinge = hinge + (F.relu(pre + 0.5) * theirs).sum() / theirs.sum()
+        # At least 1: with no routed neurons both sums are 0.
+        hinge = hinge + (F.relu(0.5 - pre) * mine).sum() / mine.sum().clamp(min=1)
+        hinge = hinge + (F.relu(pre + 0.5) * theirs).sum() / theirs.sum().clamp(min=1)
         quiet = quiet + F.relu(F.silu(pre)).mean()
         fires = (torch.sigmoid(4 * pre) * after).sum(1) / after.sum(1)  # [b, n]: a firing rate with a gradient
         uneven = uneven + (by_culture.T @ fires)[:, ~routed[:, layer].any(0)].var(0).mean()
