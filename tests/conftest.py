@@ -12,6 +12,10 @@ import pytest
 
 from tiny import tiny_llama, tiny_llava_next, varied_examples
 
+# No test may depend on seconds: a busy machine is no failure.
+hypothesis.settings.register_profile("gatescope", deadline=None)
+hypothesis.settings.load_profile("gatescope")
+
 
 @pytest.fixture(scope="session")
 def organism():
