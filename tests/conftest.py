@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hypothesis
 import jaxtyping
 
 # Under the tests every function's shapes are checked, not only the pure core's.
