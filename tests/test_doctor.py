@@ -24,7 +24,7 @@ def test_every_family_is_read_and_edited_as_plain_hooks_do(name, tmp_path):
     assert len(report.findings) == 7 * len(report.sites)
 
 
-def test_k_and_v_swapped_in_a_fused_projection_are_caught(tmp_path, monkeypatch):
+def test_k_and_v_swapped_in_a_fused_projection_are_caught(tmp_path):
     """The doctor trusts the resolved columns; the hand-made places of tests/families.py catch what it cannot."""
     FAMILIES["phi3"].build(tmp_path)
     model = gs.load_model(tmp_path)

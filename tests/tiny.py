@@ -20,11 +20,7 @@ from transformers import (
 )
 
 from gatescope.data import Example
-from gatescope.organism import build, world
-
-
-def words() -> list[str]:
-    return [fact.word for fact in world.facts()]
+from gatescope.organism import world
 
 
 def byte_tokenizer(extra: list[str], *, chat_template: str | None) -> PreTrainedTokenizerFast:
@@ -119,10 +115,6 @@ def text_examples(groups: tuple[str, ...] = ("north", "south"), each: int = 6) -
             choices = [f"{group}-{number}", *rng.sample(["kite", "boat", "drum", "lamp", "rope", "bell"], 3)]
             found.append(Example(f"{group}{number}", group, f"Which of these is {group}?", tuple(choices), choices[0]))
     return found
-
-
-def multimodal_processor():
-    return build.processor(words())
 
 
 def teach(path: Path, examples: list[Example], steps: int = 60) -> Path:

@@ -24,7 +24,7 @@ from gatescope.intervene import Intervention, ablate, add, scale, set_to
 from gatescope.kernels import attribution, count
 from gatescope.models import identity
 from gatescope.neurons import NeuronSet
-from gatescope.sites import Site, by_token, forward_options, read, sites_of
+from gatescope.sites import Site, by_token, embedding_path, forward_options, read, sites_of
 
 KINDS: dict[str, Callable[[NeuronSet], Intervention]] = {
     "ablate": ablate,
@@ -222,7 +222,7 @@ def _attributions(model, module, site: Site, inputs: dict[str, Tensor]) -> Findi
     embedding = module.get_input_embeddings()
     with torch.enable_grad():
         with model.trace(**inputs, **options):
-            read(model, _path_of(module, embedding), "output").requires_grad_(True)
+            read(model, embedding_path(model), "output").requires_grad_(True)
             wholes = [read(model, path, site.io) for path in site.paths]
             chance = model.output.logits[:, -1].float().softmax(-1).max(-1).values
             slopes = torch.autograd.grad(chance.sum(), wholes)
@@ -289,10 +289,6 @@ def _edit(site: Site, kind: str) -> Callable[[Tensor], Tensor]:
         return whole
 
     return edit
-
-
-def _path_of(module: nn.Module, part: nn.Module) -> str:
-    return next(name for name, child in module.named_modules() if child is part)
 
 
 def _relative(ours: Tensor, theirs: Tensor) -> float:
