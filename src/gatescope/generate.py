@@ -1,55 +1,128 @@
 """Asking a model, inside one trace: the place where answers, counts and masks meet.
 
-Two ways to read an answer: generate it greedily and read the text (Algorithm 1), or take the label, such as A or B,
-that is the most probable next token.
+How an answer is read (`readout`):
+
+    generate      greedy generation, read by Algorithm 1 of the VLM paper
+    short         greedy generation that holds one of the accepted short answers
+    likert        greedy generation that is a number on the question's scale, scored by its distance (CULNIG, equation 11)
+    likert_label  the most probable number on the scale, scored the same way
+    label         the most probable label, such as A or B, as the next token; labels of several tokens as a whole
+    loglik        the option whose text has the highest log-likelihood
+    loglik_mean   the same, divided by its number of tokens
+    none          nothing is read: plain passages
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import nnsight
 import torch
+from torch import Tensor
 
-from gatescope.batches import Batch
-from gatescope.errors import one_of
-from gatescope.evaluate import answers
+from gatescope import vision
+from gatescope.batches import Batch, collate
+from gatescope.data.example import Example
+from gatescope.errors import GatescopeError, one_of
+from gatescope.evaluate import answers, likert, options, short
 from gatescope.evaluate.answers import Reading
-from gatescope.labels import label_tokens
+from gatescope.forced import answer_logs, force
+from gatescope.intervene import Intervention, side_by_side
+from gatescope.labels import label_tokens, text_tokens
 from gatescope.sites import forward_options
 
 # Deterministic, as in the paper (temperature 0); sampling settings that a checkpoint may carry are taken back.
 GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+GENERATED = ("generate", "short", "likert")
+READOUTS = (*GENERATED, "likert_label", "label", "loglik", "loglik_mean", "none")
 T = TypeVar("T")
 
 
 def ask(
-    model, batch: Batch, inside: Callable[[], T], *, readout: str = "generate", max_new_tokens: int = 20
-) -> tuple[list[tuple[str, Reading]], T]:
+    model,
+    batch: Batch,
+    *,
+    masks: Sequence[Intervention | None] = (None,),
+    pictures: Any = None,
+    inside: Callable[[], Any] | None = None,
+    readout: str = "generate",
+    max_new_tokens: int = 20,
+) -> tuple[list[tuple[str, Reading]], Any]:
     """Put a batch to the model and read its answers.
 
     Args:
-        model, batch, inside, max_new_tokens: as for `generate`.
-        readout: "generate" reads generated text; "label" takes the most probable of each example's labels.
+        model, batch, max_new_tokens: as for `generate`.
+        masks: an intervention to ask under; of several, each in its own block of rows (see `vision.repeated`).
+        pictures: features of the batch's pictures, where they are known (see `vision.features`).
+        inside: called once in a trace of the prompts, as for `generate`.
+        readout: how the answers are read; see this module's docstring.
 
     Returns:
-        Each row's text (or label) and how it was read, and what `inside` returned.
+        Each row's text (or label, or option) and how it was read, and what `inside` returned.
+
+    Raises:
+        GatescopeError: for an unknown read-out, or an example it cannot read.
     """
-    if one_of("readout", readout, ("generate", "label")) == "generate":
-        texts, kept = generate(model, batch, inside, max_new_tokens=max_new_tokens)
-        return [(t, answers.read(t, e.choices, e.answer)) for t, e in zip(texts, batch.examples, strict=True)], kept
-    tokens = label_tokens(model, batch.examples)
-    options = forward_options(model, batch.inputs, keep=1)
-    with torch.no_grad(), model.trace(**batch.inputs, **options):
-        kept = nnsight.save(inside())
-        logits = nnsight.save(model.output.logits[:, -1])
+    one_of("readout", readout, READOUTS)
+    for example in batch.examples:
+        check(example, readout)
+
+    def work() -> Any:
+        vision.skip(model, pictures, len(masks))
+        if len(masks) > 1:
+            side_by_side(model, masks)
+        elif masks[0] is not None:
+            masks[0].apply(model)
+        return inside() if inside is not None else None
+
+    if readout in GENERATED:
+        texts, kept = generate(model, batch, work, max_new_tokens=max_new_tokens)
+        return [(text, _read(text, e, readout)) for text, e in zip(texts, batch.examples, strict=True)], kept
+    if readout == "none":
+        return [("", Reading("", False, False))] * len(batch.examples), _only(model, batch, work)
+    labelled = readout in ("label", "likert_label")
+    tokens = label_tokens(model, batch.examples) if labelled else text_tokens(model, batch.examples)
+    if labelled and all(len(ids) == 1 for each in tokens for ids in each):
+        kept, logits = _forward(model, batch, work)
+        logs = [row[torch.tensor(each).flatten()] for row, each in zip(logits.log_softmax(-1), tokens, strict=True)]
+    else:
+        kept = _forward(model, batch, work)[0] if inside is not None else None
+        rows = len(batch.examples) // len(masks)
+        blocks = [slice(start, start + rows) for start in range(0, len(batch.examples), rows)]
+        logs = [
+            log
+            for mask, block in zip(masks, blocks, strict=True)
+            for log in _options(model, batch.examples[block], tokens[block], mask)
+        ]
     found = []
-    for row, example, ids in zip(logits.float().cpu(), batch.examples, tokens, strict=True):
-        best = int(row[torch.tensor(ids)].argmax())
+    for example, log, each in zip(batch.examples, logs, tokens, strict=True):
+        best = options.best(log, each, "label" if labelled else readout)
+        text = example.labels[best] if labelled else example.choices[best]
         choice = example.choices[best]
-        found.append((example.labels[best], Reading(choice, choice == example.answer, fallback=False)))
+        reading = Reading(choice, choice == example.answer, fallback=False)
+        found.append((text, reading if readout != "likert_label" else _read(choice, example, "likert")))
     return found, kept
+
+
+def check(example: Example, readout: str) -> None:
+    """Refuse an example a read-out cannot read.
+
+    Raises:
+        GatescopeError: saying what it lacks.
+    """
+    lacks = None
+    if readout == "short" and not example.accepted:
+        lacks = "accepted answers"
+    elif readout not in ("short", "none") and not example.choices:
+        lacks = "choices"
+    elif readout in ("label", "likert_label") and not example.labels:
+        lacks = "labels"
+    elif readout in ("likert", "likert_label") and not all(likert.rating(c) >= 0 for c in example.choices):
+        lacks = "choices that are numbers on a scale"
+    if lacks:
+        fits = "short" if example.accepted else "none" if not example.choices else "generate"
+        raise GatescopeError(f"Example {example.id!r} has no {lacks}, which readout={readout!r} needs; {fits!r} can read it.")
 
 
 def generate(model, batch: Batch, inside: Callable[[], T], *, max_new_tokens: int = 20) -> tuple[list[str], T]:
@@ -64,9 +137,51 @@ def generate(model, batch: Batch, inside: Callable[[], T], *, max_new_tokens: in
     Returns:
         The generated texts without special tokens, and what `inside` returned.
     """
-    options = GREEDY | {"max_new_tokens": max_new_tokens, "pad_token_id": model.tokenizer.pad_token_id}
-    with model.generate(**batch.inputs, **options) as tracer:
+    settings = GREEDY | {"max_new_tokens": max_new_tokens, "pad_token_id": model.tokenizer.pad_token_id}
+    with model.generate(**batch.inputs, **settings) as tracer:
         kept = nnsight.save(inside())
         ids = nnsight.save(tracer.result)
     new = ids[:, batch.inputs["input_ids"].shape[1] :]
     return model.tokenizer.batch_decode(new, skip_special_tokens=True), kept
+
+
+def _forward(model, batch: Batch, inside: Callable[[], T]) -> tuple[T, Tensor]:
+    """What `inside` returned in a plain forward pass, and the next token's logits, float32 [b, vocabulary]."""
+    settings = forward_options(model, batch.inputs, keep=1)
+    with torch.no_grad(), model.trace(**batch.inputs, **settings):
+        kept = nnsight.save(inside())
+        logits = nnsight.save(model.output.logits[:, -1])
+    return kept, logits.float().cpu()
+
+
+def _only(model, batch: Batch, inside: Callable[[], T]) -> T:
+    """What `inside` returned in a forward pass that ends as soon as it has."""
+    settings = forward_options(model, batch.inputs, keep=1)
+    with torch.no_grad(), model.trace(**batch.inputs, **settings) as tracer:
+        kept = nnsight.save(inside())
+        tracer.stop()
+    return kept
+
+
+def _options(model, examples: Sequence[Example], tokens: Sequence[list[list[int]]], mask: Intervention | None) -> list[Tensor]:
+    """Log-probability of every option of every example; as many options at once as there are examples."""
+    rows = [(e, ids) for e, each in zip(examples, tokens, strict=True) for ids in each]
+    logs = []
+    for start in range(0, len(rows), len(examples)):
+        some, forced = zip(*rows[start : start + len(examples)], strict=True)
+        inputs = force(model, collate(model, some).to(model._module.device), forced)
+        keep = max(map(len, forced))
+        settings = forward_options(model, inputs, keep)
+        with torch.no_grad(), model.trace(**inputs, **settings):
+            if mask is not None:
+                mask.apply(model)
+            logs.append(nnsight.save(answer_logs(model.output.logits[:, -keep:], forced)))
+    return list(torch.cat([log.cpu() for log in logs]).split([len(each) for each in tokens]))
+
+
+def _read(text: str, example: Example, readout: str) -> Reading:
+    if readout == "short":
+        return short.read_short(text, example.accepted, example.facts.get("language", "en"))
+    if readout == "likert":
+        return likert.read_likert(text, example.choices, example.answer)
+    return answers.read(text, example.choices, example.answer)

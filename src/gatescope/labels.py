@@ -27,33 +27,53 @@ def label_token(model, label: str) -> int:
 
 
 def answer_tokens(model, example: Example) -> list[int]:
-    """The tokens of an example's right answer: its label's one, or all of its text's.
+    """The tokens of an example's right answer: its label's one (each digit's of a number), or all of its text's.
 
     Raises:
-        GatescopeError: if a label is not one token, or any part of the answer is unknown to the tokenizer.
+        GatescopeError: if a label that is no number is not one token, or any part of the answer is unknown to the tokenizer.
     """
     if example.labels:
-        return [label_token(model, example.label)]
-    ids = model.tokenizer(example.answer, add_special_tokens=False).input_ids
+        return _number(model, example.label) if example.label.isdigit() else [label_token(model, example.label)]
+    return _known(model, example, example.answer)
+
+
+def _known(model, example: Example, text: str) -> list[int]:
+    ids = model.tokenizer(text, add_special_tokens=False).input_ids
     if not ids or model.tokenizer.unk_token_id in ids:
         pieces = model.tokenizer.convert_ids_to_tokens(ids)
-        raise GatescopeError(f"Example {example.id!r}: the answer {example.answer!r} is unknown to the tokenizer: {pieces}.")
+        raise GatescopeError(f"Example {example.id!r}: the answer {text!r} is unknown to the tokenizer: {pieces}.")
     return ids
 
 
-def label_tokens(model, examples: Sequence[Example]) -> list[list[int]]:
-    """The tokens of every label of each example, in the order of its choices.
+def label_tokens(model, examples: Sequence[Example]) -> list[list[list[int]]]:
+    """The tokens of every label of each example, in the order of its choices; of a number each digit may be one.
 
     Raises:
-        GatescopeError: for an example without labels, a label that is not one token, or two that are the same.
+        GatescopeError: for an example without labels, a label that is neither one token nor a number, or one the
+            tokenizer does not know.
     """
-    found = []
-    known: dict[str, int] = {}
+    known: dict[str, list[int]] = {}
     for example in examples:
         if not example.labels:
             raise GatescopeError(f"Example {example.id!r} has no labels; reading the next token needs one for each choice.")
         for label in example.labels:
             if label not in known:
-                known[label] = label_token(model, label)
-        found.append([known[label] for label in example.labels])
-    return found
+                known[label] = _number(model, label) if label.isdigit() else [label_token(model, label)]
+    return [[known[label] for label in example.labels] for example in examples]
+
+
+def text_tokens(model, examples: Sequence[Example]) -> list[list[list[int]]]:
+    """The tokens of every choice's text, for each example.
+
+    Raises:
+        GatescopeError: if any part of a choice is unknown to the tokenizer.
+    """
+    return [[_known(model, example, choice) for choice in example.choices] for example in examples]
+
+
+def _number(model, label: str) -> list[int]:
+    own = model.tokenizer.get_vocab().get(label)
+    if own is not None:
+        return [own]
+    ids = [i for i in model.tokenizer(label, add_special_tokens=False).input_ids if model.tokenizer.decode([i]).strip()]
+    return ids if len(ids) > 1 and model.tokenizer.unk_token_id not in ids else [label_token(model, label)]

@@ -1,10 +1,11 @@
-"""Example: one multiple-choice question about one group, with or without a picture. Study: two lists of them."""
+"""Example: one question about one group, with or without a picture; or a passage of plain text. Study: two lists of them."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,24 +15,47 @@ from gatescope.errors import GatescopeError
 
 
 @dataclass(frozen=True)
+class Encoded:
+    """A picture kept as the bytes of its file, wherever they are, and decoded only when it is used.
+
+    Attributes:
+        name: what to call it in a message.
+        read: gives the bytes.
+    """
+
+    name: str
+    read: Callable[[], bytes]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Picture = Path | Image.Image | Encoded
+
+
+@dataclass(frozen=True)
 class Example:
-    """One question.
+    """One question, with choices or with short answers that are accepted; or a passage, with neither.
 
     Attributes:
         id: unique within a study.
         group: the culture, language or domain it belongs to.
         question: the question alone; the prompt is built round it.
-        choices: the options, full text.
-        answer: the right option, as it stands in `choices`.
-        image: a file, a PIL image, or None.
+        choices: the options, full text; none if the answer is a short one, or if there is none.
+        answer: the right option, as it stands in `choices`; the first of `accepted` where there are no choices.
+        image: a file, a PIL image, the bytes of a file (Encoded), or None.
         labels: what stands for each choice (A, B, ...), in their order; empty if the answer is the choice's text.
         prompt: the whole of what the model is asked, where it is not the paper's multiple-choice prompt.
         prefix: what the model's answer is made to begin with, such as `{"answer_choice":"`.
         item: what the example is a variant of, where several share one; the id if empty.
+        system: what the model is told before it is asked, where its chat template has a place for that.
+        accepted: short answers that are right.
+        chat: False for a passage: the model reads it as it stands, without a chat template.
+        facts: what else is known of it (language, category, licence ...), for a reader and for read-outs.
 
     Raises:
-        GatescopeError: if there are fewer than two choices, the answer is not among them, or there is not one
-            label for each choice.
+        GatescopeError: if there is one choice only, the answer is not among them, there is not one label for each
+            choice, or a passage has no text.
     """
 
     id: str
@@ -39,15 +63,27 @@ class Example:
     question: str
     choices: tuple[str, ...]
     answer: str
-    image: Path | Image.Image | None = None
+    image: Picture | None = None
     labels: tuple[str, ...] = ()
     prompt: str | None = None
     prefix: str = ""
     item: str = ""
+    system: str = ""
+    accepted: tuple[str, ...] = ()
+    chat: bool = True
+    facts: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        if not self.chat:
+            if not self.prompt or self.choices or self.accepted:
+                raise GatescopeError(f"Example {self.id!r} is a passage: it needs a text in `prompt`, and no choices.")
+            return
         if self.labels and len(self.labels) != len(self.choices):
             raise GatescopeError(f"Example {self.id!r} has {len(self.labels)} labels for {len(self.choices)} choices.")
+        if self.accepted and not self.choices:
+            if self.answer not in self.accepted:
+                raise GatescopeError(f"Example {self.id!r}: the answer {self.answer!r} is not among those accepted.")
+            return
         if len(self.choices) < 2:
             raise GatescopeError(f"Example {self.id!r} has {len(self.choices)} choices; at least two are needed.")
         if self.answer not in self.choices:
@@ -56,10 +92,35 @@ class Example:
                 f"It must be the full text of one of them."
             )
 
+    @classmethod
+    def passage(cls, id: str, group: str, text: str, **more) -> Example:
+        """Plain text to read, with no question to answer; record it with `readout="none"`.
+
+        >>> Example.passage("1", "Arveni", "The drums are heard at dusk.").chat
+        False
+        """
+        return cls(id, group, "", (), "", prompt=text, chat=False, **more)
+
     @property
     def label(self) -> str:
         """What the right answer is called: its label, or its text where there are no labels."""
         return self.labels[self.choices.index(self.answer)] if self.labels else self.answer
+
+    def picture_size(self) -> tuple[int, int]:
+        """Width and height of the picture, from its header, undecoded.
+
+        Raises:
+            ValueError: if there is none, or its header cannot be read.
+        """
+        if isinstance(self.image, Image.Image):
+            return self.image.size
+        if self.image is None:
+            raise ValueError(f"Example {self.id!r} has no picture.")
+        try:
+            with Image.open(io.BytesIO(self.image.read()) if isinstance(self.image, Encoded) else self.image) as opened:
+                return opened.size
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(str(error)) from error
 
     def picture(self) -> Image.Image | None:
         """The picture, decoded now, in RGB.
@@ -70,7 +131,7 @@ class Example:
         if self.image is None or isinstance(self.image, Image.Image):
             return self.image if self.image is None else self.image.convert("RGB")
         try:
-            with Image.open(self.image) as opened:
+            with Image.open(io.BytesIO(self.image.read()) if isinstance(self.image, Encoded) else self.image) as opened:
                 return opened.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise GatescopeError(f"Example {self.id!r}: the image {self.image} cannot be opened: {error}.") from error
@@ -85,12 +146,14 @@ class Study:
         identification: examples neurons are found on.
         evaluation: examples their effect is measured on.
         notes: how the split was made, and whatever else a reader must know.
+        readout: how its answers are best read (see `gatescope.generate`).
     """
 
     name: str
     identification: Sequence[Example]
     evaluation: Sequence[Example]
     notes: dict[str, str] = field(default_factory=dict)
+    readout: str = "generate"
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
@@ -98,10 +161,11 @@ def fingerprint(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         text = [example.id, example.group, example.question, list(example.choices), example.answer]
-        text += [list(example.labels), example.prompt, example.prefix, example.item]
+        text += [list(example.labels), example.prompt, example.prefix, example.item, example.system]
+        text += [list(example.accepted), example.chat, sorted(example.facts.items())]
         digest.update(json.dumps(text, ensure_ascii=False).encode())
         if isinstance(example.image, Image.Image):
             digest.update(repr((example.image.size, example.image.mode)).encode() + example.image.tobytes())
         elif example.image is not None:
-            digest.update(Path(example.image).read_bytes())
+            digest.update(example.image.read() if isinstance(example.image, Encoded) else example.image.read_bytes())
     return digest.hexdigest()

@@ -2,7 +2,8 @@
 
     {"id": "1", "group": "Arveni", "image": "1.png", "question": "...", "choices": ["a", "b"], "answer": "a"}
 
-`image` is optional, a path relative to the file; so are `labels`, `prompt`, `prefix` and `item` (see Example).
+`image` is optional, a path relative to the file; so are `labels`, `prompt`, `prefix`, `item`, `system` and `facts` (see
+Example). A question with short answers has `accepted`, a list of them, in place of `choices` and `answer`.
 `split` is optional, "identification" or "evaluation", for every row or for none; without it each group is cut in half
 (the odd one to evaluation) after a seeded shuffle.
 """
@@ -19,7 +20,7 @@ from gatescope.errors import GatescopeError
 from gatescope.progress import bar
 
 SPLITS = ("identification", "evaluation")
-_TEXTS = ("image", "prompt", "prefix", "item")
+_TEXTS = ("image", "prompt", "prefix", "item", "system")
 _NEEDED = {"id": (str, int), "group": str, "question": str, "choices": list, "answer": str}
 
 
@@ -60,6 +61,10 @@ def _row(where: str, line: str) -> dict[str, Any]:
         raise GatescopeError(f"{where}: not JSON ({error}).") from error
     if not isinstance(row, dict):
         raise GatescopeError(f"{where}: a JSON object is needed, this is a {type(row).__name__}. {_shape()}")
+    if accepted := row.get("accepted"):
+        if not isinstance(accepted, list) or not all(isinstance(answer, str) and answer.strip() for answer in accepted):
+            raise GatescopeError(f"{where}: the field 'accepted' is {accepted!r}; it must be a list of answers, text.")
+        row = {"choices": [], "answer": accepted[0]} | row
     for name, kind in _NEEDED.items():
         if name not in row:
             raise GatescopeError(f"{where}: the field {name!r} is missing (found {sorted(row)}). {_shape()}")
@@ -87,6 +92,9 @@ def _example(where: str, row: dict[str, Any], folder: Path) -> Example:
             prompt=row.get("prompt"),
             prefix=row.get("prefix") or "",
             item=row.get("item") or "",
+            system=row.get("system") or "",
+            accepted=tuple(row.get("accepted") or ()),
+            facts=row.get("facts") or {},
         )
         example.picture()
     except GatescopeError as error:
@@ -102,7 +110,7 @@ def _split(path: Path, numbers: list[int], examples: list[Example], splits: list
             )
     if None not in splits:
         halves = [[e for e, s in zip(examples, splits, strict=True) if s == split] for split in SPLITS]
-        return Study(path.stem, halves[0], halves[1], {"split": "as the file says"})
+        return Study(path.stem, halves[0], halves[1], {"split": "as the file says"}, _readout(examples))
     if set(splits) != {None}:
         number = numbers[splits.index(None)]
         raise GatescopeError(f"{path}, line {number}: no 'split', though other rows have one. Give it to all rows or to none.")
@@ -113,7 +121,14 @@ def _split(path: Path, numbers: list[int], examples: list[Example], splits: list
         chosen.update(ids[: len(ids) // 2])
     identification = [e for e in examples if e.id in chosen]
     evaluation = [e for e in examples if e.id not in chosen]
-    return Study(path.stem, identification, evaluation, {"split": f"half of each group at random, seed {seed}"})
+    notes = {"split": f"half of each group at random, seed {seed}"}
+    return Study(path.stem, identification, evaluation, notes, _readout(examples))
+
+
+def _readout(examples: list[Example]) -> str:
+    if all(example.accepted for example in examples):
+        return "short"
+    return "label" if all(example.labels for example in examples) else "generate"
 
 
 def _shape() -> str:

@@ -1,13 +1,19 @@
-"""Prompts are data: one template a paper, filled in one place.
+"""Prompts are data: every wording of both papers in this one place, filled by `fill`.
 
-`VQA` is the template of "Finding Culture-Sensitive Neurons in Vision-Language Models", Appendix A.3, Listing 1:
-the options stand on one line, separated by spaces, and the full text of the option is the answer. `TEXT` is the
-same without its reference to an image, for examples that have none.
+`VQA` is the template of "Finding Culture-Sensitive Neurons in Vision-Language Models", Appendix A.3, Listing 1: the
+options stand on one line, separated by spaces, and the full text of the option is the answer. `TEXT` is the same
+without its reference to an image, for examples that have none.
+
+`WORDINGS` has four instructions for each benchmark of CULNIG (its Appendix A, Tables 5 to 11). The paper's tables do not
+show where lines end; that is ours. BLEnD's multiple-choice questions come with their own instructions, and so do its
+short-answer questions, in a file; SHORT_ANSWER is for those who do not have the file, in our words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 VQA = (
     "Answer the following multiple-choice question based on the image.\n"
@@ -25,3 +31,146 @@ def multiple_choice(question: str, choices: Sequence[str], *, image: bool) -> st
     ['Answer the following multiple-choice question.', 'Question: What is it?', 'Options: red blue']
     """
     return (VQA if image else TEXT).format(question=question, options=" ".join(choices))
+
+
+@dataclass(frozen=True)
+class Wording:
+    """One way to put a benchmark's questions.
+
+    Attributes:
+        text: the user's turn, with a {field} for each part of the row; {options} are the labelled options, one a line.
+        labels: what the options are called, in their order; empty where the row itself says.
+        system: the system turn, if any; it has fields too.
+    """
+
+    text: str
+    labels: tuple[str, ...] = ()
+    system: str = ""
+
+    def fill(self, choices: Sequence[str] = (), labels: Sequence[str] = (), **fields: object) -> dict[str, Any]:
+        """The prompt and the system turn of one row, as an Example takes them.
+
+        >>> Wording("Pick one. {question}\\n{options}", ("A", "B")).fill(["x", "{y}"], question="Which?")["prompt"]
+        'Pick one. Which?\\nA. x\\nB. {y}'
+        """
+        names = labels or self.labels
+        options = "\n".join(f"{label}. {choice}" for label, choice in zip(names, choices, strict=False))
+        return {"prompt": self.text.format(options=options, **fields), "system": self.system.format(**fields)}
+
+
+LETTERS, DIGITS = ("A", "B", "C", "D", "E"), ("1", "2", "3", "4")
+
+
+def _each(ending: str, labels: tuple[str, ...], *instructions: str) -> tuple[Wording, ...]:
+    return tuple(Wording(f"{instruction}\n{ending}", labels) for instruction in instructions)
+
+
+_QUESTION = "Question: {question}\n{options}"
+_STORY = "country: {country}\nStory: {story}\nOptions:\n{options}"
+_PASSAGE = "passage: {passage}\nquestion: {question}\n{options}"
+_AS_SOMEONE = ("You are a person from {country}.", "Behave as if you are from {country}.")
+_DIGIT = (
+    "Please respond with a single digit only from {low} to {high}. Do not include any other text.",
+    "Your answer should be a single digit between {low} and {high}. Do not add any other information.",
+)
+
+WORDINGS: dict[str, tuple[Wording, ...]] = {
+    "culturalbench": _each(
+        _QUESTION,
+        LETTERS[:4],
+        "To answer the following multiple-choice question, you should choose one option only among A,B,C,D. Do not output "
+        "any other things.",
+        "Select only one option from A, B, C, or D to answer the following multiple-choice question. Do not output "
+        "anything else.",
+        "Choose one answer among A, B, C, and D for the question below. Do not include any explanation or extra content.",
+        "You must answer the following question by selecting a single choice from A, B, C, or D. Do not write anything else.",
+    ),
+    "normad": _each(
+        _STORY,
+        DIGITS[:3],
+        "You will be given a short story involving 2 or more characters about everyday situations. You will also be given a "
+        "country of relevance. Read the story and determine if the character's behavior aligns with the social norms of "
+        "that country. Only consider the provided context and country. Do not include any outside assumptions. Respond "
+        "**only** with the number 1, 2, or 3.",
+        "Read a short story describing everyday events with at least two characters. You'll also receive a country. Your "
+        "task is to judge whether the character's actions are in line with the cultural expectations of that country. Use "
+        "only the given story and cultural context; do not bring in any outside knowledge. Answer strictly with the number "
+        "1, 2, or 3.",
+        "A short scenario featuring multiple characters will be provided, along with the cultural background of a specific "
+        "country. Your role is to determine how well the behavior shown fits that country's social norms. Do not make "
+        "inferences beyond the given content. Only respond with 1, 2, or 3.",
+        "Given a short daily-life story involving multiple characters, along with the country, assess whether the behavior "
+        "depicted fits within the social norms of that culture. Stick strictly to the given material without adding outside "
+        "reasoning. Answer with just 1, 2, or 3.",
+    ),
+    "worldvaluesbench": tuple(
+        Wording(f"Question: {{question}}\n{digit}", system=someone) for someone in _AS_SOMEONE for digit in _DIGIT
+    ),
+    "countryrc": (
+        *_each(
+            _PASSAGE,
+            LETTERS[:4],
+            "Read the passage carefully and choose a single option from A, B, C, D to answer the question. Do not output any "
+            "other text.",
+            "Read the following passage and question. Then, pick the most suitable answer from the four options. Only "
+            "return the letter of your choice (A, B, C, or D).",
+        ),
+        *_each(
+            _PASSAGE,
+            DIGITS,
+            "From the information provided in the passage, choose the best answer to the question. You must select a single "
+            "choice: 1, 2, 3, or 4, and do not include any other text.",
+            "Determine the correct answer to the question based on the content of the passage. Respond with one of the "
+            "following: 1, 2, 3, or 4. No additional text is needed.",
+        ),
+    ),
+    "commonsenseqa": _each(
+        _QUESTION,
+        LETTERS,
+        "To answer the following multiple-choice question, you should choose one option only among A,B,C,D,E. Do not output "
+        "any other things.",
+        "Choose one answer among A, B, C, D, and E for the question below. Do not include any explanation or extra content.",
+        "Pick one option only — A, B, C, D, or E — as the answer to the question below. Do not provide any additional text.",
+        "Please choose one and only one of the following options (A, B, C, D, or E) to answer the question. Do not add "
+        "anything else.",
+    ),
+    "qnli": tuple(
+        Wording(text, ("0", "1"))
+        for text in (
+            "Determine whether the following context sentence contains enough information to answer the question.\n"
+            "Question: {question}\nContext: {sentence}\n"
+            "Respond with:\n0 if it does (entailment)\n1 if it does not (not_entailment)\nOnly answer with 0 or 1.",
+            "Classify the relationship between the following question and context.\n"
+            "Question: {question}\nContext: {sentence}\n"
+            "Label as:\n0: entailment - the question is supported by the context\n"
+            "1: not_entailment - the question is not supported by the context\nPlease respond with either 0 or 1 only.",
+            "Read the question and the context.\nQuestion: {question}\nContext: {sentence}\n"
+            "If the context provides enough evidence to answer the question, return 0 (entailment). If the context is "
+            "insufficient or irrelevant, return 1 (not_entailment). Your answer should be either 0 or 1.",
+            "Your task is to judge if the answer to the question can be found in the context.\n"
+            "Question: {question}\nContext: {sentence}\n"
+            "Answer 0 for entailment, and 1 for not_entailment. Do not include any other text.",
+        )
+    ),
+    "mrpc": tuple(
+        Wording(text, ("0", "1"))
+        for text in (
+            "Determine whether the following two sentences are paraphrases of each other in meaning.\n"
+            "Sentence 1: {sentence1}\nSentence 2: {sentence2}\n"
+            "Respond with:\n1 - if they are paraphrases\n0 - if they are not paraphrases\nOnly answer with 0 or 1.",
+            "You are given two sentences. Judge whether they express the same meaning, even if the wording is different.\n"
+            "Sentence 1: {sentence1}\nSentence 2: {sentence2}\n"
+            "Answer with 1 if they are paraphrases, and 0 if they are not. Please respond using only 0 or 1.",
+            "A paraphrase means that two sentences convey the same information using different words or structure.\n"
+            "Sentence 1: {sentence1}\nSentence 2: {sentence2}\n"
+            "Decide whether these sentences are paraphrases. Return 1 for paraphrase, 0 for not paraphrase. Your answer must "
+            "be either 0 or 1.",
+            "Compare the following two sentences. If they convey the same meaning regardless of differences in wording, "
+            "classify them as paraphrases.\nSentence 1: {sentence1}\nSentence 2: {sentence2}\n"
+            "Respond with:\n1 - if they are semantically equivalent (paraphrase)\n"
+            "0 - if they are not semantically equivalent\nOnly use 0 or 1 as your answer.",
+        )
+    ),
+}
+SHORT_ANSWER = Wording("{question}\nGive one short answer, without any explanation.")
+BLEND_PREFIX = '{"answer_choice":"'

@@ -27,11 +27,18 @@ class Reading:
         predicted: the choice found; else the true answer if the fallback found it; else the normalised text.
         correct: whether that is the true answer.
         fallback: whether no choice was found as a whole word.
+        score: how good the answer is, in [0, 1], where it can be good in part (a Likert scale); None if right or wrong.
     """
 
     predicted: str
     correct: bool
     fallback: bool
+    score: float | None = None
+
+    @property
+    def value(self) -> float:
+        """What the answer adds to an accuracy: its score, or whether it is right."""
+        return float(self.correct) if self.score is None else self.score
 
 
 def normalise(text: str) -> str:
@@ -48,9 +55,9 @@ def read(text: str, choices: Sequence[str], answer: str) -> Reading:
     """Read a generated text as one of the choices (Algorithm 1).
 
     >>> read("Not a kite, so: BOAT.", ["kite", "boat"], "Boat")
-    Reading(predicted='boat', correct=True, fallback=False)
+    Reading(predicted='boat', correct=True, fallback=False, score=None)
     >>> read("boats", ["kite", "boat"], "boat")
-    Reading(predicted='boat', correct=True, fallback=True)
+    Reading(predicted='boat', correct=True, fallback=True, score=None)
     """
     text, truth = normalise(text), normalise(answer)
     last, found = -1, None

@@ -9,12 +9,15 @@ off the scale, or one that is no number, scores 0, just as the worst answer on i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from gatescope._typing import checked
 from gatescope.errors import GatescopeError
+from gatescope.evaluate.answers import Reading, normalise
 
 UNREADABLE = -1  # negative codes are no answers in the World Values Survey either
 
@@ -90,3 +93,21 @@ def rating(text: str) -> int:
     """
     text = text.strip()
     return int(text) if text.isascii() and text.isdigit() else UNREADABLE
+
+
+def read_likert(text: str, scale: Sequence[str], answer: str) -> Reading:
+    """Read a text as a number on a scale, scored by how near it is to the answer.
+
+    Args:
+        text: what the model wrote.
+        scale: the options, numbers as text.
+        answer: the majority's.
+
+    >>> read_likert("4", ["1", "2", "3", "4"], "3")
+    Reading(predicted='4', correct=False, fallback=False, score=0.5)
+    """
+    given, numbers = rating(text), [int(option) for option in scale]
+    ends = torch.tensor([given]), torch.tensor([int(answer)]), torch.tensor([min(numbers)]), torch.tensor([max(numbers)])
+    score = likert_scores(*ends).item() / 100
+    predicted = normalise(text) if given == UNREADABLE else str(given)
+    return Reading(predicted, given == int(answer), fallback=given == UNREADABLE, score=score)

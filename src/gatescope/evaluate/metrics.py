@@ -44,8 +44,11 @@ def self_cross(matrix: Float64[Tensor, "m g"], own: Bool[Tensor, "m g"]) -> Self
 
 
 @checked
-def group_means(values: Bool[Tensor, "*m e"], group: Int64[Tensor, " e"], groups: int) -> Float64[Tensor, "*m g"]:
-    """Percentage of true values in each group, over the last axis (examples); NaN for a group without examples.
+def group_means(
+    values: Bool[Tensor, "*m e"] | Float64[Tensor, "*m e"], group: Int64[Tensor, " e"], groups: int
+) -> Float64[Tensor, "*m g"]:
+    """Percentage of true values (or of the mean of values in [0, 1]) in each group, over the last axis (examples); NaN for a
+    group without examples.
 
     >>> group_means(torch.tensor([True, False, True]), torch.tensor([0, 0, 1]), 2).tolist()
     [50.0, 100.0]

@@ -87,8 +87,8 @@ class AgainstRandom:
 
 @checked
 def bootstrap(
-    before: Bool[Tensor, " e"],
-    after: Bool[Tensor, "m _e"],
+    before: Bool[Tensor, " e"] | Float64[Tensor, " e"],
+    after: Bool[Tensor, "m _e"] | Float64[Tensor, "m _e"],
     flipped: Bool[Tensor, "_m _e"],
     group: Int64[Tensor, " _e"],
     own: Bool[Tensor, "_m g"],
@@ -100,8 +100,8 @@ def bootstrap(
     """Percentile bootstrap intervals of accuracy change, flip rate, and their self, cross and gap.
 
     Args:
-        before: whether the full model is right on an example.
-        after: whether it is right under each mask.
+        before: whether the full model is right on an example, or its score in [0, 1].
+        after: the same under each mask.
         flipped: whether the mask changed its answer.
         group: which group an example is of, 0 .. g - 1. A group's draws depend on the seed and its own place only.
         own: True where the mask was found on that group.

@@ -42,7 +42,7 @@ class Row:
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Row:
         """The row `plain` came from."""
-        reading = Reading(plain["predicted"], plain["correct"], plain["fallback"])
+        reading = Reading(plain["predicted"], plain["correct"], plain["fallback"], plain.get("score"))
         return cls(plain["id"], plain["group"], plain["selector"], plain["mask"], plain["text"], reading)
 
 
@@ -102,8 +102,8 @@ class Table:
         return tuple(mask for s, mask in self._answers if s == selector)
 
     def accuracy(self) -> Float64[Tensor, " g"]:
-        """The full model's accuracy on each group, in percent."""
-        return group_means(self._correct(FULL), self._member, len(self.groups))
+        """The full model's accuracy on each group, in percent; where answers have scores, their mean."""
+        return group_means(self._value(FULL), self._member, len(self.groups))
 
     def changes(self, selector: str) -> Float64[Tensor, "m g"]:
         """Accuracy change of each mask on each group, in points (VLM paper, equation 10)."""
@@ -119,13 +119,14 @@ class Table:
         Raises:
             GatescopeError: for a selector that is not in the table, fewer than 2 resamples, or a level outside (0, 1).
         """
-        right, after, flipped = self._correct(FULL), self._after(selector), self._flipped(selector)
+        right, after, flipped = self._value(FULL), self._after(selector), self._flipped(selector)
         own = self._own(selector)
         return bootstrap(right, after, flipped, self._member, own, level=level, resamples=resamples, seed=seed)
 
     def mcnemar(self, selector: str) -> Float64[Tensor, "m g"]:
         """Exact McNemar p-value of each cell of `changes`, uncorrected; see `significance.holm` for many."""
-        return mcnemar(self._correct(FULL), self._after(selector), self._member, len(self.groups))
+        after = torch.stack([self._correct((selector, mask)) for mask in self.masks(selector)])
+        return mcnemar(self._correct(FULL), after, self._member, len(self.groups))
 
     def self_cross(self) -> Effects:
         """Self-deactivation, cross-deactivation and gap of every selector (VLM paper, section 4.4)."""
@@ -138,8 +139,8 @@ class Table:
     def _own(self, selector: str) -> Bool[Tensor, "m g"]:
         return torch.tensor([[mask in (group, ALL) for group in self.groups] for mask in self.masks(selector)])
 
-    def _after(self, selector: str) -> Bool[Tensor, "m e"]:
-        return torch.stack([self._correct((selector, mask)) for mask in self.masks(selector)])
+    def _after(self, selector: str) -> Float64[Tensor, "m e"]:
+        return torch.stack([self._value((selector, mask)) for mask in self.masks(selector)])
 
     def _flipped(self, selector: str) -> Bool[Tensor, "m e"]:
         before = [row.reading.predicted for row in self._answers[FULL]]
@@ -149,6 +150,9 @@ class Table:
                 for mask in self.masks(selector)
             ]
         )
+
+    def _value(self, key: tuple[str, str]) -> Float64[Tensor, " e"]:
+        return torch.tensor([row.reading.value for row in self._answers[key]], dtype=torch.float64)
 
     def _correct(self, key: tuple[str, str]) -> Bool[Tensor, " e"]:
         return torch.tensor([row.reading.correct for row in self._answers[key]])

@@ -1,0 +1,101 @@
+"""NormAd: short stories, and whether what is done in them is acceptable in a country; CULNIG evaluates on it.
+
+An answer is yes, no or neutral (the story has nothing to do with the norm it was written for; the country of such a row
+is not always the story's own). The three are shown as digits, shuffled by a hash of the row and the wording. Later
+revisions were seen with 2,615 rows, so the one of the paper's time is pinned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from gatescope.data.card import Card
+from gatescope.data.countries import display
+from gatescope.data.example import Example, Study
+from gatescope.data.source import LeftOut, Source, open_table
+from gatescope.data.split import chosen_groups, shuffled
+from gatescope.data.wordings import chosen_wordings, variant
+from gatescope.errors import GatescopeError
+
+ANSWERS = ("yes", "no", "neutral")
+SOURCE = Source(
+    "NormAd",
+    "akhilayerukola/NormAd",
+    "train",
+    ("ID", "Country", "Axis", "Subaxis", "Story", "Gold Label"),
+    ("normad_etiquette_final_data.csv", "*.csv"),
+    revision="0ea94a1eb4a9c9495cd7c3248a6e8dd9a307feb0",
+    rows=2_633,
+    options={"keep_default_na": False},
+)
+
+
+def normad(
+    path: str | Path | None = None,
+    *,
+    groups: Iterable[str] | None = None,
+    wordings: Sequence[int] | None = None,
+    revision: str | None = None,
+) -> Study:
+    """Load NormAd (CULNIG, section 4.1 and Table 6); all of it is for evaluation.
+
+    Args:
+        path: a local copy of the csv file, or its directory; the hub if None.
+        groups: only these countries, by display name, such as `countries.TARGETS`, the 14 of CULNIG; all 75 if None.
+        wordings: which of the four instructions; each makes an example of every story.
+        revision: another commit than the pinned one.
+
+    Raises:
+        GatescopeError: if it cannot be read, a column is missing, a `Gold Label` is not yes, no or neutral, or `groups` or
+            `wordings` names none of it.
+    """
+    asked = chosen_wordings("normad", wordings)
+    table, left, seen = open_table(SOURCE, path, revision=revision), LeftOut("NormAd"), set[str]()
+    wanted = chosen_groups("NormAd", groups, dict.fromkeys(display("normad", c) for c in table["Country"]))
+    examples: list[Example] = []
+    for row in table:
+        item, group = str(row["ID"]), display("normad", row["Country"])
+        if group not in wanted:
+            continue
+        if item in seen:
+            left.add(item, "its ID was used before")
+            continue
+        seen.add(item)
+        gold = str(row["Gold Label"]).strip()
+        if gold not in ANSWERS:
+            raise GatescopeError(f"NormAd: story {item!r} has the Gold Label {gold!r}; it must be yes, no or neutral.")
+        for number, wording in asked:
+            choices = tuple(shuffled(ANSWERS, item, number))
+            examples.append(
+                Example(
+                    id=variant(item, number),
+                    group=group,
+                    question=row["Story"].strip(),
+                    choices=choices,
+                    answer=gold,
+                    labels=wording.labels,
+                    item=item,
+                    facts={"country": row["Country"], "axis": str(row["Axis"]), "subaxis": str(row["Subaxis"])},
+                    **wording.fill(choices, country=group, story=row["Story"].strip()),
+                )
+            )
+    notes = {
+        "split": "none: all of it is evaluated",
+        "wordings": ", ".join(str(number) for number, _ in asked),
+        "order of options": "by a hash of the row and the wording",
+        "country": "in the prompt by its display name, or as published with spaces",
+    }
+    return Study("normad", [], examples, notes | left.notes(), readout="label")
+
+
+CARD = Card(
+    "normad",
+    normad,
+    "Short stories, each to be judged by the etiquette of a country: acceptable, not acceptable, or neither.",
+    "CC-BY-4.0",
+    "2,633 stories, 75 countries, 4 wordings of each",
+    'by a digit, 1 to 3, for yes, no and neutral; readout="label"',
+    "https://huggingface.co/datasets/akhilayerukola/NormAd",
+    "CULNIG: evaluation",
+)

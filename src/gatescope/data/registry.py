@@ -1,0 +1,82 @@
+"""Every dataset by name; and a name or a file as the command line gives it, loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gatescope.data.blend import CARD as BLEND
+from gatescope.data.blend import CONTROL_CARD as BLEND_CONTROL
+from gatescope.data.blend import blend_control
+from gatescope.data.blend_short import CARD as BLEND_SHORT
+from gatescope.data.card import Card
+from gatescope.data.commonsenseqa import CARD as COMMONSENSEQA
+from gatescope.data.control import control
+from gatescope.data.countryrc import CARD as COUNTRYRC
+from gatescope.data.culturalbench import CARD as CULTURALBENCH
+from gatescope.data.cvqa import CARD as CVQA
+from gatescope.data.example import Study
+from gatescope.data.glue import MRPC_CARD as MRPC
+from gatescope.data.glue import QNLI_CARD as QNLI
+from gatescope.data.jsonl import jsonl
+from gatescope.data.murel import CARD as MUREL
+from gatescope.data.normad import CARD as NORMAD
+from gatescope.data.wikipedia import CARD as WIKIPEDIA
+from gatescope.data.worldvaluesbench import CARD as WORLDVALUESBENCH
+from gatescope.errors import GatescopeError
+
+CARDS: dict[str, Card] = {
+    card.name: card
+    for card in (
+        *(CVQA, BLEND, BLEND_CONTROL, BLEND_SHORT, CULTURALBENCH, NORMAD, WORLDVALUESBENCH),
+        *(COUNTRYRC, COMMONSENSEQA, QNLI, MRPC, MUREL, WIKIPEDIA),
+    )
+}
+_CONTROLS: dict[str, Callable[..., Study]] = {"blend": blend_control}
+
+
+def card(name: str) -> Card:
+    """The card of a dataset.
+
+    Raises:
+        GatescopeError: if there is none of that name; it says which there are.
+    """
+    if name not in CARDS:
+        raise GatescopeError(f"There is no dataset {name!r}; there are {', '.join(CARDS)}. Your own questions: a .jsonl file.")
+    return CARDS[name]
+
+
+def load(name: str, path: str | Path | None = None, *, seed: int = 0, **options) -> Study:
+    """A dataset by name, or a .jsonl file.
+
+    Args:
+        name: as in `gatescope data list`, or the file.
+        path: a local copy of a dataset.
+        seed: of the split, where there is one to draw.
+        options: as the dataset's own loader takes them.
+
+    Raises:
+        GatescopeError: as the loaders do, or if there is neither dataset nor file of that name.
+    """
+    if name.endswith(".jsonl") or (name not in CARDS and Path(name).is_file()):
+        if path is not None:
+            raise GatescopeError(f"path={str(path)!r} is for datasets by name; {name} is a file already.")
+        return jsonl(name, seed=seed)
+    if name == "cvqa":
+        options = {"seed": seed} | options
+    return card(name).load(path, **options)
+
+
+def load_control(name: str, path: str | Path | None = None, **options) -> Study:
+    """The control of a dataset: its published form, or its questions removed; arguments and errors as for `load`."""
+    return _CONTROLS[name](path, **options) if name in _CONTROLS else control(load(name, path, **options))
+
+
+def named(text: str) -> tuple[str, str | None]:
+    """A dataset and its local copy from NAME or NAME=PATH.
+
+    >>> named("countryrc=data/crc.json"), named("countryrc")
+    (('countryrc', 'data/crc.json'), ('countryrc', None))
+    """
+    name, _, path = text.partition("=")
+    return name, path or None

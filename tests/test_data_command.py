@@ -1,0 +1,126 @@
+"""Datasets by name: the registry, `gatescope data`, and `gatescope study` with a control and an exclusion set."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import gatescope as gs
+from gatescope.cli import app
+from gatescope.data import registry
+from gatescope.evaluate.table import ALL
+from test_data_cvqa import SHORT, row, write
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_every_dataset_is_listed_and_has_its_facts():
+    listed = run("data", "list").output
+    for name, card in gs.data.CARDS.items():
+        assert f"\n{name} " in "\n" + listed
+        assert all((card.what, card.licence, card.size, card.answered, card.home.startswith("http"), card.paper))
+    assert set(gs.data.CARDS) >= {
+        "cvqa", "blend", "culturalbench", "normad", "worldvaluesbench", "countryrc", "commonsenseqa", "qnli", "mrpc", "murel",
+    }  # fmt: skip
+
+
+@SHORT
+def test_show_prints_the_card_and_three_examples(tmp_path):
+    copy = write(tmp_path / "c", [row(f"{n}_0", "('Korean', 'South Korea')") for n in range(9)])
+    shown = run("data", "show", "cvqa", "--path", copy).output
+    assert "licence" in shown and "4 examples to identify on, 5 to evaluate on" in shown
+    assert shown.count("(KOR) with a picture") == 3 and "options: a | b | c | d" in shown and "answer: b" in shown
+
+
+def test_a_hub_that_cannot_be_reached_says_so_and_names_path():
+    """Really: in a process of its own, told to be offline."""
+    done = subprocess.run(
+        [sys.executable, "-m", "gatescope", "data", "show", "cvqa"],
+        capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nowhere/hf"},
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "cvqa: afaji/cvqa could not be had from the hub" in done.stderr and "give path= with a local copy" in done.stderr
+    assert "10,374 questions" in done.stdout  # the card is shown all the same
+
+
+def test_an_unknown_name_is_answered_with_those_there_are():
+    with pytest.raises(gs.GatescopeError, match=r"There is no dataset 'cvqq'; there are cvqa, blend.* a \.jsonl file"):
+        registry.load("cvqq")
+    with pytest.raises(gs.GatescopeError, match=r"path='x' is for datasets by name; mine\.jsonl is a file already"):
+        registry.load("mine.jsonl", "x")
+
+
+def test_a_control_has_everything_but_the_question(tmp_path):
+    lines = [
+        {"id": str(i), "group": g, "question": f"What is {g} {i}?", "choices": ["a", "b"], "answer": "a"}
+        for g in ("north", "south") for i in (g + "1", g + "2")
+    ]  # fmt: skip
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    study = gs.data.jsonl(path)
+    control = gs.data.control(study)
+    assert [e.id for e in control.evaluation] == [e.id for e in study.evaluation]
+    left = ["Answer the following multiple-choice question.", "Question: ", "Options: a b"]
+    assert control.evaluation[0].prompt.splitlines()[:3] == left
+    lines[0] |= {"prompt": "Something else altogether"}
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(gs.GatescopeError, match="its prompt does not contain its question 'What is north north1\\?'"):
+        gs.data.control(gs.data.jsonl(path))
+
+
+def test_culnig_runs_by_name_and_keeps_what_it_found(tmp_path):
+    """gatescope study --control --exclude, on the text organism's own files, as the text organism's own study does."""
+    organism = gs.organism.text.load()
+    files = {task: organism.path / f"{task}.jsonl" for task in organism.tasks}
+    out = tmp_path / "run"
+    done = run(
+        *("study", "--model", organism.path, "--data", files["culture"], "--control", "--exclude", files["reading"]),
+        *("--neutral", files["copy"], "--out", out),
+    )
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    assert "CULNIG-general" in done.output and "random (mean of 10)" in done.output and "copy" in done.output
+    kept = gs.open_run(out)
+    assert set(kept.selections) == {"CULNIG-general", "without exclusion", "CULNIG-specific"}
+    general = kept.selections["CULNIG-general"][ALL]
+    assert len(set(general) & set(organism.general)) / len(general) >= 0.5
+    table = kept.table_of("culture")
+    assert len({r.mask for r in table.rows if r.selector == "CULNIG-specific"}) == 6
+    accuracy = [sum(r.reading.correct for r in table.rows if r.selector == s) / 240 for s in ("", "CULNIG-general")]
+    assert accuracy[0] > 0.9 and accuracy[1] < 0.3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--exclude", "countryrc"], "--exclude and --neutral are for attribution; add --control"),
+        (["--control", "--selector", "CAS"], "--control runs CULNIG, which has its own selectors"),
+        (["--selector", "CASS"], "selector is 'CASS'; it must be 'RND' or 'LAP'"),
+        (["--selector", "LAPE"], "LAPE needs rho, the percentage of neurons of lowest entropy"),
+        (["--readout", "label"], "has no labels, which readout='label' needs"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(llama_path, tmp_path, arguments, message):
+    rows = [
+        {"id": f"{g}{i}", "group": g, "question": f"Which {i}?", "choices": ["a", "b"], "answer": "a"}
+        for g in ("north", "south") for i in range(2)
+    ]  # fmt: skip
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    command = ["study", "--model", llama_path, "--data", path, "--out", tmp_path / "run", "--rate", "0.05", *arguments]
+    done = run(*command)
+    assert isinstance(done.exception, gs.GatescopeError) and message in str(done.exception)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_versions_that_matter_are_printed():
+    from importlib.metadata import version
+
+    said = dict(line.split() for line in run("--version").output.splitlines())
+    assert said == {name: version(name) for name in ("gatescope", "nnsight", "torch", "transformers")}
