@@ -1,84 +1,166 @@
-"""What counting costs, as a ratio to the bare forward pass measured in the same run, paired and interleaved."""
+"""What counting costs, as a ratio to the bare forward pass of the same round.
+
+    bare                    the module's forward pass: no cache of keys, logits of the last position only
+    trace, reading nothing  the same inside an nnsight trace
+    hooks + kernel          plain PyTorch hooks on the activation modules, counting with gatescope's kernel
+    trace + kernel          the same counting in a trace: what is left of `record` without its bookkeeping
+    record                  `gs.record` of one batch of questions, from texts to counters, answers read from the logits
+    record, passages        `gs.record` where nothing is answered: the pass ends after the last gate
+    collation               what `record` does before the model runs: tokenising, padding, finding the tokens that count
+    record less collation   the difference within the round
+    gate activations saved  a trace that saves every layer's activations whole and counts nothing
+    cache of everything     nnsight's `tracer.cache()` of every module's output
+
+The attention is sdpa for all of these. TransformerLens' bridge needs eager attention, so it stands in a table of its own
+beside a bare forward pass and `record` with eager attention. Its hook at the gate is before the nonlinearity, which has
+the same sign; it counts with the same kernel.
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import time
-from pathlib import Path
-
+import common
 import nnsight
+import shapes
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
-from gatescope.doctor import plain_tokenizer
-from gatescope.kernels import count
-from gatescope.sites import read, site_of
+import gatescope as gs
+from gatescope import fused
+from gatescope.batches import collate
+from gatescope.sites import forward_options, read, site_of
 
-PRESETS = {"toy": {"layers": 12, "hidden": 256, "width": 1024, "batch": 8, "tokens": 128, "rounds": 20}}
+PRESETS = {
+    "toy": {"batch": 8, "tokens": 128, "rounds": 15},
+    "1b": {"batch": 8, "tokens": 512, "rounds": 15},
+    "7b": {"batch": 8, "tokens": 1024, "rounds": 10},
+    "12b": {"batch": 8, "tokens": 1024, "rounds": 10},
+}
+SWEEPS = {
+    "num_hidden_layers": (3, 12, 24),
+    "intermediate_size": (256, 1024, 4096),
+    "tokens": (32, 128, 256),
+    "batch": (1, 8, 16),
+}
+BASE = "bare"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", choices=PRESETS, default="toy")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write the figures here")
-    options = parser.parse_args()
-    shape = PRESETS[options.preset]
-    config = LlamaConfig(
-        vocab_size=1000, hidden_size=shape["hidden"], intermediate_size=shape["width"], num_hidden_layers=shape["layers"],
-        num_attention_heads=4, num_key_value_heads=4,
-    )  # fmt: skip
-    module = LlamaForCausalLM(config).eval().requires_grad_(False).to(options.device)
-    model = nnsight.TransformersModel(module, task="text-generation", tokenizer=plain_tokenizer(), dispatch=True)
-    site = site_of(model, "gate")
-    ids = torch.randint(1000, (shape["batch"], shape["tokens"]), device=options.device)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    valid = inputs["attention_mask"].bool()
+    chosen = common.options(__doc__, PRESETS)
+    shape = PRESETS[chosen.preset]
+    print(f"preset {chosen.preset}: {shape}\n{common.machine(chosen.device)}, torch {torch.__version__}")
+    figures = {"sdpa": measure(chosen.preset, shape, chosen.device)}
+    print("\nsdpa attention\n" + common.ratios(figures["sdpa"], BASE))
+    print(f"\nkernels: {fused.name(chosen.device)}")
+    if lens := bridge(chosen.preset, chosen.device):
+        figures["eager"] = measure(chosen.preset, shape | {"rounds": shape["rounds"] // 2}, chosen.device, lens)
+        print("\neager attention, which TransformerLens needs\n" + common.ratios(figures["eager"], BASE))
+        del lens
+    if chosen.preset == "toy":
+        figures["sweeps"] = sweeps(shape, chosen.device)
+    facts = {"preset": chosen.preset, "shape": shape, "machine": common.machine(chosen.device)}
+    common.write(chosen.json, facts | {"kernel": fused.name(chosen.device)} | figures)
+
+
+def measure(preset: str, shape: dict, device: str, lens=None, few: bool = False, **changes: int) -> dict:
+    """The table's figures; with a bridge, the few that are compared with it; or only the few that a sweep compares."""
+    model = shapes.decoder(preset, device, "sdpa" if lens is None else "eager", **changes)
+    functions = ways(model, shapes.passages(shape["batch"], shape["tokens"]), lens)
+    if few or lens is not None:
+        wanted = (BASE, "hooks + kernel", "collation", "record", "bridge", "bridge + kernel")
+        functions = {name: function for name, function in functions.items() if name in wanted}
+    with torch.no_grad():
+        seconds = common.timed(functions, shape["rounds"], device, warmup=1 if few else 2)
+    seconds["record less collation"] = common.less(seconds["record"], seconds["collation"])
+    return common.against(seconds, BASE)
+
+
+def ways(model, examples: list, lens=None) -> dict:
+    """The functions to be timed, by name."""
+    module, site = model._module, site_of(model, "gate")
+    batch = collate(model, examples).to(module.device)
+    inputs = batch.inputs | forward_options(model, batch.inputs, keep=1)
+    masks = batch.valid[None]
 
     def bare():
-        module(**inputs, use_cache=False, logits_to_keep=1)
+        module(**inputs)
 
-    def trace_reading_nothing():
-        with model.trace(**inputs, use_cache=False, logits_to_keep=1):
+    def reading_nothing():
+        with model.trace(**inputs):
             pass
 
-    def plain_hooks():
+    def hooks():
         kept = []
         parts = [module.get_submodule(path) for path in site.paths]
-        handles = [p.register_forward_hook(lambda _m, _i, out: kept.append(count(out, valid))) for p in parts]
+        handles = [p.register_forward_hook(lambda _m, _i, out: kept.append(fused.count_classes(out, masks))) for p in parts]
         bare()
         for handle in handles:
             handle.remove()
 
-    def gatescope():
-        with model.trace(**inputs, use_cache=False, logits_to_keep=1):
-            _ = nnsight.save([count(read(model, path, site.io), valid) for path in site.paths])
+    def trace():
+        with model.trace(**inputs):
+            _ = nnsight.save([fused.count_classes(read(model, path, site.io), masks) for path in site.paths])
 
-    timed = {f.__name__: [] for f in (bare, trace_reading_nothing, plain_hooks, gatescope)}
-    functions = {f.__name__: f for f in (bare, trace_reading_nothing, plain_hooks, gatescope)}
-    with torch.no_grad():
-        for round_ in range(shape["rounds"] + 2):
-            for name, function in functions.items():
-                start = time.perf_counter()
-                function()
-                if options.device == "cuda":
-                    torch.cuda.synchronize()
-                if round_ >= 2:
-                    timed[name].append(time.perf_counter() - start)
-    rows = {}
-    for name, seconds in timed.items():
-        ratios = [mine / base for mine, base in zip(seconds, timed["bare"], strict=True)]
-        low, middle, high = statistics.quantiles(ratios, n=4)
-        rows[name] = {"milliseconds": 1000 * statistics.median(seconds), "ratio": middle, "quartiles": [low, high]}
-    print(f"preset {options.preset} {shape}, {options.device}, {torch.get_num_threads()} threads, sdpa")
-    print(f"{'':24}{'ms':>8}{'x bare':>8}   quartiles")
-    for name, row in rows.items():
-        low, high = row["quartiles"]
-        print(f"{name:24}{row['milliseconds']:8.1f}{row['ratio']:8.2f}   {low:.2f} .. {high:.2f}")
-    if options.json:
-        options.json.write_text(json.dumps({"preset": options.preset, "shape": shape, "rows": rows}, indent=1))
+    def record(asked: list, readout: str):
+        options = {"readout": readout, "only_correct": False, "batch_size": len(asked), "progress": False}
+        gs.record(model, asked, **options)
+
+    def saved():
+        with model.trace(**inputs):
+            _ = nnsight.save([read(model, path, site.io) for path in site.paths])
+
+    def everything():
+        with model.trace(**inputs) as tracer:
+            _ = tracer.cache(device=None)
+
+    def bridge_alone():
+        lens(batch.inputs["input_ids"], attention_mask=batch.inputs["attention_mask"])
+
+    def bridge_hooks():
+        kept = []
+        names = [f"blocks.{layer}.mlp.hook_pre" for layer in range(len(site.paths))]
+        hooked = [(name, lambda gate, hook: kept.append(fused.count_classes(gate, masks)) or None) for name in names]
+        lens.run_with_hooks(batch.inputs["input_ids"], fwd_hooks=hooked, attention_mask=batch.inputs["attention_mask"])
+        if len(kept) != len(names):
+            raise RuntimeError(f"{len(kept)} of {len(names)} TransformerLens hooks ran.")
+
+    named = {BASE: bare, "trace, reading nothing": reading_nothing, "hooks + kernel": hooks, "trace + kernel": trace}
+    asked = shapes.questions(len(examples), batch.inputs["input_ids"].shape[1])
+    named |= {"record": lambda: record(asked, "label"), "record, passages": lambda: record(examples, "none")}
+    named |= {"collation": lambda: collate(model, asked), "gate activations saved": saved}
+    named |= {"cache of everything": everything}
+    return named | ({"bridge": bridge_alone, "bridge + kernel": bridge_hooks} if lens is not None else {})
+
+
+def bridge(preset: str, device: str):
+    """The preset's model as a TransformerLens bridge; None, and why, where there can be none."""
+    try:
+        from transformer_lens.model_bridge.sources import build_bridge_from_module
+    except ImportError as error:
+        print(f"\nTransformerLens is left out: {error}. pip install 'gatescope[lens]' adds it.")
+        return None
+    config = shapes.config(preset)
+    module = shapes.built(AutoModelForCausalLM, config, device, "eager")  # a bridge rewrites its module: one of its own
+    name = type(module).__name__
+    return build_bridge_from_module(module, name, hf_config=config, tokenizer=shapes.tokenizer()).requires_grad_(False)
+
+
+def sweeps(shape: dict, device: str) -> dict:
+    """The ratio by layers, width, tokens and batch, all else as in the preset; printed and returned."""
+    found, rows = {}, []
+    for axis, values in SWEEPS.items():
+        for value in values:
+            here = shape | {"rounds": 3} | ({axis: value} if axis in shape else {})
+            changes = {} if axis in shape else {axis: value}
+            figures = measure("toy", here, device, few=True, **changes)
+            found[f"{axis} {value}"] = figures
+            cells = [f"{1000 * figures[BASE]['seconds']['median']:.1f}"]
+            for name in ("hooks + kernel", "record less collation"):
+                ratio = figures[name]["ratio"]
+                cells += [f"{ratio['median']:.2f}", f"{ratio['low']:.2f} .. {ratio['high']:.2f}"]
+            rows.append([f"{axis} {value}", *cells])
+    headings = ["", "bare, ms", "hooks + kernel", "quartiles", "record less collation", "quartiles"]
+    print("\nsdpa attention, as a ratio to bare\n" + common.table(headings, rows))
+    return found
 
 
 if __name__ == "__main__":

@@ -9,11 +9,14 @@ counts. So does an unknown word.
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
@@ -39,6 +42,13 @@ class Batch:
     inputs: dict[str, Tensor]
     valid: Bool[Tensor, "b s"]
 
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on a device; copied without waiting where they are pinned."""
+        if device.type in ("cpu", "meta"):
+            return self
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
+        return Batch(self.examples, moved, self.valid.to(device, non_blocking=True))
+
 
 def collate(model, examples: Sequence[Example]) -> Batch:
     """Encode examples for a model from `load_model`.
@@ -53,32 +63,72 @@ def collate(model, examples: Sequence[Example]) -> Batch:
             f"Example {with_picture[0]!r} has an image, but {type(model._module).__name__} takes text only. "
             f"Use a vision-language model, or leave the field 'image' out."
         )
+    if len({example.chat for example in examples}) > 1:
+        raise GatescopeError("Passages and questions cannot be encoded together; record them apart.")
     texts = [prompt(model, example) for example in examples]
     options = {"return_tensors": "pt", "padding": True, "padding_side": "left"}
-    if not _adds_bos(model, texts):
+    if examples[0].chat and not _adds_bos(model, texts):
         options["add_special_tokens"] = False
     if model.processor is None:
         inputs = dict(model.tokenizer(texts, return_token_type_ids=False, **options))
     else:
-        images = [picture for picture in pictures if picture is not None]
+        # By row: a processor such as Gemma 3's takes a plain list for the pictures of one row.
+        images = [[picture] for picture in pictures if picture is not None]
+        if len(images) < len(pictures) and images:
+            images = [[picture] if picture is not None else [] for picture in pictures]
         inputs = dict(model.processor(text=texts, images=images or None, **options))
     return Batch(tuple(examples), inputs, valid_tokens(model, inputs))
 
 
+THINKING = ("enable_thinking", "thinking")  # what chat templates call the switch
+
+
 def prompt(model, example: Example) -> str:
-    """The text a model is given for an example: its chat template round the question, or the bare question if it has
-    none; then the example's prefix.
+    """The text a model is given for an example: its chat template round the question, thinking switched off where it has
+    a switch for that, then the example's prefix. A passage is given as it stands. A base model, which has no template, is
+    asked the bare question, and a warning says so.
     """
+    if not example.chat:
+        return str(example.prompt)
     has_image = example.image is not None
     text = example.prompt or prompts.multiple_choice(example.question, example.choices, image=has_image)
     tool = model.processor if model.processor is not None else model.tokenizer
-    if not (getattr(tool, "chat_template", None) or getattr(model.tokenizer, "chat_template", None)):
+    if not _has_template(model):
+        warnings.warn(
+            f"{type(model._module).__name__} has no chat template: it is asked in plain text, as a base model is.", stacklevel=2
+        )
+        text = f"{example.system}\n\n{text}" if example.system else text
         return (f"{tool.image_token}\n{text}" if has_image else text) + example.prefix
-    content: str | list = text
-    if model.processor is not None:
-        content = [{"type": "image"}] * has_image + [{"type": "text", "text": text}]
-    turns = [{"role": "user", "content": content}]
-    return tool.apply_chat_template(turns, add_generation_prompt=True, tokenize=False) + example.prefix
+    written = str(getattr(tool, "chat_template", None) or model.tokenizer.chat_template)
+    off = {switch: False for switch in THINKING if re.search(rf"\b{switch}\b", written)}
+    problem: Exception | None = None
+    for turns in _turns(example, text, model.processor is not None):
+        try:
+            return tool.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **off) + example.prefix
+        except TemplateError as error:
+            problem = error
+    raise GatescopeError(f"The chat template of {type(model._module).__name__} refuses example {example.id!r}: {problem}.")
+
+
+def _has_template(model) -> bool:
+    tool = model.processor if model.processor is not None else model.tokenizer
+    return bool(getattr(tool, "chat_template", None) or getattr(model.tokenizer, "chat_template", None))
+
+
+def _turns(example: Example, text: str, parts: bool) -> list[list[dict]]:
+    """The turns to try: with a system turn if there is one, then with its text at the head of the user's turn."""
+
+    def turn(role: str, words: str, image: bool = False) -> dict:
+        written = [{"type": "image"}] * image + [{"type": "text", "text": words}]
+        return {"role": role, "content": written if parts else words}
+
+    has_image = example.image is not None
+    if not example.system:
+        return [[turn("user", text, has_image)]]
+    return [
+        [turn("system", example.system), turn("user", text, has_image)],
+        [turn("user", f"{example.system}\n\n{text}", has_image)],
+    ]
 
 
 def _adds_bos(model, texts: Sequence[str]) -> bool:
@@ -100,7 +150,8 @@ def valid_tokens(model, inputs: dict[str, Tensor]) -> Bool[Tensor, "b s"]:
 
 def token_classes(model, batch: Batch) -> dict[str, Bool[Tensor, "b s"]]:
     """The prompt's tokens that count: all, and apart those of the text and those that carry a picture's patches."""
-    placeholder = torch.isin(batch.inputs["input_ids"], torch.tensor(sorted(placeholder_ids(model)), dtype=torch.long))
+    ids = batch.inputs["input_ids"]
+    placeholder = torch.isin(ids, torch.tensor(sorted(placeholder_ids(model)), dtype=torch.long, device=ids.device))
     return {"all": batch.valid, "text": batch.valid & ~placeholder, "image": batch.valid & placeholder}
 
 

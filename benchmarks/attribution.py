@@ -1,0 +1,160 @@
+"""What attribution costs: a forward and a backward pass, and activation x gradient of every neuron.
+
+    ours                 the inside of `gs.attribute`: a trace, weights frozen, reduced where the activations are
+    ours, added up       the same, then weighted by P(y|x) and added to its groups, as `gs.attribute` does
+    hooks, frozen        plain PyTorch hooks, weights frozen, the same kernel: the floor
+    hooks, weights       plain hooks, and gradients of all weights with them
+    published way        plain hooks with weight gradients, then a Python loop that adds every neuron's score to a
+                         dictionary (of module, layer, neuron) of dictionaries (of group)
+
+Below, the accumulation alone: scores [b, n] that are there already, added to their groups by either way. The loop is
+written here after what a published pipeline does; the dictionary is filled before it is timed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import common
+import shapes
+import torch
+
+from gatescope import fused
+from gatescope.attribute import _add, _batch
+from gatescope.attributions import Attributions
+from gatescope.batches import collate
+from gatescope.labels import answer_tokens
+from gatescope.sites import forward_options, layout_of, site_of
+
+PRESETS = {
+    "toy": {"batch": 8, "tokens": 128, "rounds": 8},
+    "1b": {"batch": 8, "tokens": 150, "rounds": 10},
+    "7b": {"batch": 8, "tokens": 150, "rounds": 10},
+    "12b": {"batch": 16, "tokens": 150, "rounds": 6},
+}
+SITES = ("gate_pre", "q", "k", "v")
+GROUPS = 4
+BASE = "hooks, frozen"
+
+
+def main() -> None:
+    chosen = common.options(__doc__, PRESETS)
+    shape = PRESETS[chosen.preset]
+    print(
+        f"preset {chosen.preset}: {shape}, sites {', '.join(SITES)}\n{common.machine(chosen.device)}, torch {torch.__version__}"
+    )
+    whole, alone, faster = measure(chosen.preset, shape, chosen.device)
+    print("\none batch, sdpa attention\n" + common.ratios(whole, BASE))
+    print(f"ours is {faster['median']:.2f} x ({faster['low']:.2f} .. {faster['high']:.2f}) as fast as the published way")
+    per = whole["ours, added up"]["seconds"]["median"] / shape["batch"]
+    print(f"{1000 * per:.1f} ms an example: {3600 / per:,.0f} examples an hour")
+    print("\nthe accumulation alone\n" + common.ratios(alone, "tensors"))
+    print(f"\nkernels: {fused.name(chosen.device)}")
+    facts = {"preset": chosen.preset, "shape": shape, "machine": common.machine(chosen.device)}
+    common.write(
+        chosen.json, facts | {"kernel": fused.name(chosen.device), "batch": whole, "accumulation": alone, "faster": faster}
+    )
+
+
+def measure(preset: str, shape: dict, device: str) -> tuple[dict, dict, dict]:
+    """Figures of a batch, of the accumulation alone, and how many times as fast as the published way ours is."""
+    model = shapes.decoder(preset, device)
+    module = model._module
+    examples = shapes.questions(shape["batch"], shape["tokens"], GROUPS)
+    answers = [answer_tokens(model, example) for example in examples]
+    batch = collate(model, examples).to(module.device)
+    sites = [site_of(model, name) for name in SITES]
+    places = [(name, layer, site.io, module.get_submodule(path)) for name, site in zip(SITES, sites, strict=True)
+              for layer, path in enumerate(site.paths)]  # fmt: skip
+    inputs = batch.inputs | forward_options(model, batch.inputs, keep=1)
+    real = batch.inputs["attention_mask"].bool()
+    rows, right = torch.arange(len(examples), device=device), torch.tensor(answers, device=device)[:, 0]
+    groups = tuple(dict.fromkeys(example.group for example in examples))
+    total = Attributions.zeros(groups, layout_of(sites), len(examples))
+    table: dict = defaultdict(lambda: defaultdict(float))
+    trained = [parameter for parameter in module.parameters()]
+
+    def ours():
+        return _batch(model, batch, answers, sites, "max", False)
+
+    def ours_added():
+        scores, probability = ours()
+        tensors(scores, probability)
+
+    def tensors(scores, probability):
+        _add(total, (scores * probability[:, None]).double().cpu(), examples)
+
+    def hooked():
+        """The forward pass with the activations kept, and P(y|x)."""
+        kept = {}
+
+        def before(key):
+            return lambda _module, args: kept.update({key: args[0]})
+
+        def after(key):
+            return lambda _module, _args, output: kept.update({key: output})
+
+        handles = [module.get_input_embeddings().register_forward_hook(lambda _m, _i, out: out.requires_grad_(True))]
+        for name, layer, io, part in places:
+            register, hook = (part.register_forward_pre_hook, before) if io == "input" else (part.register_forward_hook, after)
+            handles.append(register(hook((name, layer))))
+        logits = module(**inputs).logits[:, -1].float()
+        for handle in handles:
+            handle.remove()
+        return kept, logits.softmax(-1)[rows, right]
+
+    def reduced(kept, gradients):
+        pairs = zip(kept.values(), gradients, strict=True)
+        return [fused.attribution(activation.detach(), gradient, real, "max") for activation, gradient in pairs]
+
+    def frozen():
+        kept, probability = hooked()
+        gradients = torch.autograd.grad(probability.sum(), list(kept.values()))
+        return reduced(kept, gradients), probability.detach()
+
+    def weights():
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        kept, probability = hooked()
+        for activation in kept.values():
+            activation.retain_grad()
+        probability.sum().backward()
+        for parameter in trained:
+            parameter.grad = None
+            parameter.requires_grad_(False)
+        gradients = [activation.grad for activation in kept.values()]
+        return list(kept), kept, gradients, probability.detach()
+
+    def weights_reduced():
+        _, kept, gradients, _ = weights()
+        reduced(kept, gradients)
+
+    def published():
+        keys, kept, gradients, probability = weights()
+        padding = ~real.unsqueeze(-1)
+        for key, activation, gradient in zip(keys, kept.values(), gradients, strict=True):
+            score = (activation * gradient).masked_fill(padding, 0.0).max(1).values
+            loop(key, (probability[:, None] * score).detach().cpu().tolist())
+
+    def loop(key, scores):
+        for row, example in zip(scores, examples, strict=True):
+            for neuron, score in enumerate(row):
+                table[*key, neuron][example.group] += score
+
+    def loops(parts, probability):
+        for (name, layer, _, _), part in zip(places, parts, strict=True):
+            loop((name, layer), (probability[:, None] * part).cpu().tolist())
+
+    functions = {BASE: frozen, "ours": ours, "ours, added up": ours_added, "hooks, weights": weights_reduced}
+    seconds = common.timed(functions | {"published way": published}, shape["rounds"], device, warmup=2)
+    parts, probability = frozen()
+    scores = torch.cat(parts, 1)
+    alone = {"tensors": lambda: tensors(scores, probability), "Python loop": lambda: loops(parts, probability)}
+    pairs = zip(seconds["published way"], seconds["ours, added up"], strict=True)
+    faster = common.spread([theirs / ours for theirs, ours in pairs])
+    added = common.timed(alone, shape["rounds"], device, warmup=1)
+    return common.against(seconds, BASE), common.against(added, "tensors"), faster
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""What the benchmarks share: options, paired and interleaved timing, a table and a JSON.
+
+Every function is called once a round, in the order given, so that whatever else the machine does meets all alike.
+A ratio is taken within a round; its median and quartiles are over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+
+def options(description: str | None, presets: Mapping[str, object]) -> argparse.Namespace:
+    """`--preset`, `--device` and `--json` from the command line."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--preset", choices=presets, default="toy")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    return parser.parse_args()
+
+
+def timed(
+    functions: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu", warmup: int = 3
+) -> dict[str, list[float]]:
+    """Seconds of each function in each round, one after the other in every round."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for index in range(warmup + rounds):
+        for name, function in functions.items():
+            spent = _seconds(function, device)
+            if index >= warmup:
+                seconds[name].append(spent)
+    return seconds
+
+
+def _seconds(function: Callable[[], object], device: str) -> float:
+    if device == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        function()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+    begun = time.perf_counter()
+    function()
+    return time.perf_counter() - begun
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4)
+    return {"median": middle, "low": low, "high": high}
+
+
+def against(seconds: Mapping[str, list[float]], base: str) -> dict[str, dict[str, dict[str, float]]]:
+    """Each function's seconds, and its ratio to the base in the same round."""
+    return {
+        name: {"seconds": spread(spent), "ratio": spread([x / y for x, y in zip(spent, seconds[base], strict=True)])}
+        for name, spent in seconds.items()
+    }
+
+
+def ratios(found: Mapping[str, Mapping[str, Mapping[str, float]]], base: str) -> str:
+    """What `against` gave, as a table."""
+    rows = []
+    for name, figures in found.items():
+        time_, ratio = figures["seconds"], figures["ratio"]
+        quartiles = f"{1000 * time_['low']:.1f} .. {1000 * time_['high']:.1f}"
+        cells = [f"{1000 * time_['median']:.1f}", quartiles, f"{ratio['median']:.2f}"]
+        rows.append([name, *cells, f"{ratio['low']:.2f} .. {ratio['high']:.2f}"])
+    return table(["", "ms", "quartiles", f"x {base}", "quartiles"], rows)
+
+
+def less(whole: list[float], part: list[float]) -> list[float]:
+    """The whole without the part, round by round."""
+    return [x - y for x, y in zip(whole, part, strict=True)]
+
+
+def machine(device: str) -> str:
+    """The device in words."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    named = [line for line in _cpuinfo() if line.startswith("model name")]
+    processor = named[0].partition(":")[2].strip() if named else "cpu"
+    return f"{processor}, {torch.get_num_threads()} of {os.cpu_count()} threads"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    """Rows under headings, the first column to the left."""
+    widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (headings, *rows)
+    ]
+    return "\n".join(lines)
+
+
+def write(path: Path | None, figures: Mapping[str, object]) -> None:
+    """The figures as JSON, with what they were measured on, if a path is given."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"torch": torch.__version__, **figures}, indent=1) + "\n")

@@ -1,0 +1,158 @@
+"""A sweep of M masks: one at a time against side by side, and what sharing the pictures' features saves.
+
+    naive          every mask by itself: texts and pictures encoded again, the pictures' features computed again
+    one at a time  `gs.sweep(..., together=1)`: encoded once, the features shared
+    side by side   `gs.sweep(...)`: masks in different rows of one batch, as many as fit
+
+Every sweep also asks the full model, so M masks are M + 1 answers an example. All three give the same answers; this is
+checked. The models have random weights, so an answer is as long as it may be:
+
+    toy        Qwen2.5-VL of the organism's shape (3 layers of 300 neurons): short answers to small pictures, short
+               answers to large pictures, and few long answers, which is decoding one row at a time
+    7b         Qwen2.5-VL-7B with its vision tower, 448 x 448 pixels
+    1b, 12b    the text decoders, without pictures
+"""
+
+from __future__ import annotations
+
+import random
+
+import common
+import shapes
+import torch
+from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
+
+import gatescope as gs
+from gatescope.batches import collate
+from gatescope.data import Example
+from gatescope.generate import ask
+from gatescope.models import identity
+from gatescope.organism import build, world
+from gatescope.sites import site_of
+
+SMALL = {"examples": 8, "pixels": 56, "new": 4}
+TOY = {"small pictures": SMALL, "large pictures": SMALL | {"pixels": 280}, "long answers": SMALL | {"examples": 2, "new": 20}}
+PRESETS = {
+    "toy": {
+        "shapes": TOY,
+        "masks": (1, 2, 5, 10, 25),
+        "rounds": 3,
+    },
+    "1b": {"shapes": {"text": {"examples": 8, "tokens": 150, "new": 20}}, "masks": (1, 5, 25), "rounds": 3},
+    "7b": {"shapes": {"pictures": {"examples": 8, "pixels": 448, "new": 20}}, "masks": (1, 5, 25), "rounds": 3},
+    "12b": {"shapes": {"text": {"examples": 8, "tokens": 150, "new": 20}}, "masks": (1, 5, 25), "rounds": 3},
+}  # fmt: skip
+RATE = 0.01
+HEADINGS = ["M", "naive, ms", "one at a time", "side by side", "x side by side", "quartiles", "x naive", "quartiles"]
+
+
+def main() -> None:
+    chosen = common.options(__doc__, PRESETS)
+    preset = PRESETS[chosen.preset]
+    print(f"preset {chosen.preset}: masks of {RATE:.0%} of the neurons")
+    print(f"{common.machine(chosen.device)}, torch {torch.__version__}")
+    figures = {name: measure(chosen.preset, name, shape, preset, chosen.device) for name, shape in preset["shapes"].items()}
+    common.write(chosen.json, {"preset": chosen.preset, "machine": common.machine(chosen.device), "shapes": figures})
+
+
+def measure(preset: str, name: str, shape: dict, how: dict, device: str) -> dict:
+    """Print one shape's table; return its figures by number of masks."""
+    pictured = "pixels" in shape
+    model = seeing(preset, device, shape["pixels"]) if pictured else shapes.decoder(preset, device)
+    examples = pictures(shape) if pictured else shapes.questions(shape["examples"], shape["tokens"])
+    every = masks(model, max(how["masks"]))
+    found, rows = {}, []
+    for count in how["masks"]:
+        figures = compare(model, examples, dict(list(every.items())[:count]), shape["new"], how["rounds"], device)
+        found[count] = figures
+        times = [f"{1000 * figures['seconds'][way]['median']:.0f}" for way in ("naive", "one at a time", "side by side")]
+        cells = []
+        for way in ("one at a time", "naive"):
+            ratio = figures["faster than"][way]
+            cells += [f"{ratio['median']:.2f}", f"{ratio['low']:.2f} .. {ratio['high']:.2f}"]
+        rows.append([str(count), *times, *cells])
+    print(f"\n{name}: {shape}; the last columns say how much faster side by side is than one at a time, and than naive")
+    print(common.table(HEADINGS, rows))
+    return found
+
+
+def compare(model, examples: list, masks: dict, new: int, rounds: int, device: str) -> dict:
+    """Seconds of the three ways, and how much faster side by side is."""
+    settings = {"batch_size": len(examples), "max_new_tokens": new, "progress": False}
+    answers: dict[str, list] = {}
+
+    def naive():
+        found = []
+        for mask in (None, *masks.values()):
+            batch = collate(model, examples).to(model._module.device)
+            answered, _ = ask(model, batch, masks=(mask,), max_new_tokens=new)
+            found += [text for text, _ in answered]
+        answers["naive"] = found
+
+    def sweep(way: str, together: int | None):
+        rows = gs.sweep(model, examples, masks, together=together, **settings)
+        answers[way] = [row.text for row in rows.rows]
+
+    ways = {
+        "naive": naive,
+        "one at a time": lambda: sweep("one at a time", 1),
+        "side by side": lambda: sweep("side by side", None),
+    }
+    seconds = common.timed(ways, rounds, device, warmup=1)
+    if not answers["naive"] == answers["one at a time"] == answers["side by side"]:
+        print("  the answers differ (rounding: other batches, other sums)")
+    fast = seconds["side by side"]
+    faster = {
+        way: common.spread([x / y for x, y in zip(seconds[way], fast, strict=True)]) for way in ("naive", "one at a time")
+    }
+    return {"seconds": {way: common.spread(spent) for way, spent in seconds.items()}, "faster than": faster}
+
+
+def seeing(preset: str, device: str, pixels: int):
+    """A Qwen2.5-VL with random weights and the real processor."""
+    processor = build.processor((fact.word for fact in world.facts()), max_pixels=pixels**2)
+    if preset == "toy":
+        module = build.model(processor.tokenizer, layers=3, width=300, hidden=64, seed=0).eval().to(device)
+        return gs.load_model(module, processor=processor)
+    ids = {marker: processor.tokenizer.get_vocab()[marker] for marker in build.MARKERS}
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
+            "num_attention_heads": 28, "num_key_value_heads": 4, "max_position_embeddings": 4096,
+            "rope_scaling": {"type": "mrope", "rope_type": "default", "mrope_section": [16, 24, 24]},
+            "pad_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|im_end|>"], "bos_token_id": None,
+        },
+        vision_config={
+            "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584,
+            "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2, "window_size": 112,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+        },
+        image_token_id=ids["<|image_pad|>"], video_token_id=ids["<|video_pad|>"],
+        vision_start_token_id=ids["<|vision_start|>"], vision_end_token_id=ids["<|vision_end|>"],
+    )  # fmt: skip
+    return gs.load_model(shapes.built(AutoModelForImageTextToText, config, device), processor=processor)
+
+
+def pictures(shape: dict) -> list[Example]:
+    """Questions about drawn pictures of one size."""
+    draw, facts = random.Random(0), world.facts()
+    found = []
+    for number in range(shape["examples"]):
+        fact = facts[(number * 17) % len(facts)]
+        choices, _ = world.options(fact, facts, draw)
+        picture = world.draw(fact, draw, (shape["pixels"], shape["pixels"]))
+        found.append(Example(f"e{number}", fact.culture, world.question(fact.kind), tuple(choices), fact.word, picture))
+    return found
+
+
+def masks(model, count: int) -> dict:
+    """Random masks, each of its own neurons, by a made-up group."""
+    layout = site_of(model, "gate").layout
+    draw = torch.Generator().manual_seed(0)
+    size = max(1, int(RATE * layout.size))
+    drawn = [torch.randperm(layout.size, generator=draw)[:size].sort().values for _ in range(count)]
+    return {f"m{i}": gs.ablate(gs.NeuronSet(layout, neurons, identity(model))) for i, neurons in enumerate(drawn)}
+
+
+if __name__ == "__main__":
+    main()
