@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,42 +20,72 @@ from gatescope.errors import GatescopeError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk, then rename: readers see all of it or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Write a file under a temporary name, flush it to disk, then rename: readers see all of it or none.
+
+    Raises:
+        GatescopeError: if it cannot be written: a full disk, a read-only directory.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        raise GatescopeError(
+            f"{path} cannot be written: {error.strerror or error}. What was written before is whole; make room, or give a "
+            f"directory that can be written to, and run the same command again."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and JSON-able metadata as one safetensors file of a named format."""
-    text = {"format": format} | {key: json.dumps(value) for key, value in metadata.items()}
-    write_bytes(
-        Path(path), save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}, text)
-    )
+    """Write tensors and JSON-able metadata as one safetensors file of a named format.
+
+    The metadata is one text, since safetensors keeps several in no order: the same content gives the same bytes.
+    """
+    whole = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    about = {"format": format} | dict(metadata)
+    about["checksum"] = checksum(whole, about)
+    write_bytes(Path(path), save(whole, {"about": json.dumps(about)}))
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """SHA-256 over every tensor and every word of the metadata."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a file written by `write`.
 
     Raises:
-        GatescopeError: if it cannot be read, or is of another format.
+        GatescopeError: if it cannot be read (it may be truncated), is of another format, or was altered.
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
+            texts = file.metadata() or {}
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
-        raise GatescopeError(f"{path} cannot be read as {format}: {error}.") from error
-    found = metadata.pop("format", None)
+        about = json.loads(texts.get("about", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise GatescopeError(
+            f"{path} cannot be read as {format}: {error}. It may be truncated: delete it and make it again."
+        ) from error
+    found = about.get("format") or texts.get("format")
     if found != format:
         raise GatescopeError(f"{path} is {found or 'a safetensors file of no gatescope format'}; {format} is wanted here.")
-    return tensors, {key: json.loads(value) for key, value in metadata.items()}
+    if not about:  # as it was written before there were checksums
+        return tensors, {key: json.loads(value) for key, value in texts.items() if key != "format"}
+    if about.pop("checksum", None) != checksum(tensors, about):
+        raise GatescopeError(
+            f"{path} was altered after it was written: its checksum does not fit. Delete it and make it again."
+        )
+    return tensors, {key: value for key, value in about.items() if key != "format"}

@@ -9,20 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import nnsight
 import torch
 from torch import Tensor
 
+from gatescope import fused
 from gatescope.attributions import Attributions
 from gatescope.batches import Batch, collate
 from gatescope.data.example import Example, fingerprint
 from gatescope.errors import GatescopeError, one_of
-from gatescope.kernels import attribution
+from gatescope.forced import answer_logs, force
 from gatescope.labels import answer_tokens
 from gatescope.models import identity, versions
+from gatescope.neurons import NeuronSet
 from gatescope.progress import bar
+from gatescope.runs import Run
+from gatescope.schedule import backing_off, plan, prepared
+from gatescope.shards import Shards, first
 from gatescope.sites import Site, by_token, embedding_path, forward_options, layout_of, read, site_of
 
 LINEAR = ("gate_pre", "up", "q", "k", "v")  # sites that are a projection's raw output
@@ -35,62 +42,151 @@ def attribute(
     sites: Sequence[str] = ("gate_pre", "q", "k", "v"),
     reduce: str = "max",
     pad_zero: bool = False,
-    batch_size: int = 8,
+    run: str | Path | Run | None = None,
+    name: str = "",
+    batch_size: int | str = 8,
+    shard_size: int = 256,
+    workers: int = 0,
+    remote: Any = None,
     progress: bool = True,
 ) -> Attributions:
     """Score how much every neuron raises the probability of the right answer.
 
     Args:
-        model: from `load_model`.
+        model: from `load_model`; without weights if the work is done remotely.
         examples: with labels of one token each, or answers whose tokens are forced one after the other.
         sites: which neurons.
         reduce: over tokens: "max" (equation 7), "mean", or "norm", the inner product of a neuron's weight row and
             its gradient (CULNIG, appendix I).
         pad_zero: let padding count as 0 in the max, as the published code does; the result then depends on batches.
-        batch_size: examples a batch.
+        run: directory for shards and manifest. What is done there already is not done again.
+        name: of these attributions in the run, where it has several, such as "control".
+        batch_size, shard_size, workers, remote: as for `record`.
         progress: show a bar if it takes longer than a few seconds.
 
     Returns:
         Sums over examples of P(y|x) times the reduced score, by group.
 
     Raises:
-        GatescopeError: without examples, for an unknown site, a label that is not one token, or "norm" for a site
-            that is not a projection's output.
+        GatescopeError: without examples, for an unknown site, a label that is not one token, "norm" for a site that is
+            not a projection's output, if `run` was begun with something else, or if the model gives NaN.
     """
     if not examples:
         raise GatescopeError("Attribution needs examples; there are none.")
     one_of("reduce", reduce, ("max", "mean", "norm"))
-    chosen = [site_of(model, name) for name in sites]
-    if reduce == "norm" and (wrong := [name for name in sites if name not in LINEAR]):
+    chosen = [site_of(model, site) for site in sites]
+    if reduce == "norm" and (wrong := [site for site in sites if site not in LINEAR]):
         raise GatescopeError(f"reduce='norm' is defined for the outputs of projections, {', '.join(LINEAR)}; not for {wrong}.")
     answers = [answer_tokens(model, example) for example in examples]
     origin = {"sites": ",".join(sites), "reduce": reduce, "pad_zero": str(pad_zero), "fingerprint": fingerprint(examples)}
     origin |= {"attention": str(model._module.config._attn_implementation), "versions": versions()}
     groups = tuple(dict.fromkeys(example.group for example in examples))
     items = len({example.item or example.id for example in examples})
-    total = Attributions.zeros(groups, layout_of(chosen), items, identity(model), origin)
-    with (
-        _evaluating(model._module),
-        bar(len(examples), "attributing", "examples", show=progress) as shown,
-    ):
-        for start in range(0, len(examples), batch_size):
-            batch = collate(model, examples[start : start + batch_size])
-            scores, probability = _batch(model, batch, answers[start : start + batch_size], chosen, reduce, pad_zero)
-            weighted = (scores * probability[:, None]).double().cpu()
-            for row, example in enumerate(batch.examples):
-                group = groups.index(example.group)
-                total.sums[group] += weighted[row]
-                total.clamped[group] += weighted[row].clamp(min=0)
-                total.seen[group] += 1
-            shown.update(len(batch.examples))
+    layout, card = layout_of(chosen), identity(model)
+
+    def planned() -> list[list[list[int]]]:
+        return plan(model, examples, batch_size, shard_size)
+
+    def nothing() -> Attributions:
+        return Attributions.zeros(groups, layout, items, card, origin)
+
+    directory = shards = None
+    step = f"attribute of {name}" if name else "attribute"
+    if run is not None:
+        facts = origin | {"groups": list(groups), "items": items, "layout": layout.plain(), "kernel": fused.mode()}
+        directory = Run.at(run, card)
+        shards, batches = Shards.start(directory, step, facts, [e.id for e in examples], planned)
+        todo = shards.open() if remote is None else iter(shards.missing)
+    else:
+        batches = planned()
+        todo = iter(range(len(batches)))
+    total: Attributions | None = None
+    pending: dict[int, Attributions] = {}  # those that came before their turn
+    left = len(batches)
+    with bar(len(examples), "attributing", "examples", show=progress and first()) as shown:
+        if remote is None:
+            found = _local(model, examples, answers, batches, todo, chosen, nothing, reduce, pad_zero, workers, shown.update)
+        else:
+            from gatescope.remote.attribute import attribute_shards
+
+            jobs = {index: [[examples[i] for i in batch] for batch in batches[index]] for index in todo}
+            how = {"reduce": reduce, "pad_zero": pad_zero, "origin": origin, "remote": remote}
+            if directory is not None and shards is not None:
+                how |= {"ledger": directory.path / f"jobs.{step.replace(' ', '-')}.json", "dtype": shards.dtype}
+            found = attribute_shards(model, jobs, chosen, groups, items, **how)
+        for index, scores in found:
+            if remote is not None:
+                shown.update(int(scores.seen.sum()))
+            if shards is None:
+                pending[index] = scores
+                while (turn := len(batches) - left) in pending:
+                    ready = pending.pop(turn)
+                    total = ready if total is None else total + ready
+                    left -= 1
+            else:
+                tensors = {part: getattr(scores, part) for part in ("sums", "clamped", "seen")}
+                shards.save(index, tensors, {"model": dict(scores.model)})
+    if directory is not None:
+        return directory.attributions_of(step)
+    assert total is not None  # a plan has a shard at least
     return total
+
+
+def _local(
+    model,
+    examples: Sequence[Example],
+    answers: Sequence[list[int]],
+    batches: Sequence[Sequence[Sequence[int]]],
+    todo: Iterator[int],
+    sites: list[Site],
+    nothing: Callable[[], Attributions],
+    reduce: str,
+    pad_zero: bool,
+    workers: int,
+    done: Callable[[int], Any],
+) -> Iterator[tuple[int, Attributions]]:
+    with _evaluating(model._module):
+        for index in todo:
+            total = nothing()
+            planned = [[examples[i] for i in batch] for batch in batches[index]]
+            for places, batch in zip(batches[index], prepared(model, planned, workers), strict=True):
+                ready = [batch]
+
+                def work(some: Sequence[int], ready=ready, total=total) -> None:
+                    asked = [examples[i] for i in some]
+                    encoded = ready.pop() if ready else collate(model, asked).to(model._module.device)
+                    scores, probability = _batch(model, encoded, [answers[i] for i in some], sites, reduce, pad_zero)
+                    _add(total, (scores * probability[:, None]).double().cpu(), asked)
+
+                backing_off(work, places, lambda i: examples[i].id)
+                done(len(places))
+            yield index, total
+
+
+def _add(total: Attributions, weighted: Tensor, examples: Sequence[Example]) -> None:
+    """Add weighted scores [b, n] to their groups.
+
+    Raises:
+        GatescopeError: if the model gave NaN, naming site, layer and example.
+    """
+    if weighted.isnan().any():
+        row, flat = weighted.isnan().nonzero()[0].tolist()
+        site, layer, _ = next(iter(NeuronSet(total.layout, torch.tensor([flat]), {})))
+        raise GatescopeError(
+            f"The model gave NaN at layer {layer} ({site}) in example {examples[row].id!r}. Load it in a wider dtype, such as "
+            f"dtype='float32', or leave the example out."
+        )
+    places = torch.tensor([total.groups.index(example.group) for example in examples])
+    total.sums.index_add_(0, places, weighted)
+    total.clamped.index_add_(0, places, weighted.clamp(min=0))
+    total.seen.index_add_(0, places, torch.ones(len(examples), dtype=torch.int64))
 
 
 def _batch(
     model, batch: Batch, answers: Sequence[list[int]], sites: list[Site], reduce: str, pad_zero: bool
 ) -> tuple[Tensor, Tensor]:
     """Reduced scores [b, n] over the sites' layout, and P(y|x) [b]."""
-    inputs = _force(model, batch, answers)
+    inputs = force(model, batch, answers)
     real = inputs["attention_mask"].bool()
     keep = max(map(len, answers))
     where = sorted({(layer, site.rank, path, site.io) for site in sites for layer, path in enumerate(site.paths)})
@@ -100,56 +196,19 @@ def _batch(
     with model.trace(**inputs, **forward_options(model, inputs, keep)):
         read(model, embedding, "output").requires_grad_(True)
         whole = {(path, io): read(model, path, io) for _, _, path, io in where}
-        probability = answer_probability(model.output.logits[:, -keep:], answers)
+        probability = answer_logs(model.output.logits[:, -keep:], answers).exp()
         gradients = dict(zip(whole, torch.autograd.grad(probability.sum(), list(whole.values())), strict=True))
-        scores = []
+        scores, there = [], {}
         for bias, (site, path) in zip(biases, places, strict=True):
             activation = site.part(by_token(whole[path, site.io].detach(), real))
             gradient = site.part(by_token(gradients[path, site.io], real))
             activation = activation if bias is None else activation - bias
-            mask = real.to(activation.device)
+            mask = there.setdefault(activation.device, real.to(activation.device))
             how = "sum" if reduce == "norm" else reduce
-            scores.append(attribution(activation, gradient, mask, how, pad_zero).to(probability.device))
+            scores.append(fused.attribution(activation, gradient, mask, how, pad_zero).to(probability.device))
         scores = nnsight.save(torch.cat(scores, 1))
         probability = nnsight.save(probability.detach())
     return scores, probability
-
-
-def answer_probability(logits: Tensor, answers: Sequence[list[int]]) -> Tensor:
-    """P(y|x) [b] in float32: the product over an answer's tokens, the last of which is predicted at the last position.
-
-    Args:
-        logits: [b, k, vocabulary] of the last k positions, k at least the longest answer's length.
-        answers: token ids of each row's answer.
-    """
-    logs = logits.float().log_softmax(-1)
-    rows = []
-    for row, ids in enumerate(answers):
-        tokens = torch.tensor(ids, device=logs.device)
-        rows.append(logs[row, -len(ids) :].gather(-1, tokens[:, None]).sum())
-    return torch.stack(rows).exp()
-
-
-def _force(model, batch: Batch, answers: Sequence[list[int]]) -> dict[str, Tensor]:
-    """The inputs with each answer but its last token appended, padded on the left again."""
-    extra = [ids[:-1] for ids in answers]
-    inputs = dict(batch.inputs)
-    ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    if any(extra):
-        shape = ids.shape
-        lengths = [int(row.sum()) + len(more) for row, more in zip(mask, extra, strict=True)]
-        pad = model.tokenizer.pad_token_id
-        for name, tensor in inputs.items():
-            if tensor.shape != shape:
-                continue
-            fill = pad if name == "input_ids" else 0
-            widened = torch.full((len(ids), max(lengths)), fill, dtype=tensor.dtype)
-            for row, more in enumerate(extra):
-                tail = {"input_ids": more, "attention_mask": [1] * len(more)}.get(name, [0] * len(more))
-                content = torch.cat([tensor[row][mask[row].bool()], torch.tensor(tail, dtype=tensor.dtype)])
-                widened[row, -len(content) :] = content
-            inputs[name] = widened
-    return inputs
 
 
 def _bias(model, site: Site, path: str) -> Tensor | None:

@@ -4,31 +4,37 @@ One pass does both. The counts are taken in the prefill of the generation that d
 when it is known, the rows of wrong answers are dropped (VLM paper, section 3.1). Reductions run where the activation
 is, so memory holds examples x layers x neurons of one batch and never a token.
 
-Examples are cut into shards and batches once, in the order given. Sums are float32 within an example, float64 across
-examples, and shards are added in order, so scheduling cannot change a bit.
+Examples are cut into shards and batches once (see `gatescope.schedule`). Sums are float32 within an example, float64
+across examples, and shards are added in order, so scheduling cannot change a bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from nnsight.intervention.interleaver import Mediator
 from torch import Tensor
 
+from gatescope import fused, kernels
 from gatescope.batches import CLASSES, TOKEN_RULE, Batch, collate, marker_ids, token_classes
 from gatescope.counters import Counters
 from gatescope.data.example import Example, fingerprint
 from gatescope.errors import GatescopeError, one_of
 from gatescope.evaluate.table import Row
-from gatescope.generate import ask
-from gatescope.kernels import count
+from gatescope.generate import GENERATED, ask
 from gatescope.models import identity, versions
 from gatescope.progress import bar
 from gatescope.runs import Run
+from gatescope.schedule import backing_off, plan, prepared
+from gatescope.shards import Shards, first
 from gatescope.sites import Site, by_token, embedding_path, read, site_of
 from gatescope.workers import beside, every_step
+
+PARTS = ("K", "S", "T", "seen", "counted")
+Found = tuple[int, dict[str, Counters], list[Row]]  # a shard's number, counters by class of tokens, answers
 
 
 def record(
@@ -39,35 +45,48 @@ def record(
     tokens: str = "all",
     run: str | Path | Run | None = None,
     only_correct: bool = True,
-    batch_size: int = 16,
+    batch_size: int | str = 16,
     shard_size: int = 256,
     readout: str = "generate",
     max_new_tokens: int = 20,
+    workers: int = 0,
+    remote: Any = None,
     progress: bool = True,
 ) -> Counters:
     """Count firing, positive activation and tokens of every neuron on every group.
 
     Args:
-        model: from `load_model`.
+        model: from `load_model`; without weights if the work is done remotely.
         examples: identification examples.
         site: which neurons (see `sites_of`).
         tokens: which tokens: "all" that count in the prompt, its "text" or its "image" tokens, or the "generated" ones.
-        run: directory to write shards, answers and manifest to.
+        run: directory for shards, answers and manifest. What is done there already is not done again.
         only_correct: count only the examples the model answers correctly, as the paper does.
-        batch_size: examples a batch.
+        batch_size: examples a batch; "auto" sorts a shard by length and fills batches with tokens (see
+            `gatescope.schedule`).
         shard_size: examples a shard.
-        readout: how an answer is read: generated text, or the most probable label.
+        readout: how an answer is read (see `gatescope.generate`): "generate", "label", "loglik", "short", ...; "none"
+            for passages, with `only_correct=False`.
         max_new_tokens: at most this many tokens an answer (the paper: 20).
+        workers: processes that prepare text and pictures ahead of the model.
+        remote: True for NDIF, or a server's address; a shard is a job there (see `gatescope.remote`).
         progress: show a bar if it takes longer than a few seconds.
 
     Returns:
         Counters over all groups, including those in which nothing was counted (`counters.empty`).
 
     Raises:
-        GatescopeError: without examples, for an unknown site or class of tokens, or if `run` holds a recording already.
+        GatescopeError: without examples, for an unknown site or class of tokens, if `run` was begun with something else or
+            holds a damaged shard, or if the model gives NaN.
     """
     options = {"run": run, "only_correct": only_correct, "batch_size": batch_size, "shard_size": shard_size}
-    options |= {"readout": readout, "max_new_tokens": max_new_tokens, "progress": progress}
+    options |= {
+        "readout": readout,
+        "max_new_tokens": max_new_tokens,
+        "workers": workers,
+        "remote": remote,
+        "progress": progress,
+    }
     return record_classes(model, examples, site=site, tokens=(tokens,), **options)[tokens]
 
 
@@ -79,48 +98,123 @@ def record_classes(
     tokens: Sequence[str] = ("text", "image"),
     run: str | Path | Run | None = None,
     only_correct: bool = True,
-    batch_size: int = 16,
+    batch_size: int | str = 16,
     shard_size: int = 256,
     readout: str = "generate",
     max_new_tokens: int = 20,
+    workers: int = 0,
+    remote: Any = None,
+    part: tuple[int, int] | None = None,
     progress: bool = True,
 ) -> dict[str, Counters]:
-    """Count several classes of tokens apart, in one pass; arguments and errors as for `record`."""
-    if not examples:
-        raise GatescopeError("Recording needs examples; there are none.")
-    for name in tokens:
-        one_of("tokens", name, CLASSES)
-    if "generated" in tokens and readout != "generate":
-        raise GatescopeError("tokens='generated' needs answers that are generated; readout is 'label'.")
-    where = site_of(model, site)
-    groups = tuple(dict.fromkeys(example.group for example in examples))
-    shards = [_cut(shard, batch_size) for shard in _cut(examples, shard_size)]
-    origin = {"site": site, "token_rule": TOKEN_RULE, "fingerprint": fingerprint(examples), "only_correct": str(only_correct)}
-    origin |= {"readout": readout, "versions": versions()}
-    card = identity(model)
-    directory = None if run is None else _start(run, card, origin, groups, tokens, shards, max_new_tokens)
+    """Count several classes of tokens apart, in one pass; arguments and errors as for `record`.
+
+    Args:
+        part: (k, n): do the k-th of n parts of the shards and no other, and return what is there once all is done;
+            nothing ({}) before.
+    """
+    where, facts = _facts(model, examples, site, tokens, only_correct, readout, max_new_tokens)
+    groups, card = tuple(facts["groups"]), identity(model)
+
+    def planned() -> list[list[list[int]]]:
+        return plan(model, examples, batch_size, shard_size)
+
+    directory = shards = None
+    if run is not None:
+        directory = Run.at(run, card)
+        shards, batches = Shards.start(directory, "record", facts, [e.id for e in examples], planned)
+        todo = shards.open(part) if remote is None else iter(shards.missing)
+    else:
+        batches = planned()
+        todo = iter(range(len(batches)))
+    origin = {name: value for name, value in facts.items() if isinstance(value, str)}
 
     def nothing() -> dict[str, Counters]:
         return {name: Counters.zeros(groups, where.layout, card, origin | {"tokens": name}) for name in tokens}
 
-    merged, rows = nothing(), []
-    with bar(len(examples), "recording", "examples", show=progress) as shown:
-        for index, batches in enumerate(shards):
-            counters = nothing()
-            for batch in batches:
-                rows += _record_batch(model, where, collate(model, batch), counters, only_correct, readout, max_new_tokens)
-                shown.update(len(batch))
-            for name in tokens:
-                if directory is not None:
-                    counters[name].save(directory.shard(index, name))
-                merged[name] = merged[name] + counters[name]
-    if directory is not None:
-        directory.write_rows("identification.jsonl", (row.plain() for row in rows))
-    return merged
+    merged: dict[str, Counters] = {}
+    pending: dict[int, dict[str, Counters]] = {}  # those that came before their turn
+    left = len(batches)
+    with bar(len(examples), "recording", "examples", show=progress and first()) as shown:
+        if remote is None:
+            settings = {"only_correct": only_correct, "readout": readout, "max_new_tokens": max_new_tokens}
+            found = _local(model, examples, batches, todo, where, nothing, settings, workers, shown.update)
+        else:
+            from gatescope.remote.record import record_shards
+
+            jobs = {index: [[examples[i] for i in batch] for batch in batches[index]] for index in todo}
+            settings = {"tokens": tokens, "only_correct": only_correct, "readout": readout, "max_new_tokens": max_new_tokens}
+            if directory is not None and shards is not None:
+                settings |= {"ledger": directory.path / "jobs.record.json", "dtype": shards.dtype}
+            found = record_shards(model, jobs, where, groups, **settings, origin=origin, remote=remote)
+        for index, counters, rows in found:
+            if remote is not None:
+                shown.update(len(rows))
+                places = [place for batch in batches[index] for place in batch]
+                rows = [row for _, row in sorted(zip(places, rows, strict=True), key=lambda pair: pair[0])]
+            if shards is None:
+                pending[index] = counters
+                while (turn := len(batches) - left) in pending:
+                    ready = pending.pop(turn)
+                    merged = {name: merged[name] + ready[name] for name in tokens} if merged else ready
+                    left -= 1
+            else:
+                sums = {f"{name}/{p}": getattr(c, p) for name, c in counters.items() for p in PARTS}
+                more = {"rows": [row.plain() for row in rows], "model": dict(next(iter(counters.values())).model)}
+                shards.save(index, sums, more)
+    if directory is None or shards is None:
+        return merged
+    if part is not None and shards.missing:
+        return {}
+    directory.write_rows("identification.jsonl", (row for _, more in shards.all() for row in more["rows"]))
+    return {name: directory.counters_of(name) for name in tokens}
 
 
-def _cut(examples: Sequence[Example], size: int) -> list[Sequence[Example]]:
-    return [examples[start : start + size] for start in range(0, len(examples), size)]
+def _facts(
+    model, examples: Sequence[Example], site: str, tokens: Sequence[str], only_correct: bool, readout: str, max_new_tokens: int
+) -> tuple[Site, dict[str, Any]]:
+    """The site, and everything that decides the result; refuses what does not go together."""
+    if not examples:
+        raise GatescopeError("Recording needs examples; there are none.")
+    for name in tokens:
+        one_of("tokens", name, CLASSES)
+    if "generated" in tokens and readout not in GENERATED:
+        raise GatescopeError(f"tokens='generated' needs answers that are generated; readout is {readout!r}.")
+    if readout == "none" and only_correct:
+        raise GatescopeError("readout='none' reads no answer, so none can be correct; say only_correct=False.")
+    where = site_of(model, site)
+    facts: dict[str, Any] = {"site": site, "token_rule": TOKEN_RULE, "fingerprint": fingerprint(examples)}
+    facts |= {"only_correct": str(only_correct), "readout": readout, "versions": versions(), "kernel": fused.mode()}
+    facts |= {"groups": list(dict.fromkeys(example.group for example in examples)), "tokens": list(tokens)}
+    return where, facts | {"max_new_tokens": max_new_tokens, "layout": where.layout.plain()}
+
+
+def _local(
+    model,
+    examples: Sequence[Example],
+    batches: Sequence[Sequence[Sequence[int]]],
+    todo: Iterator[int],
+    where: Site,
+    nothing: Callable[[], dict[str, Counters]],
+    settings: Mapping[str, Any],
+    workers: int,
+    done: Callable[[int], Any],
+) -> Iterator[Found]:
+    for index in todo:
+        counters: dict[str, Counters] = nothing()
+        answers: dict[int, Row] = {}
+        planned = [[examples[i] for i in batch] for batch in batches[index]]
+        for places, batch in zip(batches[index], prepared(model, planned, workers), strict=True):
+            ready = [batch]
+
+            def work(some: Sequence[int], ready=ready, counters=counters) -> list[Row]:
+                encoded = ready.pop() if ready else collate(model, [examples[i] for i in some]).to(model._module.device)
+                return _record_batch(model, where, encoded, counters, **settings)
+
+            rows = [row for part in backing_off(work, places, lambda i: examples[i].id) for row in part]
+            answers |= dict(zip(places, rows, strict=True))
+            done(len(rows))
+        yield index, counters, [answers[place] for place in sorted(answers)]
 
 
 def _record_batch(
@@ -132,36 +226,61 @@ def _record_batch(
     readout: str,
     max_new_tokens: int,
 ) -> list[Row]:
-    """Run one batch, add what it counted to `sums` in place, return its answers."""
+    """Run one batch, add what it counted to `sums` in place once all of it is known, return its answers."""
     classes = {name: mask for name, mask in token_classes(model, batch).items() if name in sums}
-    counted = {name: [] for name in sums}  # a layer: K, S [b, n]
+    masks = torch.stack(list(classes.values())) if classes else torch.empty(0)
+    there: dict[torch.device, Tensor] = {}
+    prompted: list[tuple[Tensor, Tensor]] = []  # a layer: K, S [c, b, n]
+    written: list[tuple[Tensor, Tensor]] = []  # a layer: K, S [b, n]
     seen = {name: mask.sum(1).cpu() for name, mask in classes.items()}
 
     def inside() -> None:
         if "generated" in sums:
             seen["generated"] = torch.zeros(len(batch.examples), dtype=torch.int64)
-            beside(Mediator.current("record"), _count_generated(model, site, batch, counted["generated"], seen["generated"]))
+            beside(Mediator.current("record"), _count_generated(model, site, batch, written, seen["generated"]))
         for path in site.paths if classes else ():
             gate = by_token(site.part(read(model, path, site.io)), batch.valid)
-            for name, mask in classes.items():
-                counted[name].append(count(gate, mask.to(gate.device)))
+            if gate.device not in there:
+                there[gate.device] = masks.to(gate.device)
+            prompted.append(fused.count_classes(gate, there[gate.device]))
 
-    answered, _ = ask(model, batch, inside, readout=readout, max_new_tokens=max_new_tokens)
+    answered, _ = ask(model, batch, inside=inside, readout=readout, max_new_tokens=max_new_tokens)
     counts = torch.tensor([reading.correct or not only_correct for _, reading in answered])
+    counted = {name: [(k[c], s[c]) for k, s in prompted] for c, name in enumerate(classes)} | {"generated": written}
+    ready = []  # so that a batch that runs out of memory here has added nothing
     for name, total in sums.items():
         for g, group in enumerate(total.groups):
             mine = torch.tensor([example.group == group for example in batch.examples])
             use = mine & counts
-            total.seen[g] += mine.sum()
-            total.counted[g] += use.sum()
-            total.T[g] += seen[name][use].sum()
-            if not use.any():
-                continue
-            for layer, (fired, summed) in enumerate(counted[name]):
-                kept = use.to(fired.device)
-                total.K[g, layer] += fired[kept].sum(0).cpu()
-                total.S[g, layer] += summed[kept].sum(0, dtype=torch.float64).cpu()
+            if mine.any():
+                ready.append((total, g, mine.sum(), use.sum(), seen[name][use].sum(), _sums(counted[name], use, batch)))
+    for total, g, asked, right, tokens, (fired, summed) in ready:
+        total.seen[g] += asked
+        total.counted[g] += right
+        total.T[g] += tokens
+        total.K[g] += fired
+        total.S[g] += summed
     return [Row(e.id, e.group, "", "", *answer) for e, answer in zip(batch.examples, answered, strict=True)]
+
+
+def _sums(layers: Sequence[tuple[Tensor, Tensor]], use: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """K and S [l, n] of the rows in use, summed where they are.
+
+    Raises:
+        GatescopeError: if the model gave NaN, naming layer and example.
+    """
+    rows = use.nonzero().squeeze(1)
+    there = {device: rows.to(device) for device in {fired.device for fired, _ in layers}}
+    fired = torch.stack([k.index_select(0, there[k.device]).sum(0).cpu() for k, _ in layers])
+    summed = torch.stack([s.index_select(0, there[s.device]).sum(0, dtype=torch.float64).cpu() for _, s in layers])
+    if summed.isnan().any():
+        layer, row = kernels.first_nan([s.index_select(0, there[s.device]).cpu() for _, s in layers]) or (0, 0)
+        name = batch.examples[int(rows[row])].id
+        raise GatescopeError(
+            f"The model gave NaN at layer {layer} in example {name!r}. Load it in a wider dtype, such as dtype='float32', or "
+            f"leave the example out."
+        )
+    return fired, summed
 
 
 def _count_generated(model, site: Site, batch: Batch, layers: list, tokens: Tensor) -> Callable[[], None]:
@@ -176,27 +295,7 @@ def _count_generated(model, site: Site, batch: Batch, layers: list, tokens: Tens
         ids = read(model, embedding, "input")
         fed = ~torch.isin(ids, markers.to(ids.device))
         tokens.add_(fed.sum(1).cpu())
-        found = [count(by_token(site.part(read(model, path, site.io)), fed), fed) for path in site.paths]
+        found = [kernels.count(by_token(site.part(read(model, path, site.io)), fed), fed) for path in site.paths]
         layers[:] = [(k + k0, s + s0) for (k, s), (k0, s0) in zip(found, layers, strict=True)] if layers else found
 
     return lambda: every_step(step, start=1)
-
-
-def _start(
-    run: str | Path | Run,
-    card: dict[str, str],
-    origin: dict[str, str],
-    groups: Sequence[str],
-    tokens: Sequence[str],
-    shards: list[list[Sequence[Example]]],
-    max_new_tokens: int,
-) -> Run:
-    directory = Run.at(run, card)
-    if "record" in directory.manifest:
-        raise GatescopeError(
-            f"{directory.path} holds a recording already. Open it with gatescope.open_run, or choose another run."
-        )
-    plan = [[[example.id for example in batch] for batch in batches] for batches in shards]
-    facts = origin | {"groups": list(groups), "tokens": list(tokens), "max_new_tokens": max_new_tokens, "shards": plan}
-    directory.note({"record": facts})
-    return directory

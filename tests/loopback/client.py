@@ -1,0 +1,29 @@
+"""A client in a process of its own, to be killed: it records and stores shards. Arguments: model, address, directory."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from gatescope.remote import Server, load_client, record_shards
+from gatescope.sites import site_of
+from tiny import text_examples
+
+
+def shards() -> dict[int, list]:
+    """Six shards of two batches of two."""
+    examples = text_examples(each=12)
+    batches = [examples[i : i + 2] for i in range(0, len(examples), 2)]
+    return {n: batches[2 * n : 2 * n + 2] for n in range(6)}
+
+
+if __name__ == "__main__":
+    path, address, directory = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    left = {n: shard for n, shard in shards().items() if not (directory / f"{n}.safetensors").is_file()}
+    client = load_client(path)
+    server = Server(address, in_flight=3, pause=0.05)
+    options = {"only_correct": False, "max_new_tokens": 2, "remote": server, "ledger": directory / "jobs.json"}
+    for number, counters, _ in record_shards(client, left, site_of(client, "gate"), ("north", "south"), **options):
+        counters["all"].save(directory / f"{number}.safetensors")
