@@ -1,0 +1,81 @@
+"""Numbers as a reader meets them: rounded, signed where the sign matters, with their interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+NOTHING = "\N{EN DASH}"  # where there is no number
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number and its 95% interval, in points or percent; NaN where there is none."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+def number(value: float, digits: int = 1, *, signed: bool = False) -> str:
+    """A rounded number with a true minus sign.
+
+    >>> number(-93.75), number(0.24, signed=True), number(-0.01), number(float("nan"))
+    ('−93.8', '+0.2', '0.0', '–')
+    """
+    if math.isnan(value):
+        return NOTHING
+    text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    if not text.strip("+-0."):
+        text = text.lstrip("+-")
+    return text.replace("-", MINUS)
+
+
+def span(of: Value, digits: int = 1) -> str:
+    """An interval in words.
+
+    >>> span(Value(-5, -6.25, -4)), span(Value(1.0))
+    ('−6.2 to −4.0', '')
+    """
+    return "" if math.isnan(of.low) else f"{number(of.low, digits)} to {number(of.high, digits)}"
+
+
+def with_span(of: Value, *, signed: bool = False) -> str:
+    """A number and its interval.
+
+    >>> with_span(Value(-5, -6.5, -4), signed=True)
+    '−5.0 (−6.5 to −4.0)'
+    """
+    interval = span(of)
+    return number(of.value, signed=signed) + (f" ({interval})" if interval else "")
+
+
+def probability(p: float) -> str:
+    """A p-value.
+
+    >>> probability(0.25), probability(1e-9)
+    ('0.250', '< 0.001')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def how_many(sizes: Sequence[int]) -> str:
+    """One number, or the range of several.
+
+    >>> how_many([9, 9]), how_many([9, 6, 7]), how_many([])
+    ('9', '6 to 9', '–')
+    """
+    if not sizes:
+        return NOTHING
+    return f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
+
+
+def count(value: float) -> str:
+    """A count, or a sum of scores, without needless digits; thousands apart.
+
+    >>> count(38.0), count(12.25), count(530432)
+    ('38', '12.25', '530,432')
+    """
+    return f"{round(value):,}" if abs(value - round(value)) < 1e-6 else f"{value:.2f}"
