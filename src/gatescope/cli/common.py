@@ -1,0 +1,82 @@
+"""What the commands share: the application, and the options that mean the same everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Find the neurons of a (vision-)language model that matter for a group of inputs, and switch them off.",
+)
+datasets = typer.Typer(no_args_is_help=True, help="The benchmarks of both papers.")
+app.add_typer(datasets, name="data")
+runs = typer.Typer(no_args_is_help=True, help="Run directories: what they hold, whether it is whole.")
+app.add_typer(runs, name="runs")
+remote = typer.Typer(no_args_is_help=True, help="Work on a server that has the weights, such as NDIF.")
+app.add_typer(remote, name="remote")
+
+Model = Annotated[str, typer.Option(help="A Hugging Face hub id, or a local directory.")]
+Data = Annotated[str, typer.Option(help="A dataset by name (`gatescope data list`), or a .jsonl file of your own questions.")]
+Where = Annotated[Path | None, typer.Option("--path", help="A local copy of the dataset; the hub if not given.")]
+Rate = Annotated[float, typer.Option(help="Share of all neurons to select for each group, in (0, 1].")]
+Out = Annotated[Path, typer.Option(help="Run directory; begun, or continued where it was left.")]
+Groups = Annotated[list[str] | None, typer.Option("--group", help="Only this group of a dataset; may be given again.")]
+Site = Annotated[str, typer.Option(help="Which neurons: gate, gate_pre, up, hidden, q, k or v.")]
+Readout = Annotated[str | None, typer.Option(help="How answers are read; the dataset's own way if not given.")]
+Seed = Annotated[int, typer.Option(help="Of the 50/50 split, where the data has none.")]
+BatchSize = Annotated[str, typer.Option(help="Examples a batch, or auto.")]
+NewTokens = Annotated[int, typer.Option(help="At most this many tokens an answer.")]
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        for name in ("gatescope", "nnsight", "torch", "transformers"):
+            typer.echo(f"{name:14}{version(name)}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Versions of gatescope and what it stands on.")
+    ] = False,
+) -> None:
+    pass
+
+
+def effects_as_json(table, intervals: Mapping | None = None) -> str:
+    """Self, cross and gap of every selector, and the full model's accuracy, as JSON."""
+    found = {
+        effect.selector: {
+            what: {"self": part.self_, "cross": part.cross, "gap": part.gap}
+            for what, part in (("accuracy", effect.accuracy), ("flips", effect.flips))
+        }
+        for effect in table.self_cross().effects
+    }
+    told = {"accuracy": dict(zip(table.groups, table.accuracy().tolist(), strict=True)), "effects": found}
+    # A NaN, where there is no such number, is no JSON.
+    return json.dumps(_no_nan(told | ({"intervals": dict(intervals)} if intervals else {})), ensure_ascii=False, indent=1)
+
+
+def _no_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _no_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_no_nan(part) for part in value]
+    return None if isinstance(value, float) and value != value else value
+
+
+def size(text: str) -> int | str:
+    """A batch size as the functions take it."""
+    return int(text) if text.isdigit() else text

@@ -1,0 +1,49 @@
+"""The datasets."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gatescope.cli.common import Where, datasets
+
+
+@datasets.command("list")
+def data_list() -> None:
+    """Every dataset there is a loader for.
+
+    Example: gatescope data list
+    """
+    from gatescope.data import CARDS
+
+    for card in CARDS.values():
+        typer.echo(f"{card.name:18}{card.what}")
+
+
+@datasets.command("show")
+def data_show(
+    name: Annotated[str, typer.Argument(help="As `gatescope data list` gives it, or a .jsonl file.")],
+    path: Where = None,
+) -> None:
+    """What a dataset is, where it comes from, how it is answered; and three of its examples.
+
+    Example: gatescope data show cvqa --path ./cvqa
+    """
+    from gatescope.data import registry
+
+    if name in registry.CARDS:
+        typer.echo(str(registry.card(name)))
+    questions = registry.load(name, path)
+    halves = questions.identification, questions.evaluation
+    typer.echo(f"  here     {len(halves[0])} examples to identify on, {len(halves[1])} to evaluate on")
+    for key, value in questions.notes.items():
+        typer.echo(f"  {key:9}{value}")
+    both = [*halves[0], *halves[1]]
+    for example in both[:: max(1, len(both) // 3)][:3]:
+        typer.echo(f"\n  {example.id} ({example.group}){' with a picture' if example.image is not None else ''}")
+        for line in (example.prompt or example.question).splitlines():
+            typer.echo(f"    {line}")
+        if example.choices:
+            typer.echo(f"    options: {' | '.join(example.choices)}")
+        typer.echo(f"    answer: {' | '.join(example.accepted) or example.answer or '-'}")

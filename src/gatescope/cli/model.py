@@ -1,0 +1,60 @@
+"""What gatescope sees in a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gatescope.cli.common import app
+from gatescope.errors import GatescopeError
+
+
+@app.command()
+def tokens(
+    model: Annotated[str, typer.Argument(help="A Hugging Face hub id, or a local directory.")],
+    data: Annotated[Path, typer.Argument(help="A JSONL file of examples.")],
+    id: Annotated[str | None, typer.Option(help="Which example; the first if not given.")] = None,
+) -> None:
+    """Show which tokens of an example count, and which do not.
+
+    Example: gatescope tokens ./model questions.jsonl --id 17
+    """
+    from gatescope.batches import TOKEN_RULE, collate
+    from gatescope.data import jsonl
+    from gatescope.models import load_model
+
+    questions = jsonl(data)
+    examples = [*questions.identification, *questions.evaluation]
+    chosen = next((e for e in examples if id in (None, e.id)), None)
+    if chosen is None:
+        raise GatescopeError(f"{data} has no example {id!r}.")
+    loaded = load_model(model)
+    batch = collate(loaded, [chosen])
+    pieces = loaded.tokenizer.convert_ids_to_tokens(batch.inputs["input_ids"][0].tolist())
+    typer.echo(f"{chosen.id}: {int(batch.valid.sum())} of {len(pieces)} tokens count ({TOKEN_RULE}).")
+    for piece, counts in zip(pieces, batch.valid[0].tolist(), strict=True):
+        typer.echo(f"  {'counts' if counts else '-':8}{piece}")
+
+
+@app.command()
+def doctor(
+    model: Annotated[str | None, typer.Argument(help="A Hugging Face hub id, or a local directory.")] = None,
+    random_weights: Annotated[
+        str | None, typer.Option(help="Instead: a config (hub id, directory or file) to check shrunk, without its weights.")
+    ] = None,
+) -> None:
+    """Check that gatescope reads and edits a model exactly as plain PyTorch hooks do; exit code 0 only if it does.
+
+    Example: gatescope doctor Qwen/Qwen2.5-VL-7B-Instruct
+    """
+    from gatescope import doctor as ward
+    from gatescope.models import load_model
+
+    if (model is None) == (random_weights is None):
+        raise GatescopeError("Give a model, or --random-weights with a config, and not both.")
+    report = ward.examine(load_model(model) if model is not None else ward.random_model(str(random_weights)))
+    typer.echo(str(report))
+    if not report.healthy:
+        raise typer.Exit(1)

@@ -1,0 +1,30 @@
+"""Servers."""
+
+from __future__ import annotations
+
+import typer
+
+from gatescope.cli.common import BatchSize, Data, Model, Readout, Seed, Site, Where, remote, size
+
+
+@remote.command()
+def estimate(
+    model: Model,
+    data: Data,
+    path: Where = None,
+    site: Site = "gate",
+    readout: Readout = None,
+    seed: Seed = 0,
+    batch_size: BatchSize = "16",
+    shard_size: int = 256,
+) -> None:
+    """Jobs and bytes of a recording on a server, before anything is sent.
+
+    Example: gatescope remote estimate --model MODEL --data cvqa
+    """
+    from gatescope.data import registry
+    from gatescope.remote import estimate_record, load_client
+
+    study = registry.load(data, path, seed=seed)
+    options = {"site": site, "readout": readout or study.readout, "batch_size": size(batch_size), "shard_size": shard_size}
+    typer.echo(str(estimate_record(load_client(model), study.identification, **options)))

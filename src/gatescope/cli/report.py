@@ -1,0 +1,38 @@
+"""What a run found, as a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gatescope.cli.common import Where, app
+from gatescope.errors import GatescopeError
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="A run directory; several to compare them.")],
+    out: Annotated[Path | None, typer.Option(help="The page to write; RUN/report.html if not given.")] = None,
+    data: Annotated[str | None, typer.Option(help="The questions, by name or as a .jsonl file, to show with pictures.")] = None,
+    path: Where = None,
+    figures: Annotated[bool, typer.Option(help="Write the figures as PNG and SVG files too.")] = True,
+) -> None:
+    """Write what a run found as one HTML page, with figures and CSV beside it; or several runs side by side.
+
+    Example: gatescope report runs/mine
+
+    Example: gatescope report runs/qwen runs/llava --out comparison.html
+    """
+    from gatescope.data import registry
+    from gatescope.report import compare
+    from gatescope.report import report as write
+
+    if len(runs) > 1:
+        if out is None:
+            raise GatescopeError("A comparison of several runs needs --out, the page to write.")
+        typer.echo(str(compare(runs, out)))
+        return
+    examples = registry.load(data, path).evaluation if data is not None else ()
+    typer.echo(str(write(runs[0], out, examples=examples, figures=figures)))
