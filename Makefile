@@ -6,17 +6,19 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/gatescope demo
 
+# One thread a process: the models are tiny, and as many processes as cores.
 test: .venv/installed
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m gatescope.organism
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
-	$(BIN)/pytest
+	$(MAKE) test
 
 bench: .venv/installed
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file --preset toy --device cpu || exit 1; done
+	@for file in $(filter-out benchmarks/common.py benchmarks/shapes.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file --preset toy --device cpu || exit 1; done
 
 # Everything either command needs, once, and again when the dependencies change.
 .venv/installed: pyproject.toml

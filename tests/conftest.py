@@ -13,6 +13,8 @@ import pytest
 
 from tiny import tiny_llama, tiny_llava_next, varied_examples
 
+collect_ignore = ["loopback/server.py", "loopback/client.py"]  # processes of their own, not modules
+
 # No test may depend on seconds: a busy machine is no failure.
 hypothesis.settings.register_profile("gatescope", deadline=None)
 hypothesis.settings.load_profile("gatescope")

@@ -11,19 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Float64
 from torch import Tensor
 
 from gatescope import select
 from gatescope.attribute import attribute
 from gatescope.data.example import Study
+from gatescope.errors import GatescopeError
 from gatescope.evaluate.significance import AgainstRandom, against_random
 from gatescope.evaluate.sweep import sweep
 from gatescope.evaluate.table import ALL, Effects, Table
 from gatescope.intervene import ablate
+from gatescope.models import identity
 from gatescope.neurons import NeuronSet
+from gatescope.runs import Run
 from gatescope.select import Selection
 
 SEEDS = 10
@@ -61,6 +66,7 @@ class CulnigResult:
     def __str__(self) -> str:
         tasks = list(self.accuracy["full"])
         sizes = {"full": 0, GENERAL: len(self.general), UNFILTERED: len(self.unfiltered)}
+        sizes = {name: size for name, size in sizes.items() if name in self.accuracy}
         lines = [f"{'accuracy (%)':20}{'neurons':>8}" + "".join(f"{task:>14}" for task in tasks)]
         for name, size in sizes.items():
             lines.append(f"{name:20}{size:8}" + "".join(f"{self.accuracy[name][task]:14.1f}" for task in tasks))
@@ -84,28 +90,37 @@ def run_culnig(
     rate: float = 0.003,
     z: float = 0.5,
     known: NeuronSet | None = None,
-    batch_size: int = 16,
+    out: str | Path | None = None,
+    readout: str | None = None,
+    batch_size: int | str = 16,
     progress: bool = True,
 ) -> CulnigResult:
     """Run CULNIG on a model.
 
     Args:
         model: from `load_model`.
-        tasks: "culture", "control" and "reading" to identify on; all but "control" are evaluated, as is every other
-            (neutral) task. Examples carry labels of one token.
+        tasks: "culture", "control" and, if there is one, "reading" to identify on; all but "control" are evaluated, as is
+            every other (neutral) task.
         mlp_rate, attention_rate, exclude_rate: of the general selector.
         rate, z: of the specific selector.
         known: neurons (of gate_pre) known to carry culture, where they are known.
+        out: run directory for the neurons and every answer; new or empty.
+        readout: how answers are read (see `gatescope.generate`); each task's own way if None.
         batch_size: examples a batch.
         progress: show bars.
 
     Raises:
         GatescopeError: as `attribute` and the selectors do.
     """
+    run = None if out is None else Run.at(out, identity(model))
     scores, control, reading = (
-        attribute(model, tasks[name].identification, batch_size=batch_size, progress=progress)
+        attribute(model, tasks[name].identification, run=run, name=name, batch_size=batch_size, progress=progress)
+        if name in tasks
+        else None
         for name in ("culture", "control", "reading")
     )
+    if scores is None or control is None:
+        raise GatescopeError(f"CULNIG needs the tasks 'culture' and 'control'; these were given: {', '.join(tasks)}.")
     general, unfiltered = (
         select.culnig_general(
             scores, control, exclude, mlp_rate=mlp_rate, attention_rate=attention_rate, exclude_rate=exclude_rate
@@ -113,20 +128,24 @@ def run_culnig(
         for exclude in (reading, None)
     )
     specific = select.culnig_specific(scores, control, reading, rate=rate, exclude_rate=exclude_rate, z=z)
-    masks = {GENERAL: general, UNFILTERED: unfiltered}
-    masks |= {f"random {seed}": matched_random(general, seed) for seed in range(SEEDS)}
+    found = {GENERAL: general} | ({UNFILTERED: unfiltered} if reading is not None else {})
+    masks = found | {f"random {seed}": matched_random(general, seed) for seed in range(SEEDS)}
     named = {name: {ALL: ablate(neurons)} for name, neurons in masks.items()}
-    options = {"readout": "label", "batch_size": batch_size, "progress": progress}
+    if run is not None:
+        for selection in (*(Selection(name, {ALL: neurons}, None) for name, neurons in found.items()), specific):
+            run.add_selection(selection)
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     accuracy: dict[str, dict[str, float]] = {name: {} for name in ("full", *masks)}
     effects, tests = Effects(()), {}
     for task, study in tasks.items():
         if task == "control":
             continue
         more = {"CULNIG-specific": {c: ablate(s) for c, s in specific.items()}} if task == "culture" else {}
-        table = sweep(model, study.evaluation, named | more, **options)
+        kept = {"run": run, "name": task} if run is not None else {}
+        table = sweep(model, study.evaluation, named | more, readout=readout or study.readout, **kept, **options)
         right = {name: _right(table, "" if name == "full" else name) for name in accuracy}
         for name, values in right.items():
-            accuracy[name][task] = 100 * values.double().mean().item()
+            accuracy[name][task] = 100 * values.mean().item()
         drawn = torch.stack([values for name, values in right.items() if name.startswith("random ")])
         tests[task] = against_random(right[GENERAL], drawn)
         if more:
@@ -152,5 +171,5 @@ def _p(test: AgainstRandom, which: str) -> str:
     return f"< {1 / test.resamples:.4f}" if value == 0 else f"{value:.4f}"
 
 
-def _right(table: Table, selector: str) -> Bool[Tensor, " e"]:
-    return torch.tensor([row.reading.correct for row in table.rows if row.selector == selector])
+def _right(table: Table, selector: str) -> Float64[Tensor, " e"]:
+    return torch.tensor([row.reading.value for row in table.rows if row.selector == selector], dtype=torch.float64)

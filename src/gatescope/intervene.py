@@ -23,8 +23,10 @@ over steps it is the caller's own worker that walks, layer by layer, as any nnsi
 from __future__ import annotations
 
 import ast
+import hashlib
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,6 +56,11 @@ class Intervention:
     neurons: NeuronSet
     kind: Kind = "zero"
     values: tuple[float, ...] = ()
+
+    def digest(self) -> str:
+        """SHA-256 of everything in it that can change a result."""
+        told = [self.kind, self.values, self.neurons.layout.plain(), self.neurons.flat.tolist()]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     def apply(self, model) -> None:
         """Intervene in the trace this is called in, from this line to the end of the run.
@@ -89,15 +96,18 @@ class Intervention:
         Raises:
             GatescopeError: if the neurons belong to another model.
         """
-        self._walk(model)
-        with model.edit() as (_, edited):
-            every_step(self._walk(edited))
-        return edited
+        from gatescope.remote.carry import held  # here: it imports this module
 
-    def _walk(self, model) -> Callable[[], None]:
-        """Check that the neurons are this model's; return the function that changes one step's activations."""
+        return held(self, model)
+
+    def targets(self, model) -> list[tuple[tuple[int, int], str, str, Tensor, Tensor]]:
+        """Where the model is changed, in the order it gets there: (layer, rank), module path, io, columns, values.
+
+        Raises:
+            GatescopeError: if the neurons are not this model's.
+        """
         check_same_model(self.neurons.model, identity(model), "apply an intervention")
-        targets = []
+        found = []
         for shape in self.neurons.layout.sites:
             site = site_of(model, shape.site)
             if site.layout.only() != shape:
@@ -109,19 +119,56 @@ class Intervention:
                 values[self.neurons.flat[mine] - start] = torch.tensor(self.values)[mine]
             table = values.view(shape.layers, shape.width)
             for layer, index in self.neurons.indices(shape.site).items():
-                where = (layer, site.rank), site.paths[layer], site.io
-                targets.append([*where, site.place(index), table[layer, index]])
-        targets.sort(key=lambda target: target[0])  # the order in which the model reaches them
+                found.append(((layer, site.rank), site.paths[layer], site.io, site.place(index), table[layer, index]))
+        return sorted(found, key=lambda target: target[0])
+
+    def baked(self, model):
+        """The model with this in its weights, for a `with` block; see `gatescope.bake.baked`."""
+        from gatescope.bake import baked  # here: it imports this module
+
+        return baked(self, model)
+
+    def _walk(self, model) -> Callable[[], None]:
+        """The function that changes one step's activations."""
+        targets = self.targets(model)
+        moved: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # once, however many steps follow
 
         def walk() -> None:
-            for target in targets:
-                _, path, io, columns, values = target
+            for where, path, io, columns, values in targets:
                 activation = read(model, path, io)
-                # moved once, however many steps follow
-                target[3], target[4] = columns, values = columns.to(activation.device), values.to(activation)
-                write(model, path, io, change(activation, columns, self.kind, values))
+                if where not in moved:  # not by path: q, k and v may be columns of one module
+                    moved[where] = columns.to(activation.device), values.to(activation)
+                write(model, path, io, change(activation, moved[where][0], self.kind, moved[where][1]))
 
         return walk if targets else lambda: _wait(model, self.neurons)
+
+
+def side_by_side(model, masks: Sequence[Intervention | None]) -> None:
+    """Inside a trace: intervene in equal blocks of rows, each mask in its own; None leaves its block as it is.
+
+    Each masked activation is copied once, however many masks touch it. It holds from this line to the end of the run.
+
+    Raises:
+        GatescopeError: if neurons belong to another model.
+    """
+    places: dict[tuple, list[tuple[int, Kind, Tensor, Tensor]]] = {}
+    for block, mask in enumerate(masks):
+        if mask is None:
+            continue
+        for where, path, io, columns, values in mask.targets(model):
+            places.setdefault((where, path, io), []).append((block, mask.kind, columns, values))
+    ordered = sorted(places.items(), key=lambda item: item[0][0])
+
+    def walk() -> None:
+        for (_, path, io), changes in ordered:
+            activation = read(model, path, io).clone()
+            blocks = activation.chunk(len(masks))
+            for block, kind, columns, values in changes:
+                change_(blocks[block], columns.to(activation.device), kind, values.to(activation))
+            write(model, path, io, activation)
+
+    if ordered:
+        beside(Mediator.current("side_by_side"), lambda: every_step(walk))
 
 
 def ablate(neurons: NeuronSet) -> Intervention:
@@ -168,6 +215,24 @@ def change(activation: Tensor, columns: Tensor, kind: Kind, values: Tensor) -> T
     old = activation.index_select(-1, columns)
     new = {"scale": lambda: old * values, "add": lambda: old + values, "set": lambda: values.expand_as(old)}[kind]()
     return activation.index_copy(-1, columns, new)
+
+
+def change_(activation: Tensor, columns: Tensor, kind: Kind, values: Tensor) -> None:
+    """`change`, in place.
+
+    >>> activation = torch.tensor([[1.0, 2.0, 3.0]])
+    >>> change_(activation, torch.tensor([0, 2]), "add", torch.tensor([2.0, 3.0]))
+    >>> activation.tolist()
+    [[3.0, 2.0, 6.0]]
+    """
+    if kind == "zero":
+        activation.index_fill_(-1, columns, 0)
+    elif kind == "set":
+        activation[..., columns] = values
+    elif kind == "scale":
+        activation[..., columns] *= values
+    else:
+        activation[..., columns] += values
 
 
 def _values(neurons: NeuronSet, values: float | Tensor) -> tuple[float, ...]:

@@ -108,9 +108,10 @@ def identity(model) -> dict[str, str]:
     parameters = sorted(module.named_parameters())
     written = sum(parameter._version for _, parameter in parameters)  # grows with every in-place write
     cached = module.__dict__.get("_gatescope_identity")
-    if cached is not None and cached[0] == (written, module.dtype):
+    mark = getattr(module.config, "gatescope_baked", "")  # an intervention in the weights may touch none of the values read
+    if cached is not None and cached[0] == (written, module.dtype, mark):
         return dict(cached[1])
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(mark.encode())
     for name, parameter in parameters:
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
         if not parameter.is_meta:
@@ -124,7 +125,7 @@ def identity(model) -> dict[str, str]:
         "dtype": str(module.dtype).removeprefix("torch."),
         "digest": "" if any(parameter.is_meta for _, parameter in parameters) else digest.hexdigest(),
     }
-    module.__dict__["_gatescope_identity"] = (written, module.dtype), found
+    module.__dict__["_gatescope_identity"] = (written, module.dtype, mark), found
     return dict(found)
 
 

@@ -235,6 +235,19 @@ class NeuronSet:
     def __repr__(self) -> str:
         return f"NeuronSet({len(self)} of {self.layout.size}: {self.layout})"
 
+    def to_table(self, library: str = "pandas"):
+        """A data frame of the neurons; see `gatescope.tables`."""
+        from gatescope.tables import to_table  # here: it imports this module
+
+        return to_table(self, library)
+
+    @classmethod
+    def from_table(cls, table, layout: Layout, model: Mapping[str, str] | None = None) -> NeuronSet:
+        """The neurons of a data frame; see `gatescope.tables`."""
+        from gatescope.tables import from_table
+
+        return from_table(table, layout, model=model)
+
     def _same_space(self, other: NeuronSet) -> None:
         if self.layout != other.layout:
             raise GatescopeError(f"Neuron sets of {self.layout} and of {other.layout} cannot be combined.")

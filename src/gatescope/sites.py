@@ -91,6 +91,13 @@ def sites_of(model) -> dict[str, Site]:
             not what the config says; the message names what was looked for.
     """
     module: PreTrainedModel = getattr(model, "_module", model)
+    known = module.__dict__.get("_gatescope_sites")
+    if known is None:
+        known = module.__dict__["_gatescope_sites"] = _resolve(module)
+    return dict(known)
+
+
+def _resolve(module: PreTrainedModel) -> dict[str, Site]:
     config = module.config.get_text_config(decoder=True)
     path, blocks = _decoder_blocks(module, config)
     layers = [dict(_block_sites(f"{path}.{i}", block, config)) for i, block in enumerate(blocks)]

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gatescope import organism, select
+from gatescope.attribute import attribute
 from gatescope.counters import Counters
 from gatescope.data.example import Study
-from gatescope.errors import GatescopeError
+from gatescope.errors import GatescopeError, one_of
 from gatescope.evaluate.sweep import sweep
 from gatescope.evaluate.table import Table
 from gatescope.intervene import ablate
 from gatescope.models import identity
 from gatescope.neurons import NeuronSet
 from gatescope.record import record
-from gatescope.runs import Run
+from gatescope.runs import Run, occupied
 from gatescope.select.selection import Selection, wanted_count
 from gatescope.sites import site_of
 
-SELECTORS = {"RND": select.random, "CAS": select.cas}
+COUNTED = {"RND": select.random, "LAP": select.lap, "LAPE": select.lape, "MAD": select.mad, "CAS": select.cas}
+SELECTORS = (*COUNTED, "ATT")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class Result:
         table: the sweep over the evaluation examples.
         warnings: what a reader must know: groups left out, shortfalls.
         precision: where the true neurons are known, by selector, the mean over groups of precision at k.
+        intervals: by selector, 95% bootstrap intervals of self and gap, accuracy change and flip rate.
     """
 
     counters: Counters
@@ -42,9 +46,15 @@ class Result:
     table: Table
     warnings: tuple[str, ...]
     precision: dict[str, float] | None = None
+    intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [str(self.table.self_cross())]
+        if self.intervals:
+            wide = max(8, *map(len, self.intervals))
+            names = ("accuracy, self", "accuracy, gap", "flips, self", "flips, gap")
+            lines += ["", f"{'95% intervals':{wide + 4}}" + "".join(f"{name:>18}" for name in names)]
+            lines += [f"{s:{wide + 4}}" + "".join(f"{_span(of[n]):>18}" for n in names) for s, of in self.intervals.items()]
         if self.precision is not None:
             values = ", ".join(f"{name} {value:.2f}" for name, value in self.precision.items())
             lines += ["", f"precision at k against the known neurons: {values}"]
@@ -57,38 +67,73 @@ def run_study(
     *,
     rate: float,
     out: str | Path,
+    selectors: Sequence[str] = ("RND", "CAS"),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    site: str = "gate",
+    tokens: str = "all",
+    readout: str | None = None,
     known: Mapping[str, NeuronSet] | None = None,
-    batch_size: int = 16,
+    batch_size: int | str = 16,
     max_new_tokens: int = 20,
 ) -> Result:
-    """Record on the identification examples, select with RND and CAS, switch off, answer the evaluation examples.
+    """Record on the identification examples, select, switch off, answer the evaluation examples.
 
     Args:
         model: from `load_model`.
         study: the examples.
         rate: share of all neurons to select for each group, in (0, 1].
-        out: run directory; new or empty.
+        out: run directory; new, or one in which the same study was begun, which is continued.
+        selectors: of RND, LAP, LAPE, MAD, CAS (from counters) and ATT (from attributions).
+        options: keyword arguments of a selector, by its name; LAPE needs {"LAPE": {"rho": percent}}.
+        site: which neurons.
+        tokens: which tokens are counted.
+        readout: how answers are read (see `gatescope.generate`); the study's own way if None.
         known: the true neurons by group, where they are known.
         batch_size: examples a batch.
         max_new_tokens: at most this many tokens an answer.
 
     Raises:
-        GatescopeError: for fewer than two groups, a bad rate, a directory in use, or if fewer than two groups have
-            a correctly answered example. Nothing is left behind then.
+        GatescopeError: for fewer than two groups, a bad rate or selector, a directory in use, or if fewer than two
+            groups have a correctly answered example. What was recorded by then is kept.
     """
-    _check(model, study, rate, out)
+    given = {name: dict((options or {}).get(name, {})) for name in selectors}
+    _check(model, study, rate, out, given, site)
+    how: dict[str, Any] = {"readout": readout or study.readout, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     with _cleared_on_error(Path(out)):
-        counters = record(model, study.identification, run=out, batch_size=batch_size, max_new_tokens=max_new_tokens)
+        counters = record(model, study.identification, site=site, tokens=tokens, run=out, **how)
         run = Run.at(out, identity(model))
-        run.note({"study": {"name": study.name, "rate": rate, **study.notes}})
-        selections = {name: selector(_usable(counters), rate) for name, selector in SELECTORS.items()}
+        run.note({"study": {"name": study.name, "rate": rate, "options": given, **study.notes}})
+        usable = _usable(counters)
+        selections = {name: COUNTED[name](usable, rate, **given[name]) for name in selectors if name in COUNTED}
+        if "ATT" in selectors:
+            scores = attribute(model, study.identification, sites=(site,), batch_size=batch_size)
+            selections["ATT"] = select.att(scores, rate, **given["ATT"])
         for selection in selections.values():
             run.add_selection(selection)
         masks = {name: {group: ablate(neurons) for group, neurons in s.items()} for name, s in selections.items()}
-        table = sweep(model, study.evaluation, masks, run=run, batch_size=batch_size, max_new_tokens=max_new_tokens)
-        result = Result(counters, selections, table, _warnings(counters, selections, study), _precision(selections, known))
-        run.note({"warnings": list(result.warnings), "precision": result.precision})
+        table = sweep(model, study.evaluation, masks, run=run, **how)
+        warnings = _warnings(counters, selections, study)
+        result = Result(counters, selections, table, warnings, _precision(selections, known), intervals_of(table))
+        run.note({"warnings": list(warnings), "precision": result.precision, "intervals": result.intervals})
     return result
+
+
+def intervals_of(table: Table) -> dict[str, dict[str, list[float]]]:
+    """95% bootstrap intervals of self and gap of every selector."""
+    found = {}
+    for selector in table.selectors:
+        drawn = table.intervals(selector)
+        found[selector] = {
+            f"{what}, {of}": list(getattr(part, name))
+            for what, part in (("accuracy", drawn.accuracy), ("flips", drawn.flips))
+            for of, name in (("self", "self_"), ("gap", "gap"))
+        }
+    return found
+
+
+def _span(ends: Sequence[float]) -> str:
+    low, high = ends
+    return "-" if low != low else f"{low:.1f} to {high:.1f}"
 
 
 def open_result(path: str | Path) -> Result:
@@ -99,19 +144,26 @@ def open_result(path: str | Path) -> Result:
     """
     run = Run.open(path)
     manifest = run.manifest
-    return Result(run.counters, run.selections, run.table, tuple(manifest.get("warnings", ())), manifest.get("precision"))
+    known = manifest.get("precision"), manifest.get("intervals", {})
+    return Result(run.counters, run.selections, run.table, tuple(manifest.get("warnings", ())), *known)
 
 
-def _check(model, study: Study, rate: float, out: str | Path) -> None:
+def _check(model, study: Study, rate: float, out: str | Path, options: Mapping[str, Mapping], site: str) -> None:
+    for name in options:
+        one_of("selector", name, SELECTORS)
+    if "LAPE" in options and options["LAPE"].get("rho") is None and options["LAPE"].get("variant", "vlm") == "vlm":
+        raise GatescopeError(
+            "LAPE needs rho, the percentage of neurons of lowest entropy it chooses from, which the paper does not give: "
+            "--rho on the command line, options={'LAPE': {'rho': 20}} in Python."
+        )
     groups = sorted({example.group for example in study.identification})
     if len(groups) < 2:
         raise GatescopeError(f"A study compares groups and needs at least two; {study.name!r} has {groups} to identify on.")
     if not study.evaluation:
         raise GatescopeError(f"{study.name!r} has no evaluation examples.")
-    wanted_count(site_of(model, "gate").layout, rate)
-    path = Path(out)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise GatescopeError(f"{out} exists and is not empty. Choose a new directory for the run.")
+    wanted_count(site_of(model, site).layout, rate)
+    if occupied(Path(out)):
+        raise GatescopeError(f"{out} exists and is not a run. Choose a new directory for the run.")
 
 
 def _usable(counters: Counters) -> Counters:
@@ -147,9 +199,11 @@ def _precision(selections: Mapping[str, Selection], known: Mapping[str, NeuronSe
 
 @contextlib.contextmanager
 def _cleared_on_error(path: Path) -> Iterator[None]:
-    """A user's mistake leaves nothing half-written; a crash leaves the finished shards for a restart."""
+    """A user's mistake in a new run leaves nothing half-written; what was finished, here or before, is kept."""
+    new = not path.exists()
     try:
         yield
     except GatescopeError:
-        shutil.rmtree(path, ignore_errors=True)
+        if new and not any(path.glob("shards*/*.safetensors")):
+            shutil.rmtree(path, ignore_errors=True)
         raise

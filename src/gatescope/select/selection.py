@@ -71,6 +71,12 @@ class Selection(Mapping[str, NeuronSet]):
         table = [[(len(a & b), len(a | b)) for b in other.values()] for a in self.values()]
         return torch.tensor([[both / max(either, 1) for both, either in row] for row in table], dtype=torch.float64)
 
+    def to_table(self, library: str = "pandas"):
+        """A data frame of every group's neurons and their scores; see `gatescope.tables`."""
+        from gatescope.tables import to_table  # here: it imports this module
+
+        return to_table(self, library)
+
     def report(self) -> str:
         """How many neurons each group has, in which layers, and why fewer than wanted."""
         wide = max(len(group) for group in self.sets)
