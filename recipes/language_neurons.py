@@ -40,7 +40,7 @@ def teach(model, texts: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    given = {"model": "", "data": "", "language": "wikipedia", "groups": "en,de,da,zh,ru,fa", "rate": 0.02, "rho": 50.0}
+    given = {"model": "", "data": "", "language": "wikipedia", "groups": "en,de,zh", "rate": 0.02, "rho": 50.0}
     for name, default in given.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     options = parser.parse_args()
@@ -70,9 +70,8 @@ def main() -> None:
         print("{:17} {:14} {:7.1f} {:8.2f} {:15.1f} {:16.1f}".format(kind, name, *row))
     own, others = change["language", "language"]
     told = ["{:.1f}% (others' {:.1f}%)".format(*change["culture", which]) for which in ("culture", "pure")]
-    print(
-        f"\nA language's text gets {own:.1f}% more perplexing without its neurons, {own - others:.1f} points more than others';"
-    )
+    points = f"{own - others:.1f} points more than others'"
+    print(f"\nA language's text gets {own:.1f}% more perplexing without its neurons, {points};")
     print(f"text about a culture gets {told[0]} more so without its neurons, {told[1]} without those that CAPE leaves.")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import weakref
 
 import pytest
 import torch
@@ -239,3 +241,21 @@ def test_passages_run_no_further_than_the_last_neuron_that_is_read(llama):
         for handle in handles:
             handle.remove()
     assert "model.layers.2.mlp.gate_proj" in ran and "model.layers.2.mlp.down_proj" not in ran and "lm_head" not in ran
+
+
+def test_a_pass_that_was_stopped_leaves_nothing_behind(llama):
+    """Nothing of it waits for the garbage collector: on a GPU that would be a layer's activations for each batch."""
+    kept = []
+    module = llama._module
+    watched = [module.model.layers[1].mlp, module.model.layers[2].mlp.gate_proj]
+    handles = [m.register_forward_hook(lambda *a: kept.append(weakref.ref(a[2]))) for m in watched]
+    passages = [Example.passage(str(i), "north", "drums") for i in range(3)]
+    gc.collect()
+    gc.disable()
+    try:
+        gs.record(llama, passages, readout="none", only_correct=False, batch_size=1, progress=False)
+        assert len(kept) == 2 * len(passages) and all(seen() is None for seen in kept)
+    finally:
+        gc.enable()
+        for handle in handles:
+            handle.remove()

@@ -18,32 +18,24 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 import gatescope as gs
+import steps
 from gatescope.cli import app
 from gatescope.shards import Shards
-from tiny import text_examples, tiny_llama
+from steps import do
+from tiny import tiny_llama
 
-LETTERS = ("A", "B", "C", "D")
+
+@pytest.fixture(scope="module", name="questions")
+def _questions():
+    return steps.questions()
 
 
 @pytest.fixture(scope="module")
-def questions():
-    return [dataclasses.replace(e, labels=LETTERS) for e in text_examples(("north", "south", "east"), each=10)]
-
-
-def masks(model):
-    layout = gs.sites_of(model)["gate"].layout
-    sets = {g: gs.NeuronSet(layout, torch.arange(i, layout.size, 7), {}) for i, g in enumerate(("north", "south", "east"))}
-    return {"three": {g: gs.ablate(s) for g, s in sets.items()}}
-
-
-def do(step: str, model, questions, run):
-    """One step, in shards of two: many short ones, so that a kill falls between and inside them."""
-    options = {"run": run, "batch_size": 2, "shard_size": 2, "progress": False}
-    if step == "record":
-        return gs.record(model, questions, only_correct=False, max_new_tokens=12, **options)
-    if step == "attribute":
-        return gs.attribute(model, questions, **options)
-    return gs.sweep(model, questions, masks(model), max_new_tokens=8, **options)
+def processes():
+    """Processes that start from one that has imported everything and computed nothing: autograd's threads do not fork."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["gatescope"])
+    return context
 
 
 def result(step: str, run) -> bytes:
@@ -55,14 +47,8 @@ def result(step: str, run) -> bytes:
     return (run / "merged.safetensors").read_bytes()
 
 
-def _child(step, model, questions, run):
-    torch.set_num_threads(1)
-    do(step, model, questions, run)
-    os._exit(0)
-
-
 @pytest.mark.parametrize(("step", "kills"), [("record", 10), ("attribute", 4), ("sweep", 4)])
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(llama, questions, tmp_path, step, kills):
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(llama, llama_path, questions, processes, tmp_path, step, kills):
     """kill -9 of a real process, again and again, each time somewhere else; what is done stays done."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -73,10 +59,11 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(llama, questions, 
     finally:
         torch.set_num_threads(threads)
     rng, done, killed = random.Random(step), 0, 0
-    forked = multiprocessing.get_context("fork")
     for _ in range(60):
-        child = forked.Process(target=_child, args=(step, llama, questions, tmp_path / "killed"))
+        loaded = processes.Event()
+        child = processes.Process(target=steps.child, args=(step, llama_path, tmp_path / "killed", loaded))
         child.start()
+        assert loaded.wait(60)
         # After the last kill a child is left alone.
         child.join(None if killed >= kills else rng.uniform(0.01, 0.08) * length)
         if child.is_alive():
@@ -95,9 +82,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(llama, questions, 
     assert gs.open_run(tmp_path / "killed").verify() == []
 
 
-def test_two_processes_on_one_run_do_every_shard_once(llama, questions, tmp_path):
-    forked = multiprocessing.get_context("fork")
-    children = [forked.Process(target=_child, args=("record", llama, questions, tmp_path / "both")) for _ in range(2)]
+def test_two_processes_on_one_run_do_every_shard_once(llama, llama_path, questions, processes, tmp_path):
+    given = ("record", llama_path, tmp_path / "both", processes.Event())
+    children = [processes.Process(target=steps.child, args=given) for _ in range(2)]
     for child in children:
         child.start()
     for child in children:

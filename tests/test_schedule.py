@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gatescope as gs
@@ -26,7 +26,8 @@ def test_buckets_hold_every_item_once_and_stay_within_the_budget(tokens, most):
     assert lengths == sorted(lengths, reverse=True)
 
 
-@given(st.lists(st.integers(), max_size=30), st.integers(1, 8))
+@settings(max_examples=30)  # each failure collects garbage, which takes a while in a large process
+@given(st.lists(st.integers(), max_size=9), st.integers(1, 5))
 def test_backing_off_does_every_item_once_in_order(items, fits):
     tried = []
 

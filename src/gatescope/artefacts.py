@@ -48,10 +48,16 @@ def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], metadata
 
     The metadata is one text, since safetensors keeps several in no order: the same content gives the same bytes.
     """
-    whole = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    whole = {name: _whole(tensor) for name, tensor in tensors.items()}
     about = {"format": format} | dict(metadata)
     about["checksum"] = checksum(whole, about)
     write_bytes(Path(path), save(whole, {"about": json.dumps(about)}))
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A tensor as safetensors takes it, contiguous and alone in its storage; itself where it is that already."""
+    plain = tensor.detach().cpu().contiguous()
+    return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:

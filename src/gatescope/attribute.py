@@ -126,6 +126,7 @@ def attribute(
             else:
                 tensors = {part: getattr(scores, part) for part in ("sums", "clamped", "seen")}
                 shards.save(index, tensors, {"model": dict(scores.model)})
+                del scores, tensors
     if directory is not None:
         return directory.attributions_of(step)
     assert total is not None  # a plan has a shard at least
@@ -145,22 +146,24 @@ def _local(
     workers: int,
     done: Callable[[int], Any],
 ) -> Iterator[tuple[int, Attributions]]:
+    def shard(index: int) -> tuple[int, Attributions]:
+        total = nothing()
+        planned = [[examples[i] for i in batch] for batch in batches[index]]
+        for places, batch in zip(batches[index], prepared(model, planned, workers), strict=True):
+            ready = [batch]
+
+            def work(some: Sequence[int], ready=ready) -> None:
+                asked = [examples[i] for i in some]
+                encoded = ready.pop() if ready else collate(model, asked).to(model._module.device)
+                scores, probability = _batch(model, encoded, [answers[i] for i in some], sites, reduce, pad_zero)
+                _add(total, (scores * probability[:, None]).double().cpu(), asked)
+
+            backing_off(work, places, lambda i: examples[i].id)
+            done(len(places))
+        return index, total
+
     with _evaluating(model._module):
-        for index in todo:
-            total = nothing()
-            planned = [[examples[i] for i in batch] for batch in batches[index]]
-            for places, batch in zip(batches[index], prepared(model, planned, workers), strict=True):
-                ready = [batch]
-
-                def work(some: Sequence[int], ready=ready, total=total) -> None:
-                    asked = [examples[i] for i in some]
-                    encoded = ready.pop() if ready else collate(model, asked).to(model._module.device)
-                    scores, probability = _batch(model, encoded, [answers[i] for i in some], sites, reduce, pad_zero)
-                    _add(total, (scores * probability[:, None]).double().cpu(), asked)
-
-                backing_off(work, places, lambda i: examples[i].id)
-                done(len(places))
-            yield index, total
+        yield from map(shard, todo)
 
 
 def _add(total: Attributions, weighted: Tensor, examples: Sequence[Example]) -> None:

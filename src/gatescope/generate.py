@@ -157,9 +157,18 @@ def _forward(model, batch: Batch, inside: Callable[[], T]) -> tuple[T, Tensor]:
 def _only(model, batch: Batch, inside: Callable[[], T]) -> T:
     """What `inside` returned in a forward pass that ends as soon as it has."""
     settings = forward_options(model, batch.inputs, keep=1)
+    stops: list[Exception] = []
     with torch.no_grad(), model.trace(**batch.inputs, **settings) as tracer:
         kept = nnsight.save(inside())
-        tracer.stop()
+        try:
+            tracer.stop()
+        except Exception as stop:
+            stops.append(stop)
+            raise
+    # Its traceback holds the frames of the forward pass, and they hold it: activations would stay until garbage is collected.
+    for stop in stops:
+        stop.__traceback__ = stop.__context__ = None
+        vars(stop).clear()
     return kept
 
 

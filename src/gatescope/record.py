@@ -162,6 +162,7 @@ def record_classes(
                 sums = {f"{name}/{p}": getattr(c, p) for name, c in counters.items() for p in PARTS}
                 more = {"rows": [row.plain() for row in rows], "model": dict(next(iter(counters.values())).model)}
                 shards.save(index, sums, more)
+                del counters, sums  # before the next shard's are there as well
     if directory is None or shards is None:
         return merged
     if part is not None and shards.missing:
@@ -200,21 +201,23 @@ def _local(
     workers: int,
     done: Callable[[int], Any],
 ) -> Iterator[Found]:
-    for index in todo:
+    def shard(index: int) -> Found:
         counters: dict[str, Counters] = nothing()
         answers: dict[int, Row] = {}
         planned = [[examples[i] for i in batch] for batch in batches[index]]
         for places, batch in zip(batches[index], prepared(model, planned, workers), strict=True):
             ready = [batch]
 
-            def work(some: Sequence[int], ready=ready, counters=counters) -> list[Row]:
+            def work(some: Sequence[int], ready=ready) -> list[Row]:
                 encoded = ready.pop() if ready else collate(model, [examples[i] for i in some]).to(model._module.device)
                 return _record_batch(model, where, encoded, counters, **settings)
 
             rows = [row for part in backing_off(work, places, lambda i: examples[i].id) for row in part]
             answers |= dict(zip(places, rows, strict=True))
             done(len(rows))
-        yield index, counters, [answers[place] for place in sorted(answers)]
+        return index, counters, [answers[place] for place in sorted(answers)]
+
+    yield from map(shard, todo)  # so that nothing here holds a shard's counters when the next one begins
 
 
 def _record_batch(
