@@ -82,7 +82,7 @@ def measure(preset: str, shape: dict, device: str) -> tuple[dict, dict, dict]:
         tensors(scores, probability)
 
     def tensors(scores, probability):
-        _add(total, (scores * probability[:, None]).double().cpu(), examples)
+        _add(total, (scores * probability[:, None]).cpu(), examples)
 
     def hooked():
         """The forward pass with the activations kept, and P(y|x)."""

@@ -13,7 +13,6 @@ from operator import or_
 
 import gatescope as gs
 from gatescope.culnig import GENERAL, run_culnig
-from gatescope.data.registry import load_control
 
 
 def main() -> None:
@@ -31,7 +30,7 @@ def main() -> None:
     model = gs.load_model(options.model or organism.path)
     known = None if options.model else reduce(or_, organism.specific.values(), organism.general)
     if options.data:
-        tasks = {"culture": gs.data.load(options.data), "control": load_control(options.data)}
+        tasks = {"culture": gs.data.load(options.data), "control": gs.data.load_control(options.data)}
         tasks |= {"reading": gs.data.load(options.exclude)} if options.exclude else {}
         tasks |= {name: gs.data.load(name) for name in options.neutral}
     else:

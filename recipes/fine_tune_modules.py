@@ -15,7 +15,6 @@ from transformers import Trainer, TrainingArguments
 
 import gatescope as gs
 from gatescope.batches import collate
-from gatescope.data.registry import load_control
 from gatescope.forced import force
 from gatescope.labels import answer_tokens
 from gatescope.modules import choose, parts_of
@@ -54,7 +53,8 @@ def main() -> None:
     tasks = dict(organism.tasks) if organism else {}
     if options.data:
         names = {"culture": options.data, "reading": options.exclude, options.task: options.task}
-        tasks = {"control": load_control(options.data)} | {task: gs.data.load(name) for task, name in names.items() if name}
+        tasks = {task: gs.data.load(name) for task, name in names.items() if name}
+        tasks |= {"control": gs.data.load_control(options.data)}
     model = gs.load_model(options.model or organism.path)
     scores = {n: gs.attribute(model, tasks[n].identification) for n in ("culture", "control", "reading") if n in tasks}
     parts = parts_of(model, gs.select.culnig_general(scores["culture"], scores["control"], scores.get("reading")))

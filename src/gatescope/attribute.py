@@ -156,7 +156,7 @@ def _local(
                 asked = [examples[i] for i in some]
                 encoded = ready.pop() if ready else collate(model, asked).to(model._module.device)
                 scores, probability = _batch(model, encoded, [answers[i] for i in some], sites, reduce, pad_zero)
-                _add(total, (scores * probability[:, None]).double().cpu(), asked)
+                _add(total, (scores * probability[:, None]).cpu(), asked)
 
             backing_off(work, places, lambda i: examples[i].id)
             done(len(places))
@@ -167,22 +167,23 @@ def _local(
 
 
 def _add(total: Attributions, weighted: Tensor, examples: Sequence[Example]) -> None:
-    """Add weighted scores [b, n] to their groups.
+    """Add weighted scores, float32 [b, n], to their groups; `weighted` is not to be used afterwards.
 
     Raises:
         GatescopeError: if the model gave NaN, naming site, layer and example.
     """
-    if weighted.isnan().any():
+    if weighted.sum().isnan() and weighted.isnan().any():  # infinities of both signs sum to NaN too
         row, flat = weighted.isnan().nonzero()[0].tolist()
         site, layer, _ = next(iter(NeuronSet(total.layout, torch.tensor([flat]), {})))
         raise GatescopeError(
             f"The model gave NaN at layer {layer} ({site}) in example {examples[row].id!r}. Load it in a wider dtype, such as "
             f"dtype='float32', or leave the example out."
         )
-    places = torch.tensor([total.groups.index(example.group) for example in examples])
-    total.sums.index_add_(0, places, weighted)
-    total.clamped.index_add_(0, places, weighted.clamp(min=0))
-    total.seen.index_add_(0, places, torch.ones(len(examples), dtype=torch.int64))
+    for example, row in zip(examples, weighted, strict=True):  # row by row: each stays in cache, and the order is fixed
+        g = total.groups.index(example.group)
+        total.sums[g] += row
+        total.clamped[g] += row.clamp_(min=0)
+        total.seen[g] += 1
 
 
 def _batch(

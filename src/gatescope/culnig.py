@@ -20,6 +20,7 @@ from torch import Tensor
 
 from gatescope import select
 from gatescope.attribute import attribute
+from gatescope.attributions import Attributions
 from gatescope.data.example import Study
 from gatescope.errors import GatescopeError
 from gatescope.evaluate.significance import AgainstRandom, against_random
@@ -32,7 +33,7 @@ from gatescope.runs import Run
 from gatescope.select import Selection
 
 SEEDS = 10
-GENERAL, UNFILTERED = "CULNIG-general", "without exclusion"
+GENERAL, UNFILTERED, SPECIFIC = "CULNIG-general", "without exclusion", "CULNIG-specific"
 
 
 @dataclass(frozen=True)
@@ -121,18 +122,20 @@ def run_culnig(
     )
     if scores is None or control is None:
         raise GatescopeError(f"CULNIG needs the tasks 'culture' and 'control'; these were given: {', '.join(tasks)}.")
-    general, unfiltered = (
-        select.culnig_general(
-            scores, control, exclude, mlp_rate=mlp_rate, attention_rate=attention_rate, exclude_rate=exclude_rate
-        )
-        for exclude in (reading, None)
-    )
-    specific = select.culnig_specific(scores, control, reading, rate=rate, exclude_rate=exclude_rate, z=z)
-    found = {GENERAL: general} | ({UNFILTERED: unfiltered} if reading is not None else {})
+    rates: dict[str, Any] = {
+        "mlp_rate": mlp_rate,
+        "attention_rate": attention_rate,
+        "exclude_rate": exclude_rate,
+        "rate": rate,
+        "z": z,
+    }
+    chosen = choose(scores, control, reading, **rates)
+    specific, found = chosen[SPECIFIC], {name: s[ALL] for name, s in chosen.items() if name != SPECIFIC}
+    general = found[GENERAL]
     masks = found | {f"random {seed}": matched_random(general, seed) for seed in range(SEEDS)}
     named = {name: {ALL: ablate(neurons)} for name, neurons in masks.items()}
     if run is not None:
-        for selection in (*(Selection(name, {ALL: neurons}, None) for name, neurons in found.items()), specific):
+        for selection in chosen.values():
             run.add_selection(selection)
     options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     accuracy: dict[str, dict[str, float]] = {name: {} for name in ("full", *masks)}
@@ -140,7 +143,7 @@ def run_culnig(
     for task, study in tasks.items():
         if task == "control":
             continue
-        more = {"CULNIG-specific": {c: ablate(s) for c, s in specific.items()}} if task == "culture" else {}
+        more = {SPECIFIC: {c: ablate(s) for c, s in specific.items()}} if task == "culture" else {}
         kept = {"run": run, "name": task} if run is not None else {}
         table = sweep(model, study.evaluation, named | more, readout=readout or study.readout, **kept, **options)
         right = {name: _right(table, "" if name == "full" else name) for name in accuracy}
@@ -149,9 +152,36 @@ def run_culnig(
         drawn = torch.stack([values for name, values in right.items() if name.startswith("random ")])
         tests[task] = against_random(right[GENERAL], drawn)
         if more:
-            effects = Effects((table.self_cross()["CULNIG-specific"],))
+            effects = Effects((table.self_cross()[SPECIFIC],))
     flat = None if known is None else sum((site, layer, i) in set(known) for site, layer, i in general) / max(len(general), 1)
-    return CulnigResult(general, unfiltered, specific, accuracy, effects, tests, flat)
+    return CulnigResult(general, found.get(UNFILTERED, general), specific, accuracy, effects, tests, flat)
+
+
+def choose(
+    scores: Attributions,
+    control: Attributions,
+    reading: Attributions | None,
+    *,
+    mlp_rate: float = 0.01,
+    attention_rate: float = 0.002,
+    exclude_rate: float = 0.01,
+    rate: float = 0.003,
+    z: float = 0.5,
+) -> dict[str, Selection]:
+    """CULNIG's sets by name: general (one set, for all), the same with the reading neurons kept, and specific.
+
+    Args:
+        scores, control, reading: attributions of the questions, of their control and of reading comprehension.
+        mlp_rate, attention_rate, exclude_rate, rate, z: as for `run_culnig`.
+
+    Raises:
+        GatescopeError: as the selectors do.
+    """
+    how: dict[str, Any] = {"mlp_rate": mlp_rate, "attention_rate": attention_rate, "exclude_rate": exclude_rate}
+    kinds = {GENERAL: reading} | ({UNFILTERED: None} if reading is not None else {})
+    general = {name: select.culnig_general(scores, control, exclude, **how) for name, exclude in kinds.items()}
+    found = {name: Selection(name, {ALL: neurons}, None) for name, neurons in general.items()}
+    return found | {SPECIFIC: select.culnig_specific(scores, control, reading, rate=rate, exclude_rate=exclude_rate, z=z)}
 
 
 def matched_random(neurons: NeuronSet, seed: int) -> NeuronSet:

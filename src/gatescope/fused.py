@@ -2,7 +2,7 @@
 
 Which form runs depends on shape and device alone, so that scheduling cannot change a bit:
 
-    eager     fewer than `LARGE` elements, where compiling never pays for itself, or one token an example, or one neuron
+    eager     fewer than `LARGE` elements, where compiling seldom pays for itself, or one token an example, or one neuron
     compiled  everything else
 
 `GATESCOPE_KERNEL=eager` and `=compiled` override the size, `=auto` is the default. Without a compiler everything is
@@ -28,7 +28,7 @@ from torch import Tensor
 from gatescope import kernels
 from gatescope.errors import one_of
 
-LARGE = 2**20
+LARGE = 2**19
 """Elements [b, s, n] from which `auto` compiles."""
 
 MODES = ("auto", "eager", "compiled")

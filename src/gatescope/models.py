@@ -6,6 +6,7 @@ padded on the left: every model gatescope supports generates from its last posit
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from pathlib import Path
@@ -129,6 +130,7 @@ def identity(model) -> dict[str, str]:
     return dict(found)
 
 
+@functools.cache
 def versions() -> str:
     """Versions of the packages that decide a result, as JSON."""
     from importlib.metadata import version

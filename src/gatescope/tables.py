@@ -1,7 +1,7 @@
 """Tables: neuron sets as data frames of pandas or polars, one neuron a row, and back.
 
-    site   layer   index   group   score
-    gate   17      3051    JPN     0.83
+    site   layer   index   group    score
+    gate   17      3051    Arveni   0.83
 
 `group` is there for sets by group (a dict, or a Selection), `score` where a Selection has scores. Rows stand in the
 order of the sets, best first. A frame holds coordinates alone: reading it back takes the space they are numbered in (a

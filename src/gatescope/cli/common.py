@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,11 +30,11 @@ Out = Annotated[Path, typer.Option(help="Run directory; begun, or continued wher
 Groups = Annotated[list[str] | None, typer.Option("--group", help="Only this group of a dataset; may be given again.")]
 Site = Annotated[str, typer.Option(help="Which neurons: gate, gate_pre, up, hidden, q, k or v.")]
 Readout = Annotated[str | None, typer.Option(help="How answers are read; the dataset's own way if not given.")]
-Seed = Annotated[int, typer.Option(help="Of the 50/50 split, where the data has none.")]
+Seed = Annotated[int | None, typer.Option(help="Of the 50/50 split, where the data has none; 0 if not given.")]
 BatchSize = Annotated[str, typer.Option(help="Examples a batch, or auto.")]
 NewTokens = Annotated[int, typer.Option(help="At most this many tokens an answer.")]
-
-
+Dtype = Annotated[str, typer.Option(help="Of the weights: float32, bfloat16, ...; auto takes the checkpoint's.")]
+Map = Annotated[str | None, typer.Option(help="auto spreads the model over the devices there are; one GPU if not given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
@@ -55,18 +56,59 @@ def _root(
     pass
 
 
-def effects_as_json(table, intervals: Mapping | None = None) -> str:
-    """Self, cross and gap of every selector, and the full model's accuracy, as JSON."""
-    found = {
+def placed(model: str, dtype: str = "auto", device_map: str | None = None):
+    """The model where it will run: on the GPU, if there is one; on its own one, if there are several processes."""
+    import torch
+
+    from gatescope.models import load_model
+
+    where: Any = device_map
+    if device_map is None and torch.cuda.is_available():
+        where = {"": int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()}
+    return load_model(model, dtype=dtype, device_map=where)
+
+
+def page_of(out: Path, examples) -> Path:
+    """The run's report, without figure files: those need matplotlib, and `gatescope report` writes them."""
+    from gatescope.report import report
+
+    return report(out, examples=examples, figures=False)
+
+
+def as_json(told: Any) -> str:
+    """JSON for scripts; a NaN, where there is no such number, is null."""
+    return json.dumps(_no_nan(told), ensure_ascii=False, indent=1, default=str)
+
+
+def effects_of(table, intervals: Mapping | None = None) -> dict[str, Any]:
+    """Self, cross and gap of every selector, and the full model's accuracy, to be written as JSON."""
+    return (
+        {"accuracy": dict(zip(table.groups, table.accuracy().tolist(), strict=True))}
+        | {"effects": _plain(table.self_cross())}
+        | ({"intervals": dict(intervals)} if intervals else {})
+    )
+
+
+def culnig_of(result) -> dict[str, Any]:
+    """What CULNIG found, to be written as JSON."""
+    return {
+        "accuracy": result.accuracy,
+        "neurons": {"general": len(result.general), "without exclusion": len(result.unfiltered)}
+        | {"specific": {group: len(neurons) for group, neurons in result.specific.items()}},
+        "p": {task: {"mean": test.mean, "single": test.single} for task, test in result.against_random.items()},
+        "effects": _plain(result.effects),
+        "precision": result.precision,
+    }
+
+
+def _plain(effects) -> dict[str, Any]:
+    return {
         effect.selector: {
             what: {"self": part.self_, "cross": part.cross, "gap": part.gap}
             for what, part in (("accuracy", effect.accuracy), ("flips", effect.flips))
         }
-        for effect in table.self_cross().effects
+        for effect in effects.effects
     }
-    told = {"accuracy": dict(zip(table.groups, table.accuracy().tolist(), strict=True)), "effects": found}
-    # A NaN, where there is no such number, is no JSON.
-    return json.dumps(_no_nan(told | ({"intervals": dict(intervals)} if intervals else {})), ensure_ascii=False, indent=1)
 
 
 def _no_nan(value: Any) -> Any:

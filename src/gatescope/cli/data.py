@@ -6,17 +6,21 @@ from typing import Annotated
 
 import typer
 
-from gatescope.cli.common import Where, datasets
+from gatescope.cli.common import AsJson, Where, as_json, datasets
 
 
 @datasets.command("list")
-def data_list() -> None:
+def data_list(json: AsJson = False) -> None:
     """Every dataset there is a loader for.
 
     Example: gatescope data list
     """
     from gatescope.data import CARDS
 
+    if json:
+        cards = [{name: value for name, value in vars(card).items() if name != "load"} for card in CARDS.values()]
+        typer.echo(as_json(cards))
+        return
     for card in CARDS.values():
         typer.echo(f"{card.name:18}{card.what}")
 

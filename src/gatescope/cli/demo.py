@@ -5,21 +5,25 @@ from __future__ import annotations
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from gatescope.cli.common import app
-from gatescope.cli.study import describe
+from gatescope.cli.common import AsJson, app, as_json, culnig_of, effects_of, page_of
+from gatescope.cli.study import culnig_told, describe
 
 
 @app.command()
 def demo(
-    out: Annotated[Path | None, typer.Option(help="Run directory to keep; a temporary one if not given.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory to keep, with a report; none is kept if not given.")] = None,
+    selector: Annotated[
+        list[str] | None, typer.Option(help="RND, LAP, MAD, CAS or ATT; may be given again. RND and CAS if not.")
+    ] = None,
+    json: AsJson = False,
 ) -> None:
     """Find and switch off the culture neurons of a tiny model in which they are known.
 
-    Example: gatescope demo
+    Example: gatescope demo --out runs/demo
     """
     import tempfile
 
@@ -30,8 +34,13 @@ def demo(
     ours = organism.load()
     with tempfile.TemporaryDirectory() as scratch:
         where = out or Path(scratch) / "demo"
-        result = run_study(load_model(ours.path), ours.study, rate=0.01, out=where, known=ours.known)
-        describe(ours.path, ours.study, result, out)
+        chosen: dict[str, Any] = {"selectors": selector} if selector else {}
+        result = run_study(load_model(ours.path), ours.study, rate=0.01, out=where, known=ours.known, **chosen)
+        page = page_of(where, ours.study.evaluation)
+        if json:
+            typer.echo(as_json(effects_of(result.table, result.intervals) | {"precision": result.precision}))
+        else:
+            describe(ours.path, ours.study, result, out, page)
 
 
 @app.command()
@@ -39,6 +48,8 @@ def culnig(
     mlp_rate: Annotated[float, typer.Option(help="Share of the MLP's gate neurons to take as culture-general.")] = 0.01,
     attention_rate: Annotated[float, typer.Option(help="Share of the attention's q, k, v neurons to take.")] = 0.002,
     exclude_rate: Annotated[float, typer.Option(help="Share that counts as superficial, by the reading set.")] = 0.01,
+    out: Annotated[Path | None, typer.Option(help="Run directory to keep, with a report; none if not given.")] = None,
+    json: AsJson = False,
 ) -> None:
     """Run CULNIG on a tiny language model in which culture neurons are known: four tasks, ten random sets.
 
@@ -57,5 +68,7 @@ def culnig(
         attention_rate=attention_rate,
         exclude_rate=exclude_rate,
         known=known,
+        out=out,
     )
-    typer.echo(f"\nmodel  {ours.path}\n\n{result}\n")
+    page = page_of(out, ours.tasks["culture"].evaluation) if out is not None else None
+    typer.echo(as_json(culnig_of(result)) if json else culnig_told(ours.path, result, out, page))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gatescope.cli.common import Model, app
+from gatescope.cli.common import AsJson, Dtype, Map, Model, app, as_json, placed
 
 Mask = Annotated[Path, typer.Option(help="A file of neurons, as `NeuronSet.save` writes it.")]
 
@@ -19,17 +18,18 @@ def bake(
     mask: Mask,
     out: Annotated[Path, typer.Option(help="Directory of the checkpoint; new or empty.")],
     factor: Annotated[float, typer.Option(help="What the activations are multiplied by; 0 switches off, 2 enhances.")] = 0.0,
+    dtype: Dtype = "auto",
 ) -> None:
     """Write a model with neurons switched off as an ordinary checkpoint.
 
-    Example: gatescope bake --model ./model --mask jpn.safetensors --out ./model-without-jpn
+    Example: gatescope bake --model ./model --mask arveni.safetensors --out ./model-without-arveni
     """
     from gatescope.bake import save_baked
     from gatescope.intervene import ablate, scale
     from gatescope.models import identity, load_model
     from gatescope.neurons import NeuronSet
 
-    loaded = load_model(model)
+    loaded = load_model(model, dtype=dtype)
     neurons = NeuronSet.load(mask, identity(loaded))
     save_baked(ablate(neurons) if factor == 0 else scale(neurons, factor), loaded, out)
     typer.echo(f"{out}: {len(neurons)} neurons {'switched off' if factor == 0 else f'times {factor:g}'}")
@@ -43,22 +43,24 @@ def lm_eval(
     include_path: Annotated[Path | None, typer.Option(help="Directory with tasks of your own.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most this many questions a task.")] = None,
     batch_size: Annotated[int, typer.Option(help="Questions a batch.")] = 16,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    dtype: Dtype = "auto",
+    device_map: Map = None,
+    json: AsJson = False,
 ) -> None:
     """Run lm-eval's tasks with neurons switched off.
 
-    Example: gatescope lm-eval --model ./model --mask jpn.safetensors --tasks hellaswag,arc_easy
+    Example: gatescope lm-eval --model ./model --mask arveni.safetensors --tasks hellaswag,arc_easy
     """
     from gatescope.intervene import ablate
     from gatescope.lm_eval import evaluate
-    from gatescope.models import identity, load_model
+    from gatescope.models import identity
     from gatescope.neurons import NeuronSet
 
-    loaded = load_model(model)
+    loaded = placed(model, dtype, device_map)
     chosen = ablate(NeuronSet.load(mask, identity(loaded))) if mask else None
     found = evaluate(loaded, chosen, tasks.split(","), include_path=include_path, limit=limit, batch_size=batch_size)
-    if as_json:
-        typer.echo(json.dumps(found["results"], indent=1, default=str))
+    if json:
+        typer.echo(as_json(found["results"]))
         return
     for task, values in found["results"].items():
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from gatescope.cli.common import app
+from gatescope.cli.common import AsJson, Dtype, Map, Where, app, as_json, placed
 from gatescope.errors import GatescopeError
 
 
 @app.command()
 def tokens(
     model: Annotated[str, typer.Argument(help="A Hugging Face hub id, or a local directory.")],
-    data: Annotated[Path, typer.Argument(help="A JSONL file of examples.")],
+    data: Annotated[str, typer.Argument(help="A dataset by name, or a .jsonl file.")],
     id: Annotated[str | None, typer.Option(help="Which example; the first if not given.")] = None,
+    path: Where = None,
 ) -> None:
     """Show which tokens of an example count, and which do not.
 
     Example: gatescope tokens ./model questions.jsonl --id 17
     """
     from gatescope.batches import TOKEN_RULE, collate
-    from gatescope.data import jsonl
+    from gatescope.data import registry
     from gatescope.models import load_model
 
-    questions = jsonl(data)
+    questions = registry.load(data, path)
     examples = [*questions.identification, *questions.evaluation]
     chosen = next((e for e in examples if id in (None, e.id)), None)
     if chosen is None:
@@ -44,17 +45,19 @@ def doctor(
     random_weights: Annotated[
         str | None, typer.Option(help="Instead: a config (hub id, directory or file) to check shrunk, without its weights.")
     ] = None,
+    dtype: Dtype = "auto",
+    device_map: Map = None,
+    json: AsJson = False,
 ) -> None:
     """Check that gatescope reads and edits a model exactly as plain PyTorch hooks do; exit code 0 only if it does.
 
     Example: gatescope doctor Qwen/Qwen2.5-VL-7B-Instruct
     """
     from gatescope import doctor as ward
-    from gatescope.models import load_model
 
     if (model is None) == (random_weights is None):
         raise GatescopeError("Give a model, or --random-weights with a config, and not both.")
-    report = ward.examine(load_model(model) if model is not None else ward.random_model(str(random_weights)))
-    typer.echo(str(report))
+    report = ward.examine(placed(model, dtype, device_map) if model is not None else ward.random_model(str(random_weights)))
+    typer.echo(as_json(asdict(report) | {"healthy": report.healthy}) if json else str(report))
     if not report.healthy:
         raise typer.Exit(1)

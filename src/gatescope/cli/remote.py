@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from gatescope.cli.common import BatchSize, Data, Model, Readout, Seed, Site, Where, remote, size
+from gatescope.cli.common import AsJson, BatchSize, Data, Model, Readout, Seed, Site, Where, as_json, remote, size
 
 
 @remote.command()
@@ -14,9 +14,10 @@ def estimate(
     path: Where = None,
     site: Site = "gate",
     readout: Readout = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     batch_size: BatchSize = "16",
     shard_size: int = 256,
+    json: AsJson = False,
 ) -> None:
     """Jobs and bytes of a recording on a server, before anything is sent.
 
@@ -27,4 +28,5 @@ def estimate(
 
     study = registry.load(data, path, seed=seed)
     options = {"site": site, "readout": readout or study.readout, "batch_size": size(batch_size), "shard_size": shard_size}
-    typer.echo(str(estimate_record(load_client(model), study.identification, **options)))
+    found = estimate_record(load_client(model), study.identification, **options)
+    typer.echo(as_json(vars(found)) if json else str(found))

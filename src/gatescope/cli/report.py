@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from gatescope.cli.common import Where, app
+from gatescope.cli.common import Groups, Seed, Where, app
 from gatescope.errors import GatescopeError
 
 
@@ -17,6 +17,8 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page to write; RUN/report.html if not given.")] = None,
     data: Annotated[str | None, typer.Option(help="The questions, by name or as a .jsonl file, to show with pictures.")] = None,
     path: Where = None,
+    group: Groups = None,
+    seed: Seed = None,
     figures: Annotated[bool, typer.Option(help="Write the figures as PNG and SVG files too.")] = True,
 ) -> None:
     """Write what a run found as one HTML page, with figures and CSV beside it; or several runs side by side.
@@ -34,5 +36,6 @@ def report(
             raise GatescopeError("A comparison of several runs needs --out, the page to write.")
         typer.echo(str(compare(runs, out)))
         return
-    examples = registry.load(data, path).evaluation if data is not None else ()
+    chosen: dict[str, Any] = {"groups": group} if group else {}
+    examples = registry.load(data, path, seed=seed, **chosen).evaluation if data is not None else ()
     typer.echo(str(write(runs[0], out, examples=examples, figures=figures)))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gatescope.cli.common import AsJson, runs
+from gatescope.cli.common import AsJson, as_json, runs
 
 Directory = Annotated[Path, typer.Argument(help="A run directory.")]
 
 
 @runs.command()
-def show(run: Directory, as_json: AsJson = False) -> None:
+def show(run: Directory, json: AsJson = False) -> None:
     """What a run is of, and how far it is.
 
     Example: gatescope runs show runs/cvqa
@@ -24,14 +23,14 @@ def show(run: Directory, as_json: AsJson = False) -> None:
 
     opened = Run.open(run)
     model = opened.manifest["model"]
-    if as_json:
+    if json:
         facts = {k: v for k, v in opened.manifest.items() if not isinstance(v, dict) or "shards" not in v}
         steps = {}
         for step in opened.manifest.keys() - facts.keys():
             shards = Shards.of(opened, step)
             rest = {name: value for name, value in shards.facts.items() if name != "shards"}
             steps[step] = rest | {"shards": len(shards), "missing": shards.missing}
-        typer.echo(json.dumps(facts | {"steps": steps}, ensure_ascii=False, indent=1))
+        typer.echo(as_json(facts | {"steps": steps}))
         return
     typer.echo(f"{run}\n  model      {model['id']} {model['revision']} {model['dtype']}")
     for step, facts in opened.manifest.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,9 @@ from gatescope.cli.common import (
     AsJson,
     BatchSize,
     Data,
+    Dtype,
     Groups,
+    Map,
     Model,
     NewTokens,
     Out,
@@ -22,7 +23,9 @@ from gatescope.cli.common import (
     Site,
     Where,
     app,
-    effects_as_json,
+    as_json,
+    effects_of,
+    placed,
     size,
 )
 from gatescope.errors import GatescopeError, one_of
@@ -32,8 +35,6 @@ Part = Annotated[str | None, typer.Option(help="K/N: do the K-th of N parts of t
 ShardSize = Annotated[int, typer.Option(help="Examples a shard.")]
 Workers = Annotated[int, typer.Option(help="Processes that prepare text and pictures ahead of the model.")]
 Remote = Annotated[str | None, typer.Option(help="ndif, or a server's address: the model runs there.")]
-Dtype = Annotated[str, typer.Option(help="Of the weights: float32, bfloat16, ...; auto takes the checkpoint's.")]
-Map = Annotated[str | None, typer.Option(help="auto spreads the model over the devices there are.")]
 
 
 @app.command()
@@ -48,7 +49,7 @@ def record(
     all_answers: Annotated[bool, typer.Option("--all-answers", help="Count wrongly answered examples too.")] = False,
     group: Groups = None,
     readout: Readout = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     batch_size: BatchSize = "16",
     shard_size: ShardSize = 256,
     max_new_tokens: NewTokens = 20,
@@ -92,9 +93,10 @@ def attribute(
     half: Half = "identification",
     site: Annotated[list[str] | None, typer.Option(help="May be given again; gate_pre, q, k, v if not given.")] = None,
     reduce: Annotated[str, typer.Option(help="Over tokens: max, mean or norm.")] = "max",
-    name: Annotated[str, typer.Option(help="Of these attributions in the run, such as control.")] = "",
+    name: Annotated[str, typer.Option(help="Of these attributions in the run, such as culture.")] = "",
+    control: Annotated[bool, typer.Option("--control", help="The same data without its questions; named control.")] = False,
     group: Groups = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     batch_size: BatchSize = "8",
     shard_size: ShardSize = 256,
     workers: Workers = 0,
@@ -108,7 +110,8 @@ def attribute(
     """
     from gatescope.attribute import attribute as score
 
-    examples, _ = _examples(data, path, half, group, seed)
+    examples, _ = _examples(data, path, half, group, seed, control)
+    name = name or ("control" if control else "")
     score(
         _model(model, remote, dtype, device_map),
         examples,
@@ -126,25 +129,99 @@ def attribute(
 
 @app.command()
 def select(
-    run: Annotated[Path, typer.Argument(help="A run with a recording.")],
-    selector: Annotated[list[str] | None, typer.Option(help="RND, LAP, LAPE, MAD or CAS; may be given again.")] = None,
+    run: Annotated[Path, typer.Argument(help="A run with a recording or attributions.")],
+    selector: Annotated[
+        list[str] | None,
+        typer.Option(help="RND, LAP, LAPE, MAD, CAS (counters), ATT, CULNIG (attributions); may be given again. CAS if not."),
+    ] = None,
     rate: Rate = 0.01,
     rho: Annotated[float | None, typer.Option(help="LAPE: percentage of lowest entropy to choose from.")] = None,
+    json: AsJson = False,
 ) -> None:
-    """Choose neurons for each group from a run's counters, and keep them in it.
+    """Choose neurons for each group from a run's counters or attributions, and keep them in it.
+
+    CULNIG takes the run's attributions of culture, control and, if there, reading, at the paper's rates.
 
     Example: gatescope select runs/cvqa --selector CAS --selector MAD --rate 0.01
     """
+    from gatescope.culnig import choose
     from gatescope.runs import Run
-    from gatescope.study import COUNTED
+    from gatescope.select import att
+    from gatescope.study import COUNTED, SELECTORS
 
-    opened = Run.open(run)
-    counters = opened.counters.with_tokens()
+    opened, found = Run.open(run), []
     for name in selector or ["CAS"]:
-        one_of("selector", name, tuple(COUNTED))
-        chosen = COUNTED[name](counters, rate, **({"rho": rho} if name == "LAPE" else {}))
+        one_of("selector", name, (*SELECTORS, "CULNIG"))
+        if name in COUNTED:
+            counters = opened.counters.with_tokens()
+            found.append(COUNTED[name](counters, rate, **({"rho": rho} if name == "LAPE" else {})))
+        elif name == "ATT":
+            found.append(att(_attributions(opened, ""), rate))
+        else:
+            scores, control = (_attributions(opened, which) for which in ("culture", "control"))
+            found += choose(scores, control, opened.attributions.get("reading")).values()
+    for chosen in found:
         opened.add_selection(chosen)
-        typer.echo(chosen.report())
+    if json:
+        counts = {s.method: {group: len(neurons) for group, neurons in s.items()} for s in found}
+        typer.echo(as_json({"neurons": counts, "shortfall": {s.method: s.shortfall for s in found}}))
+        return
+    typer.echo("\n\n".join(chosen.report() for chosen in found))
+
+
+@app.command()
+def neurons(
+    run: Annotated[Path, typer.Argument(help="A run with selections.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for SELECTOR.GROUP.safetensors; nothing is written without.")
+    ] = None,
+    selector: Annotated[list[str] | None, typer.Option(help="Only this one's; may be given again.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Only this group's; may be given again.")] = None,
+    json: AsJson = False,
+) -> None:
+    """List the neurons a run holds, or write them as files for `bake`, `lm-eval` and `NeuronSet.load`.
+
+    Example: gatescope neurons runs/mine --selector CAS --out masks
+    """
+    from gatescope.evaluate.table import ALL
+    from gatescope.runs import Run
+
+    kept = Run.open(run).selections
+    for name in selector or ():
+        one_of("selector", name, tuple(kept))
+    told = []
+    for name, selection in kept.items():
+        for of in group or ():
+            one_of("group", of, tuple(selection))
+        for of, found in selection.items():
+            if (selector and name not in selector) or (group and of not in group):
+                continue
+            label = name if of == ALL else f"{name}.{of}"
+            file = out / f"{label.replace(' ', '-').replace('/', '-')}.safetensors" if out is not None else None
+            if file is not None:
+                found.save(file)
+            told.append({"selector": name, "group": of, "file": file, "neurons": list(found)})
+    if json:
+        typer.echo(as_json(told))
+        return
+    for row in told:
+        layers = sorted({layer for _, layer, _ in row["neurons"]})
+        where = f"layers {', '.join(map(str, layers))}" if layers else "none"
+        typer.echo(f"{row['file'] or row['selector']}: {row['group']}, {len(row['neurons'])} neurons, {where}")
+
+
+def _attributions(run, name: str):
+    there = run.attributions
+    if not name and len(there) == 1:
+        return next(iter(there.values()))
+    if name not in there:
+        which = f"of {name!r}" if name else "without a name"
+        given = ", ".join(map(repr, there)) or "none"
+        raise GatescopeError(
+            f"{run.path} has no attributions {which}; it has {given}. Make them with `gatescope attribute --run {run.path}"
+            f"{f' --name {name}' if name else ''}`."
+        )
+    return there[name]
 
 
 @app.command()
@@ -156,7 +233,7 @@ def sweep(
     half: Half = "evaluation",
     group: Groups = None,
     readout: Readout = None,
-    seed: Seed = 0,
+    seed: Seed = None,
     batch_size: BatchSize = "16",
     shard_size: ShardSize = 256,
     together: Annotated[int | None, typer.Option(help="Masks side by side in one batch; as many as fit if not given.")] = None,
@@ -165,7 +242,7 @@ def sweep(
     remote: Remote = None,
     dtype: Dtype = "auto",
     device_map: Map = None,
-    as_json: AsJson = False,
+    json: AsJson = False,
 ) -> None:
     """Answer questions with the full model and with each group's neurons switched off.
 
@@ -193,30 +270,25 @@ def sweep(
         workers=workers,
         remote=_server(remote),
     )
-    typer.echo(effects_as_json(table) if as_json else str(table.self_cross()))
+    typer.echo(as_json(effects_of(table)) if json else str(table.self_cross()))
 
 
-def _examples(data: str, path: Path | None, half: str, groups: list[str] | None, seed: int) -> tuple[Any, str]:
+def _examples(
+    data: str, path: Path | None, half: str, groups: list[str] | None, seed: int | None, control: bool = False
+) -> tuple[Any, str]:
     from gatescope.data import registry
 
     one_of("half", half, ("identification", "evaluation"))
-    study = registry.load(data, path, seed=seed, **({"groups": groups} if groups else {}))
+    load = registry.load_control if control else registry.load
+    study = load(data, path, seed=seed, **({"groups": groups} if groups else {}))
     return getattr(study, half), study.readout
 
 
 def _model(model: str, remote: str | None, dtype: str, device_map: str | None):
-    """The model; without weights if it runs elsewhere, on its own device if there are several processes."""
-    import torch
-
-    from gatescope.models import load_model
+    """The model; without weights if it runs elsewhere."""
     from gatescope.remote import load_client
 
-    if remote is not None:
-        return load_client(model)
-    placed: Any = device_map
-    if device_map is None and torch.cuda.is_available():
-        placed = {"": int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()}
-    return load_model(model, dtype=dtype, device_map=placed)
+    return load_client(model) if remote is not None else placed(model, dtype, device_map)
 
 
 def _server(remote: str | None) -> bool | str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,9 @@ from gatescope.cli.common import (
     AsJson,
     BatchSize,
     Data,
+    Dtype,
     Groups,
+    Map,
     Model,
     NewTokens,
     Out,
@@ -21,7 +23,11 @@ from gatescope.cli.common import (
     Site,
     Where,
     app,
-    effects_as_json,
+    as_json,
+    culnig_of,
+    effects_of,
+    page_of,
+    placed,
     size,
 )
 from gatescope.errors import GatescopeError
@@ -51,10 +57,13 @@ def study(
     site: Site = "gate",
     readout: Readout = None,
     skip_broken_pictures: Annotated[bool, typer.Option("--skip-broken-pictures", help="Decode every picture first.")] = False,
-    seed: Seed = 0,
+    seed: Seed = None,
     batch_size: BatchSize = "16",
     max_new_tokens: NewTokens = 20,
-    as_json: AsJson = False,
+    dtype: Dtype = "auto",
+    device_map: Map = None,
+    report: Annotated[bool, typer.Option(help="Write OUT/report.html.")] = True,
+    json: AsJson = False,
 ) -> None:
     """Find and switch off neurons in your model, on your questions or on a benchmark by name.
 
@@ -62,28 +71,31 @@ def study(
 
     Example: gatescope study --model google/gemma-3-12b-it --data blend --control --exclude countryrc --out runs/culnig
     """
+    from gatescope.culnig import run_culnig
     from gatescope.data import registry, without_broken_pictures
-    from gatescope.models import load_model
     from gatescope.study import run_study
 
-    chosen = {"groups": group} if group else {}
+    chosen: dict[str, Any] = {"groups": group} if group else {}
     questions = registry.load(data, path, seed=seed, **chosen)
     if skip_broken_pictures:
         questions = without_broken_pictures(questions)
     if control:
         if rho is not None or selector:
             raise GatescopeError("--control runs CULNIG, which has its own selectors; leave --selector and --rho out.")
-        tasks = {"culture": questions, "control": registry.load_control(data, path, **chosen)}
-        tasks |= {"reading": registry.load(*registry.named(exclude))} if exclude else {}
+        tasks = {"culture": questions, "control": registry.load_control(data, path, seed=seed, **chosen)}
+        tasks |= {"reading": registry.load(*registry.named(exclude), **chosen)} if exclude else {}
         for text in neutral or ():
             name, where = registry.named(text)
             tasks[Path(name).stem] = registry.load(name, where)
-        _culnig(load_model(model), tasks, out, size(batch_size), readout)
+        loaded = placed(model, dtype, device_map)
+        found = run_culnig(loaded, tasks, out=out, batch_size=size(batch_size), readout=readout)
+        page = page_of(out, questions.evaluation) if report else None
+        typer.echo(as_json(culnig_of(found)) if json else culnig_told(model, found, out, page))
         return
     if exclude or neutral:
         raise GatescopeError("--exclude and --neutral are for attribution; add --control.")
     result = run_study(
-        load_model(model),
+        placed(model, dtype, device_map),
         questions,
         rate=rate,
         out=out,
@@ -94,20 +106,20 @@ def study(
         batch_size=size(batch_size),
         max_new_tokens=max_new_tokens,
     )
-    if as_json:
-        typer.echo(effects_as_json(result.table, result.intervals))
+    page = page_of(out, questions.evaluation) if report else None
+    if json:
+        typer.echo(as_json(effects_of(result.table, result.intervals)))
     else:
-        describe(model, questions, result, out)
+        describe(model, questions, result, out, page)
 
 
-def _culnig(model, tasks, out: Path, batch_size: int | str, readout: str | None) -> None:
-    from gatescope.culnig import run_culnig
+def culnig_told(model: object, result, out: Path | None, page: Path | None) -> str:
+    """What CULNIG found, as it is printed."""
+    lines = [f"\nmodel  {model}", *([f"run    {out}"] if out else []), *([f"report {page}"] if page else [])]
+    return "\n".join([*lines, f"\n{result}\n"])
 
-    result = run_culnig(model, tasks, out=out, batch_size=batch_size, readout=readout)
-    typer.echo(f"\nmodel  {model._module.config._name_or_path}\nrun    {out}\n\n{result}\n")
 
-
-def describe(model: object, questions, result, out: Path | None) -> None:
+def describe(model: object, questions, result, out: Path | None, page: Path | None = None) -> None:
     """Print what a study found."""
     site = result.counters.layout
     accuracy = result.table.accuracy()
@@ -117,4 +129,5 @@ def describe(model: object, questions, result, out: Path | None) -> None:
     typer.echo(f"accuracy    {float(accuracy.mean()):.1f}% unmasked, mean of {len(accuracy)} groups")
     if out is not None:
         typer.echo(f"run         {out}")
+        typer.echo(f"report      {page}" if page else f"report      none yet: gatescope report {out}")
     typer.echo(f"\n{result}\n")

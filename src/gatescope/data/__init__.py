@@ -13,7 +13,7 @@ from gatescope.data.jsonl import jsonl
 from gatescope.data.murel import murel
 from gatescope.data.normad import normad
 from gatescope.data.pictures import without_broken_pictures
-from gatescope.data.registry import CARDS, load
+from gatescope.data.registry import CARDS, load, load_control
 from gatescope.data.wikipedia import wikipedia
 from gatescope.data.worldvaluesbench import worldvaluesbench
 
@@ -32,6 +32,7 @@ __all__ = [
     "fingerprint",
     "jsonl",
     "load",
+    "load_control",
     "mrpc",
     "murel",
     "normad",

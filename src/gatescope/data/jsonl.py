@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,18 @@ _TEXTS = ("image", "prompt", "prefix", "item", "system")
 _NEEDED = {"id": (str, int), "group": str, "question": str, "choices": list, "answer": str}
 
 
-def jsonl(path: str | Path, *, seed: int = 0) -> Study:
+def jsonl(path: str | Path, *, seed: int = 0, groups: Iterable[str] | None = None) -> Study:
     """Read a study from a JSONL file; every row and every picture is checked before anything is run.
+
+    Args:
+        path: the file.
+        seed: of the halves, where the rows have no `split`.
+        groups: only these; all there are if None.
 
     Raises:
         GatescopeError: naming file and line, for a file that cannot be read, a line that is not JSON, a missing or
             ill-typed field, an answer that is not among the choices, an id used twice, an image that cannot be
-            opened, a `split` that is unknown or given for some rows only.
+            opened, a `split` that is unknown or given for some rows only; for a group that is not there.
     """
     path = Path(path)
     try:
@@ -51,7 +57,12 @@ def jsonl(path: str | Path, *, seed: int = 0) -> Study:
         examples.append(_example(where, row, path.parent))
         splits.append(row.get("split"))
     shown.close()
-    return _split(path, [number for number, _ in rows], examples, splits, seed)
+    there = {example.group for example in examples}
+    wanted = there if groups is None else set(groups)
+    if missing := sorted(wanted - there):
+        raise GatescopeError(f"{path} has no group {missing[0]!r}; it has {', '.join(map(repr, sorted(there)))}.")
+    kept = [i for i, example in enumerate(examples) if example.group in wanted]
+    return _split(path, [rows[i][0] for i in kept], [examples[i] for i in kept], [splits[i] for i in kept], seed)
 
 
 def _row(where: str, line: str) -> dict[str, Any]:

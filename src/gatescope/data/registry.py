@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
 from gatescope.data.blend import CARD as BLEND
 from gatescope.data.blend import CONTROL_CARD as BLEND_CONTROL
-from gatescope.data.blend import blend_control
 from gatescope.data.blend_short import CARD as BLEND_SHORT
 from gatescope.data.card import Card
 from gatescope.data.commonsenseqa import CARD as COMMONSENSEQA
@@ -32,7 +32,6 @@ CARDS: dict[str, Card] = {
         *(COUNTRYRC, COMMONSENSEQA, QNLI, MRPC, MUREL, WIKIPEDIA),
     )
 }
-_CONTROLS: dict[str, Callable[..., Study]] = {"blend": blend_control}
 
 
 def card(name: str) -> Card:
@@ -46,30 +45,32 @@ def card(name: str) -> Card:
     return CARDS[name]
 
 
-def load(name: str, path: str | Path | None = None, *, seed: int = 0, **options) -> Study:
+def load(name: str, path: str | Path | None = None, *, seed: int | None = None, **options) -> Study:
     """A dataset by name, or a .jsonl file.
 
     Args:
         name: as in `gatescope data list`, or the file.
         path: a local copy of a dataset.
-        seed: of the split, where there is one to draw.
+        seed: of what a loader draws, such as the halves of a dataset without a split; its own default if None.
         options: as the dataset's own loader takes them.
 
     Raises:
-        GatescopeError: as the loaders do, or if there is neither dataset nor file of that name.
+        GatescopeError: as the loaders do, if there is neither dataset nor file of that name, or for an option (a seed
+            where nothing is drawn) that its loader does not take.
     """
+    given = options | ({} if seed is None else {"seed": seed})
     if name.endswith(".jsonl") or (name not in CARDS and Path(name).is_file()):
         if path is not None:
             raise GatescopeError(f"path={str(path)!r} is for datasets by name; {name} is a file already.")
-        return jsonl(name, seed=seed)
-    if name == "cvqa":
-        options = {"seed": seed} | options
-    return card(name).load(path, **options)
+        return jsonl(name, **_taken(name, jsonl, given))
+    loader = card(name).load
+    return loader(path, **_taken(name, loader, given))
 
 
 def load_control(name: str, path: str | Path | None = None, **options) -> Study:
     """The control of a dataset: its published form, or its questions removed; arguments and errors as for `load`."""
-    return _CONTROLS[name](path, **options) if name in _CONTROLS else control(load(name, path, **options))
+    published = f"{name}_control"
+    return load(published, path, **options) if published in CARDS else control(load(name, path, **options))
 
 
 def named(text: str) -> tuple[str, str | None]:
@@ -80,3 +81,11 @@ def named(text: str) -> tuple[str, str | None]:
     """
     name, _, path = text.partition("=")
     return name, path or None
+
+
+def _taken(name: str, loader: Callable, given: dict) -> dict:
+    takes = [option for option in inspect.signature(loader).parameters if option != "path"]
+    for option, value in given.items():
+        if option not in takes:
+            raise GatescopeError(f"{name} takes no {option} ({value!r} was given); it takes {', '.join(takes) or 'none'}.")
+    return given

@@ -32,8 +32,8 @@ class Perplexity:
         masks: by the mask's name.
         tokens: how many were predicted.
 
-    >>> Perplexity(10.0, {"JPN": 12.5, "KOR": 10.0}, 100).changes
-    {'JPN': 2.5, 'KOR': 0.0}
+    >>> Perplexity(10.0, {"Arveni": 12.5, "Belthar": 10.0}, 100).changes
+    {'Arveni': 2.5, 'Belthar': 0.0}
     """
 
     full: float

@@ -29,7 +29,7 @@ FORMAT = "gatescope.selection/1"
 @checked
 @dataclass(frozen=True, eq=False)
 class Selection(Mapping[str, NeuronSet]):
-    """Neuron sets by group, as one selector found them. A mapping: `selection["JPN"]` is a NeuronSet.
+    """Neuron sets by group, as one selector found them. A mapping: `selection["Arveni"]` is a NeuronSet.
 
     Attributes:
         method: name of the selector, as tables show it.
