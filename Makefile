@@ -4,7 +4,7 @@ BIN := .venv/bin
 .PHONY: demo test check bench clean
 
 demo: .venv/installed
-	$(BIN)/gatescope demo
+	$(BIN)/gatescope demo --out runs/demo
 
 # One thread a process: the models are tiny, and as many processes as cores.
 test: .venv/installed

@@ -29,6 +29,7 @@ def test_every_dataset_is_listed_and_has_its_facts():
     assert set(gs.data.CARDS) >= {
         "cvqa", "blend", "culturalbench", "normad", "worldvaluesbench", "countryrc", "commonsenseqa", "qnli", "mrpc", "murel",
     }  # fmt: skip
+    assert [row["name"] for row in json.loads(run("data", "list", "--json").stdout)] == list(gs.data.CARDS)
 
 
 @SHORT
@@ -55,6 +56,27 @@ def test_an_unknown_name_is_answered_with_those_there_are():
         registry.load("cvqq")
     with pytest.raises(gs.GatescopeError, match=r"path='x' is for datasets by name; mine\.jsonl is a file already"):
         registry.load("mine.jsonl", "x")
+
+
+def test_an_option_that_would_change_nothing_is_refused():
+    with pytest.raises(gs.GatescopeError, match=r"blend takes no seed \(3 was given\); it takes groups, cap, revision"):
+        registry.load("blend", seed=3)
+    with pytest.raises(gs.GatescopeError, match="qnli takes no groups"):
+        registry.load("qnli", groups=["x"])
+
+
+def test_seed_and_groups_reach_ones_own_file_and_its_control(tmp_path):
+    lines = [
+        {"id": f"{g}{i}", "group": g, "question": f"What is {g} {i}?", "choices": ["a", "b"], "answer": "a"}
+        for g in ("north", "south", "east") for i in range(20)
+    ]  # fmt: skip
+    path = tmp_path / "q.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ids = {seed: [e.id for e in registry.load(str(path), seed=seed, groups=["north", "east"]).evaluation] for seed in (0, 1)}
+    assert ids[0] != ids[1] and all(len(each) == 20 and not any("south" in i for i in each) for each in ids.values())
+    assert [e.id for e in registry.load_control(str(path), seed=1, groups=["north", "east"]).evaluation] == ids[1]
+    with pytest.raises(gs.GatescopeError, match=r"q.jsonl has no group 'west'; it has 'east', 'north', 'south'"):
+        registry.load(str(path), groups=["west"])
 
 
 def test_a_control_has_everything_but_the_question(tmp_path):
@@ -86,6 +108,7 @@ def test_culnig_runs_by_name_and_keeps_what_it_found(tmp_path):
     )
     assert done.exit_code == 0, done.output + repr(done.exception)
     assert "CULNIG-general" in done.output and "random (mean of 10)" in done.output and "copy" in done.output
+    assert f"report {out / 'report.html'}" in done.output and (out / "report.html").is_file()
     kept = gs.open_run(out)
     assert set(kept.selections) == {"CULNIG-general", "without exclusion", "CULNIG-specific"}
     general = kept.selections["CULNIG-general"][ALL]
@@ -94,6 +117,28 @@ def test_culnig_runs_by_name_and_keeps_what_it_found(tmp_path):
     assert len({r.mask for r in table.rows if r.selector == "CULNIG-specific"}) == 6
     accuracy = [sum(r.reading.correct for r in table.rows if r.selector == s) / 240 for s in ("", "CULNIG-general")]
     assert accuracy[0] > 0.9 and accuracy[1] < 0.3
+
+    by_steps(organism, files, tmp_path / "steps", kept.selections)
+
+
+def by_steps(organism, files, out, expected):
+    """attribute three times and select: the sets that `study --control` found."""
+    common = ("attribute", "--model", organism.path, "--batch-size", 16, "--run", out)
+    for rest in (
+        ("--data", files["culture"], "--name", "culture"),
+        ("--data", files["culture"], "--control"),
+        ("--data", files["reading"], "--name", "reading"),
+    ):
+        done = run(*common, *rest)
+        assert done.exit_code == 0, done.output + repr(done.exception)
+    told = json.loads(run("select", out, "--selector", "CULNIG", "--json").stdout)["neurons"]
+    found = gs.open_run(out).selections
+    assert set(found) == set(expected) == set(told)
+    for name, selection in found.items():
+        assert dict(selection) == dict(expected[name])
+        assert told[name] == {group: len(neurons) for group, neurons in selection.items()}
+    with pytest.raises(gs.GatescopeError, match="has no attributions without a name; it has 'culture', 'control', 'reading'"):
+        app(["select", str(out), "--selector", "ATT"], standalone_mode=False)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import pathlib
 import subprocess
 import sys
 
 import pytest
+
+import gatescope
 
 CHECK = """
 import torch
@@ -37,16 +41,53 @@ def test_import_order_does_not_matter(order):
     assert done.stdout.strip() == "fine"
 
 
+ROOT = pathlib.Path(gatescope.__file__).parent
+MODULES = {
+    ".".join(["gatescope", *file.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): file
+    for file in ROOT.rglob("*.py")
+}
+CORE = ("artefacts", "attributions", "counters", "kernels", "labels", "neurons", "select")
+CORE += tuple(f"evaluate.{name}" for name in ("answers", "likert", "metrics", "options", "short", "significance", "table"))
+
+
+def imported(module):
+    """What a module imports when it is imported, by full name; not what its functions import when they run."""
+    found = set()
+    for node in ast.parse(MODULES[module].read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
+    return found - {module}
+
+
+GRAPH = {module: imported(module) for module in MODULES}
+
+
+def reached(module, seen=()):
+    seen = set(seen)
+    for name in GRAPH.get(module, ()):
+        if name not in seen:
+            seen |= {name} | reached(name, seen | {name})
+    return seen
+
+
+def test_imports_run_one_way():
+    for module in MODULES:
+        assert module not in reached(module), f"{module} imports itself by way of others"
+        above = [name for name in GRAPH[module] if name.startswith(("gatescope.cli", "gatescope.report"))]
+        assert (
+            not above
+            or module.startswith(("gatescope.cli", "gatescope.report"))
+            or module in ("gatescope", "gatescope.__main__")
+        )
+
+
 def test_the_pure_core_needs_neither_nnsight_nor_transformers():
-    """Counters, selectors, neuron sets, answers and metrics name neither in their source."""
-    import pathlib
-
-    import gatescope
-
-    root = pathlib.Path(gatescope.__file__).parent
-    core = ["counters.py", "neurons.py", "artefacts.py", "kernels.py", "evaluate/answers.py", "evaluate/metrics.py"]
-    core += ["evaluate/table.py", "select/activation.py", "select/selection.py"]
-    for name in core:
-        lines = [line for line in (root / name).read_text().splitlines() if line.startswith(("import ", "from "))]
-        assert not [line for line in lines if "nnsight" in line or "transformers" in line], name
-    assert [line for line in (root / "kernels.py").read_text().splitlines() if line.startswith("import")] == ["import torch"]
+    core = [name for name in MODULES if name.removeprefix("gatescope.").startswith(CORE)]
+    assert len(core) >= 16
+    for module in core:
+        theirs = {name.partition(".")[0] for name in reached(module)}
+        assert not theirs & {"nnsight", "transformers"}, module
+    assert GRAPH["gatescope.kernels"] == {"torch", "__future__"}

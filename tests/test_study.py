@@ -83,6 +83,7 @@ def test_the_command_runs_on_other_models(kind, tmp_path):
     done = gatescope("study", "--model", path, "--data", data, "--rate", "0.05", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "accuracy change (points)" in done.stdout and "CAS" in done.stdout and "RND" in done.stdout
+    assert (tmp_path / "run" / "report.html").is_file()
     found = gs.open_result(tmp_path / "run")
     assert found.counters.counted.tolist() == [2, 2, 2] and (found.counters.T > 0).all()
     assert set(found.table.selectors) == {"RND", "LAP", "MAD", "CAS"}
@@ -180,3 +181,22 @@ def test_the_demo_prints_the_table(organism, tmp_path):
     assert done.returncode == 0, done.stderr
     result = gs.open_result(tmp_path / "run")
     assert str(result) in done.stdout and "precision at k against the known neurons: RND" in done.stdout
+    assert f"report      {tmp_path / 'run' / 'report.html'}" in done.stdout and (tmp_path / "run" / "report.html").is_file()
+    again = gatescope("demo", "--out", tmp_path / "run", "--json")  # nothing but JSON on stdout, and nothing is run again
+    assert json.loads(again.stdout)["precision"] == result.precision
+
+
+def test_neurons_are_listed_and_written_as_files(result, tmp_path):
+    path, found = result
+    cli = CliRunner()
+    listed = cli.invoke(app, ["neurons", str(path), "--selector", "CAS"]).stdout.splitlines()
+    assert len(listed) == 6 and listed[0] == "CAS: Arveni, 9 neurons, layers 0, 1, 2"
+    told = json.loads(cli.invoke(app, ["neurons", str(path), "--group", "Arveni", "--selector", "CAS", "--json"]).stdout)
+    assert [tuple(n) for n in told[0]["neurons"]] == list(found.selections["CAS"]["Arveni"])
+    written = cli.invoke(app, ["neurons", str(path), "--selector", "CAS", "--out", str(tmp_path / "masks")])
+    assert written.exit_code == 0 and len(list((tmp_path / "masks").iterdir())) == 6
+    assert gs.NeuronSet.load(tmp_path / "masks" / "CAS.Belthar.safetensors") == found.selections["CAS"]["Belthar"]
+    wrong = cli.invoke(app, ["neurons", str(path), "--selector", "MAD"])
+    assert "selector is 'MAD'; it must be 'CAS' or 'RND'" in str(wrong.exception)
+    wrong = cli.invoke(app, ["neurons", str(path), "--group", "Gondor"])
+    assert "group is 'Gondor'; it must be" in str(wrong.exception)
