@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import gatescope as gs
+
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,7 +36,12 @@ def test_documented_block(block, organism, tmp_path, monkeypatch):
         assert done.returncode == 0, done.stderr
         return
     monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(script), run_name="__main__")
+    there = dict(gs.data.CARDS)
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:  # a page that adds a dataset adds it to this process
+        gs.data.CARDS.clear()
+        gs.data.CARDS.update(there)
 
 
 def test_there_is_something_to_run():

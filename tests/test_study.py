@@ -163,6 +163,12 @@ def test_one_group_is_not_a_study(llama, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_passages_are_not_a_study_and_the_message_says_what_is(llama, tmp_path):
+    passages = [gs.data.Example.passage(f"{g}{i}", g, f"drums {i}") for g in ("north", "south") for i in range(2)]
+    with pytest.raises(gs.GatescopeError, match=r"'texts' holds passages, .*compare perplexity: see recipes/language_neurons"):
+        gs.run_study(llama, gs.data.Study("texts", passages, passages, readout="none"), rate=0.1, out=tmp_path / "run")
+
+
 def test_a_place_without_a_run_is_named(tmp_path):
     with pytest.raises(gs.GatescopeError, match=r"No run at .*: there is no manifest.json"):
         gs.open_run(tmp_path)

@@ -151,6 +151,11 @@ def open_result(path: str | Path) -> Result:
 def _check(model, study: Study, rate: float, out: str | Path, options: Mapping[str, Mapping], site: str) -> None:
     for name in options:
         one_of("selector", name, SELECTORS)
+    if study.readout == "none":
+        raise GatescopeError(
+            f"{study.name!r} holds passages, which are not answered, and a study compares answers. Record them with "
+            f"readout='none' and only_correct=False, select, and compare perplexity: see recipes/language_neurons.py."
+        )
     if "LAPE" in options and options["LAPE"].get("rho") is None and options["LAPE"].get("variant", "vlm") == "vlm":
         raise GatescopeError(
             "LAPE needs rho, the percentage of neurons of lowest entropy it chooses from, which the paper does not give: "
