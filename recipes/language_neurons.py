@@ -15,7 +15,6 @@ import torch
 
 import gatescope as gs
 from gatescope.data.registry import named
-from gatescope.evaluate.perplexity import perplexity
 
 
 def invented(questions: gs.data.Study) -> dict[str, gs.data.Study]:
@@ -62,7 +61,7 @@ def main() -> None:
     for (kind, study), (name, selection) in product(studies.items(), found.items()):
         masks, rows = {g: gs.ablate(s) for g, s in selection.items()}, []
         for group in selection:
-            of = perplexity(model, [e.prompt for e in study.evaluation if e.group == group], masks)
+            of = gs.perplexity(model, [e.prompt for e in study.evaluation if e.group == group], masks)
             rise = {mask: 100 * (value / of.full - 1) for mask, value in of.masks.items()}
             rows.append((of.full, rise.pop(group), fmean(rise.values())))
         full, *change[kind, name] = map(fmean, zip(*rows, strict=True))

@@ -118,6 +118,10 @@ def test_culnig_runs_by_name_and_keeps_what_it_found(tmp_path):
     accuracy = [sum(r.reading.correct for r in table.rows if r.selector == s) / 240 for s in ("", "CULNIG-general")]
     assert accuracy[0] > 0.9 and accuracy[1] < 0.3
 
+    page = (out / "report.html").read_text()
+    change = f"{100 * (accuracy[1] - accuracy[0]):.1f}".replace("-", "\N{MINUS SIGN}")
+    assert f"CULNIG-general neurons changes accuracy by {change} (" in page and "on reading by" in page
+    assert "random, 10 sets" in page and "against their mean" in page
     by_steps(organism, files, tmp_path / "steps", kept.selections)
 
 

@@ -23,6 +23,8 @@ from gatescope.evaluate.answers import Reading
 from gatescope.evaluate.table import Row, Table
 from gatescope.report import compare, report
 from gatescope.report.colours import DARK, DEEP, LIGHT, contrast, linear, mix, oklab, ramp
+from gatescope.report.effects import Effect, together
+from gatescope.report.words import Value
 from gatescope.shards import Shards
 
 MODEL = {"id": "acme/tiny", "revision": "", "class": "LlamaForCausalLM", "dtype": "float32", "digest": "d1"}
@@ -482,3 +484,16 @@ def test_loss_and_gain_differ_to_colour_blind_eyes(theme):
     for matrix in blind.values():
         seen = [np.clip(np.array(matrix) @ linear(theme[end]), 0, 1) for end in ("loss", "gain")]
         assert np.abs(np.cbrt(seen[0]) - np.cbrt(seen[1])).max() > 0.15
+
+
+def test_random_sets_are_one_row_their_mean_and_their_ends():
+    def effect(name, self_, flips):
+        nothing = {"cross": Value(float("nan")), "gap": Value(float("nan"))}
+        return Effect(name, {"self": Value(self_)} | nothing, {"self": Value(flips)} | nothing)
+
+    found = (effect("A", -50, 60), effect("random 0", -3, 5), effect("random 1", 0, 1), effect("RND", -1, 1))
+    first, drawn, last = together(found)
+    assert (first, last) == (found[0], found[3])
+    assert drawn.selector == "random, 2 sets" and drawn.accuracy["self"] == Value(-1.5, -3.0, 0.0)
+    assert drawn.flips["self"] == Value(3.0, 1.0, 5.0) and math.isnan(drawn.accuracy["gap"].value)
+    assert together(found[:2]) == found[:2]

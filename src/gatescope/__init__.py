@@ -8,6 +8,7 @@ from gatescope.attributions import Attributions
 from gatescope.bake import baked_from, save_baked
 from gatescope.counters import Counters
 from gatescope.errors import GatescopeError
+from gatescope.evaluate.perplexity import perplexity
 from gatescope.evaluate.sweep import sweep
 from gatescope.evaluate.table import Table
 from gatescope.intervene import Intervention, ablate, add, scale, set_to
@@ -47,6 +48,7 @@ __all__ = [
     "open_result",
     "open_run",
     "organism",
+    "perplexity",
     "record",
     "record_classes",
     "remote",

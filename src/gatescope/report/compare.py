@@ -14,7 +14,7 @@ import torch
 from gatescope import artefacts
 from gatescope.errors import GatescopeError
 from gatescope.report import found, maps, summary, tables
-from gatescope.report.effects import Cell, Effect, Matrix, cells, effects, intervals, lead
+from gatescope.report.effects import Cell, Effect, Matrix, cells, effects, intervals, lead, together
 from gatescope.report.page import MAPS, render, sweeps
 from gatescope.report.words import NOTHING, number, with_span
 from gatescope.runs import Run
@@ -52,7 +52,7 @@ def compare(runs: Sequence[str | Path | Run], out: str | Path) -> Path:
     for name, run in zip(names, opened, strict=True):
         table = next(iter(sweeps(run).values()))
         drawn = intervals(table)
-        rows += [replace(effect, selector=f"{name}, {effect.selector}") for effect in effects(table, drawn)]
+        rows += [replace(effect, selector=f"{name}, {effect.selector}") for effect in together(effects(table, drawn))]
         for cell in cells(table, drawn):
             if cell.own:
                 of_groups.setdefault(f"{name}, {cell.selector}", {})[cell.group] = cell

@@ -7,6 +7,7 @@ Cell    one mask on one group: counts, accuracy change, flip rate, their interva
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from dataclasses import dataclass
 
@@ -96,6 +97,30 @@ def effects(table: Table, drawn: dict[str, Intervals]) -> tuple[Effect, ...]:
         Effect(e.selector, parts(e.accuracy, drawn[e.selector].accuracy), parts(e.flips, drawn[e.selector].flips))
         for e in table.self_cross().effects
     )
+
+
+def together(found: tuple[Effect, ...]) -> tuple[Effect, ...]:
+    """Effects with numbered random sets ("random 0", "random 1", ...) as one: their mean, and the least to the greatest."""
+    drawn = [effect for effect in found if is_random(effect.selector)]
+    if len(drawn) < 2:
+        return found
+
+    def mean(kind: str) -> dict[str, Value]:
+        values = {part: [getattr(effect, kind)[part].value for effect in drawn] for part in ("self", "cross", "gap")}
+        return {part: Value(sum(each) / len(each), min(each), max(each)) for part, each in values.items()}
+
+    one = Effect(f"random, {len(drawn)} sets", mean("accuracy"), mean("flips"))
+    first = found.index(drawn[0])
+    return tuple(one if i == first else effect for i, effect in enumerate(found) if effect not in drawn or i == first)
+
+
+def is_random(selector: str) -> bool:
+    """Whether a selector is one of several numbered random sets, or all of them.
+
+    >>> [is_random(name) for name in ("random 3", "random, 10 sets", "RND", "randomised")]
+    [True, True, False, False]
+    """
+    return bool(re.fullmatch(r"random( \d+|, \d+ sets)", selector))
 
 
 def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:

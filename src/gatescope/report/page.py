@@ -26,7 +26,7 @@ from gatescope.evaluate.table import Table
 from gatescope.report import figures as drawing
 from gatescope.report import found, maps, provenance, summary, tables
 from gatescope.report.colours import DARK, LIGHT
-from gatescope.report.effects import cells, effects, intervals, lead, matrices
+from gatescope.report.effects import cells, effects, intervals, lead, matrices, together
 from gatescope.report.examples import ablations
 from gatescope.runs import Run
 from gatescope.select.selection import Selection
@@ -63,6 +63,7 @@ def report(
 
     drawn = {name: intervals(table) for name, table in swept.items()}
     of_selectors = {name: effects(table, drawn[name]) for name, table in swept.items()}
+    shown = {name: together(of) for name, of in of_selectors.items()}
     of_cells = {name: cells(table, drawn[name]) for name, table in swept.items()}
     first = next(iter(swept))
     leading = lead(of_selectors[first])
@@ -85,7 +86,7 @@ def report(
     if figures:
         for name in swept:
             end = f".{number}" if (number := list(swept).index(name)) else ""
-            pictures |= drawing.files(f"self-cross{end}", partial(drawing.self_cross, of_selectors[name]))
+            pictures |= drawing.files(f"self-cross{end}", partial(drawing.self_cross, shown[name]))
             for kind, (title, colour) in MAPS.items():
                 panels = matrices(of_cells[name], kind)
                 draw = partial(drawing.heatmaps, panels, title=f"{title} {name}".strip(), kind=colour)
@@ -103,11 +104,9 @@ def report(
         "title": summary.title(manifest),
         "run": run.path.resolve().name,
         "about": summary.about(manifest, swept[first], selections),
-        "lines": summary.lines(swept[first], of_selectors[first], selections),
+        "lines": summary.lines(swept[first], shown, selections, manifest.get("against_random", {})),
         "warnings": summary.warnings(manifest, counters, selections),
-        "sections": [
-            _effects(name, of_selectors[name], of_cells[name], selections, manifest.get("precision")) for name in swept
-        ],
+        "sections": [_effects(name, shown[name], of_cells[name], selections, manifest.get("precision")) for name in swept],
         "layers": maps.heatmaps(where, "log") if where else None,
         "ridges": maps.ridges(histograms),
         "overlap": maps.heatmaps(shared, "overlap") if shared else None,

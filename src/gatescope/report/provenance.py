@@ -10,7 +10,7 @@ from gatescope.counters import Counters
 from gatescope.evaluate.significance import Intervals
 from gatescope.select.selection import Selection
 
-LONG = ("shards", "groups", "versions", "masks")  # of a step; told elsewhere on the page, or too long to tell
+LONG = ("shards", "groups", "versions", "masks", "layout")  # of a step; told elsewhere on the page, or too long to tell
 STEPS = {"attribute": "Attribution", "sweep": "Evaluation"}
 Facts = list[tuple[str, list[tuple[str, str]]]]
 

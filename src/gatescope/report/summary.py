@@ -9,8 +9,8 @@ from typing import Any
 
 from gatescope.counters import Counters
 from gatescope.evaluate.table import Table
-from gatescope.report.effects import Effect, lead
-from gatescope.report.words import NOTHING, how_many, number, with_span
+from gatescope.report.effects import Effect, is_random, lead
+from gatescope.report.words import NOTHING, chance, how_many, number, span, with_span
 from gatescope.select.selection import Selection
 
 
@@ -48,11 +48,25 @@ def size(selection: Selection | None) -> str:
     return how_many([len(neurons) for neurons in selection.values()] if selection else [])
 
 
-def lines(table: Table, effects: Sequence[Effect], selections: Mapping[str, Selection]) -> list[str]:
-    """The finding in three sentences or fewer."""
+def lines(
+    table: Table,
+    shown: Mapping[str, Sequence[Effect]],
+    selections: Mapping[str, Selection],
+    against: Mapping[str, Mapping[str, float]],
+) -> list[str]:
+    """The finding in a few sentences.
+
+    Args:
+        table: of the first sweep.
+        shown: effects by sweep, that one first.
+        selections: the run's.
+        against: by sweep, CULNIG's p-values of its general set against random ones.
+    """
+    (first_sweep, effects), *_ = shown.items()
     accuracy = table.accuracy()
     many = "the one group" if len(accuracy) == 1 else f"{len(accuracy)} groups"
     said = [f"Unmasked, the model answers {number(accuracy.mean().item())}% of the questions right (mean of {many})."]
+    said += _one_for_all(shown, selections, against.get(first_sweep, {}))
     first = lead(tuple(effects))
     if first is not None:
         self_, cross, gap = (with_span(first.accuracy[part], signed=True) for part in ("self", "cross", "gap"))
@@ -64,11 +78,30 @@ def lines(table: Table, effects: Sequence[Effect], selections: Mapping[str, Sele
             f"{number(first.flips['cross'].value)}% of the others'."
         )
         said += _against_random(first, effects)
-    else:
-        said += [
-            f"Switching off {e.selector} neurons changes accuracy by {with_span(e.accuracy['self'], signed=True)} points."
-            for e in effects[:3]
-        ]
+    if len(said) == 1:  # nothing but random neurons
+        changes = [(e.selector, with_span(e.accuracy["self"], signed=True)) for e in effects[:3]]
+        said += [f"Switching off {name} neurons changes accuracy by {change} points." for name, change in changes]
+    return said
+
+
+def _one_for_all(
+    shown: Mapping[str, Sequence[Effect]], selections: Mapping[str, Selection], p: Mapping[str, float]
+) -> list[str]:
+    """Of the set that is one for all groups and changes most: what it changes in each sweep, and random sets beside it."""
+    (_, effects), *others = shown.items()
+    shared = [e for e in effects if math.isnan(e.accuracy["gap"].value) and e.selector != "RND" and not is_random(e.selector)]
+    if not shared:
+        return []
+    most = min(shared, key=lambda effect: effect.accuracy["self"].value)
+    elsewhere = [(name, e) for name, of in others for e in of if e.selector == most.selector]
+    also = "".join(f", on {name} by {with_span(e.accuracy['self'], signed=True)}" for name, e in elsewhere)
+    many = f"{size(selections[most.selector])} " if most.selector in selections else ""
+    change = with_span(most.accuracy["self"], signed=True)
+    said = [f"Switching off the {many}{most.selector} neurons changes accuracy by {change} points{also}."]
+    for drawn in (effect for effect in effects if is_random(effect.selector)):
+        mean, ends = number(drawn.accuracy["self"].value, signed=True), span(drawn.accuracy["self"])
+        test = f"; p {chance(p['mean'], int(p['resamples']))} against their mean" if p else ""
+        said.append(f"Random sets of as many change it by {mean} points on average ({ends}){test}.")
     return said
 
 

@@ -61,6 +61,15 @@ def probability(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def chance(p: float, resamples: int) -> str:
+    """A p-value that is a share of resamples.
+
+    >>> chance(0.0, 2000), chance(0.25, 2000)
+    ('< 0.0005', '= 0.2500')
+    """
+    return f"< {1 / resamples:.4f}" if p == 0 else f"= {p:.4f}"
+
+
 def how_many(sizes: Sequence[int]) -> str:
     """One number, or the range of several.
 
