@@ -18,6 +18,7 @@ def main() -> None:
         "--data", help="a name of `gatescope data list`, or JSONL (see the README); the organism's if not given"
     )
     parser.add_argument("--rate", type=float, default=0.01, help="share of all neurons to select for each group")
+    parser.add_argument("--rho", type=float, default=20, help="LAPE: percentage of lowest entropy to choose from")
     parser.add_argument("--run", help="directory to keep everything in, and to write a report to")
     options = parser.parse_args()
 
@@ -28,6 +29,7 @@ def main() -> None:
     how = {"readout": study.readout, "run": options.run}
     counts = gs.record(model, study.identification, **how).with_tokens()
     selections = {"RND": gs.select.random(counts, options.rate), "LAP": gs.select.lap(counts, options.rate)}
+    selections |= {"LAPE": gs.select.lape(counts, options.rate, rho=options.rho)}
     selections |= {"MAD": gs.select.mad(counts, options.rate), "CAS": gs.select.cas(counts, options.rate)}
     masks = {name: {group: gs.ablate(neurons) for group, neurons in s.items()} for name, s in selections.items()}
     table = gs.sweep(model, study.evaluation, masks, **how)

@@ -27,11 +27,12 @@ def masks(model):
 def do(step: str, model, questions, run):
     """One step, in shards of two: many short ones, so that a kill falls between and inside them."""
     options = {"run": run, "batch_size": 2, "shard_size": 2, "progress": False}
+    generated = {"readout": "generate", **options}
     if step == "record":
-        return gs.record(model, questions, only_correct=False, max_new_tokens=12, **options)
+        return gs.record(model, questions, only_correct=False, max_new_tokens=12, **generated)
     if step == "attribute":
         return gs.attribute(model, questions, **options)
-    return gs.sweep(model, questions, masks(model), max_new_tokens=8, **options)
+    return gs.sweep(model, questions, masks(model), max_new_tokens=8, **generated)
 
 
 def child(step: str, path, run, loaded) -> None:

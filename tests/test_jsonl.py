@@ -29,12 +29,60 @@ def test_rows_are_read_and_split_in_half_by_group_with_a_stated_seed(tmp_path):
         for g in ("north", "south")
     }
     assert counts == {"north": (3, 4), "south": (2, 2)}  # the odd one is evaluated
-    assert study.notes == {"split": "half of each group at random, seed 0"}
+    assert study.notes == {"split": "half of each group at random, variants of one question together, seed 0"}
     assert study.identification[0].picture().size == (30, 20)
     other = gs.data.jsonl(write(tmp_path, *rows), seed=1)
     assert {e.id for e in study.identification} != {e.id for e in other.identification}
     again = gs.data.jsonl(write(tmp_path, *reversed(rows)))
     assert len(again.identification) == 5
+
+
+@pytest.mark.parametrize("field", ["item", "question"])
+def test_variants_of_one_question_stay_in_one_half(tmp_path, field):
+    """By their item, or, without pictures, by the question itself."""
+    rows = [
+        ROW | {"id": f"{g}{i}{v}", "group": g, "question": f"What is {i}?" if field == "question" else f"What is {i}{v}?"}
+        | ({"item": f"{g}{i}"} if field == "item" else {})
+        for g in ("north", "south") for i in range(10) for v in "abc"
+    ]  # fmt: skip
+    study = gs.data.jsonl(write(tmp_path, *rows))
+    for group in ("north", "south"):
+        halves = [{e.id[:-1] for e in half if e.group == group} for half in (study.identification, study.evaluation)]
+        assert len(halves[0] | halves[1]) == 10 and not halves[0] & halves[1] and min(map(len, halves)) >= 4
+    assert "shared" not in study.notes
+
+
+def test_a_group_with_one_question_only_is_cut_all_the_same(tmp_path):
+    rows = [ROW | {"id": str(i), "prompt": f"What is {i}? kite or boat"} for i in range(8)]
+    study = gs.data.jsonl(write(tmp_path, *rows))
+    assert (len(study.identification), len(study.evaluation)) == (4, 4)
+
+
+def test_a_given_split_that_asks_the_same_in_both_halves_is_told(tmp_path):
+    rows = [ROW | {"id": f"{i}{s}", "question": f"What is {i}?", "split": s}
+            for i in range(3) for s in ("identification", "evaluation")]  # fmt: skip
+    rows.append(ROW | {"id": "own", "question": "What else?", "split": "evaluation"})
+    notes = gs.data.jsonl(write(tmp_path, *rows)).notes
+    assert notes["shared"] == "3 of 4 evaluation examples ask what an identification example asks"
+
+
+def test_labels_without_a_prompt_are_shown_with_their_options(tmp_path):
+    study = gs.data.jsonl(write(tmp_path, *(ROW | {"id": str(i), "labels": ["A", "B"]} for i in range(2))))
+    assert study.readout == "label"
+    asked = gs.data.prompts.asked(study.evaluation[0]).splitlines()
+    assert asked[1:5] == ["Question: What?", "Options: ", "A. kite", "B. boat"] and "ONLY the label of the correct" in asked[-1]
+
+
+def test_a_field_that_is_nearly_another_is_refused_and_a_strange_one_told(tmp_path):
+    with pytest.raises(gs.GatescopeError, match=r"line 2: there is no field 'promt'; 'prompt' may be meant"):
+        gs.data.jsonl(write(tmp_path, ROW, ROW | {"id": "2", "promt": "?"}))
+    with pytest.warns(UserWarning, match="'annotator' are no fields of an example and are not used"):
+        gs.data.jsonl(write(tmp_path, ROW | {"annotator": 3}, ROW | {"id": "2"}))
+
+
+def test_a_json_array_is_told_what_is_needed(tmp_path):
+    with pytest.raises(gs.GatescopeError, match="holds a JSON array; one JSON object a line is needed"):
+        gs.data.jsonl(write(tmp_path, json.dumps([ROW], indent=1)))
 
 
 def test_a_split_column_is_followed(tmp_path):

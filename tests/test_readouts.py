@@ -20,6 +20,15 @@ from tiny import text_examples, tiny_llama
 LABELS = ("A", "B", "C", "D")
 
 
+def asked(example) -> str:
+    """What is asked where options have labels, written out."""
+    options = "\n".join(f"{label}. {choice}" for label, choice in zip(example.labels, example.choices, strict=True))
+    return (
+        f"Answer the following multiple-choice question.\nQuestion: {example.question}\nOptions: \n{options}\n"
+        "Your response must be ONLY the label of the correct option, and nothing else."
+    )
+
+
 @pytest.fixture
 def plain(llama_path):
     """The same model in plain Transformers, and its tokenizer."""
@@ -58,9 +67,7 @@ def test_option_log_likelihood_is_a_plain_loops(llama, plain, questions, readout
         scores = []
         for choice in example.choices:
             tokens = tokens_of(plain, choice)
-            score = log_likelihood(
-                plain, gs.data.prompts.multiple_choice(example.question, example.choices, image=False), tokens
-            )
+            score = log_likelihood(plain, asked(example), tokens)
             scores.append(score / len(tokens) if readout == "loglik_mean" else score)
         assert text == reading.predicted == example.choices[scores.index(max(scores))]
         assert reading.correct == (text == example.answer)
@@ -69,7 +76,7 @@ def test_option_log_likelihood_is_a_plain_loops(llama, plain, questions, readout
 def test_the_label_read_out_is_a_plain_loops(llama, plain, questions):
     found, _ = ask(llama, collate(llama, questions), readout="label")
     for (label, reading), example in zip(found, questions, strict=True):
-        prompt = gs.data.prompts.multiple_choice(example.question, example.choices, image=False)
+        prompt = asked(example)
         scores = [log_likelihood(plain, prompt, tokens_of(plain, name)) for name in LABELS]
         assert label == LABELS[scores.index(max(scores))]
         assert reading.predicted == example.choices[LABELS.index(label)]
@@ -105,7 +112,7 @@ def test_generation_is_a_plain_loops(llama, plain, questions):
     model, tokenizer = plain
     found, _ = ask(llama, collate(llama, questions), readout="generate", max_new_tokens=6)
     for (text, _), example in zip(found, questions, strict=True):
-        ids = tokenizer(gs.data.prompts.multiple_choice(example.question, example.choices, image=False)).input_ids
+        ids = tokenizer(asked(example)).input_ids
         start = len(ids)
         for _ in range(6):
             with torch.no_grad():
@@ -224,11 +231,28 @@ def test_passages_need_the_read_out_none_and_do_not_mix_with_questions(llama):
     with pytest.raises(gs.GatescopeError, match="readout='none' reads no answer, so none can be correct"):
         gs.record(llama, [passage], readout="none", progress=False)
     with pytest.raises(gs.GatescopeError, match="has no choices, which readout='generate' needs; 'none' can read it"):
-        gs.record(llama, [passage], only_correct=False, progress=False)
+        gs.record(llama, [passage], readout="generate", only_correct=False, progress=False)
     with pytest.raises(gs.GatescopeError, match="Passages and questions cannot be encoded together"):
         gs.record(llama, [passage, *text_examples(each=1)], readout="none", only_correct=False, progress=False)
     with pytest.raises(gs.GatescopeError, match="is a passage: it needs a text"):
         Example.passage("p", "north", "")
+
+
+def test_examples_are_read_by_what_all_of_them_have_unless_it_is_said(llama, questions):
+    read = gs.data.example.readout_of
+    bare = [dataclasses.replace(e, labels=()) for e in questions]
+    short = [dataclasses.replace(e, accepted=(e.answer,)) for e in questions]
+    assert [read(some) for some in (questions, bare, [*questions, bare[0]], short)] == [
+        "label",
+        "generate",
+        "generate",
+        "short",
+    ]
+    assert read([Example.passage("p", "north", "drums")]) == "none"
+    own, said = (gs.sweep(llama, questions, {}, readout=r, progress=False).rows for r in (None, "label"))
+    assert own == said and {row.text for row in own} <= set(LABELS)
+    counts = gs.record(llama, questions, only_correct=False, progress=False)
+    assert counts.origin["readout"] == "label"
 
 
 def test_passages_run_no_further_than_the_last_neuron_that_is_read(llama):

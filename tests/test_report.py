@@ -281,6 +281,14 @@ def test_pictures_and_questions_are_shown_when_examples_are_given(demo, organism
             assert who == {"full model": "✓ right", "RND off": "✓ right", "CAS off": "✗ wrong"}
 
 
+def test_a_page_with_questions_is_not_replaced_by_one_without(demo, tmp_path):
+    page = demo[1]
+    before = page.read_bytes()
+    with pytest.raises(gs.GatescopeError, match=r"shows questions and pictures.*\(examples=study.evaluation; --data"):
+        report(page.parent, figures=False)
+    assert page.read_bytes() == before and report(page.parent, tmp_path / "other.html", figures=False).is_file()
+
+
 def test_a_run_without_examples_shows_answers_and_says_how_to_see_more(small):
     page = Page(small[1])
     assert not [tag for tag, _ in page.tags if tag == "img"]

@@ -227,13 +227,13 @@ def test_another_model_is_refused(questions, finished, tmp_path):
     ],
 )
 def test_other_options_are_refused_with_both_sides(llama, questions, finished, change, message):
-    options = {"only_correct": False, "max_new_tokens": 12, "run": finished, "progress": False} | change
+    options = {"only_correct": False, "readout": "generate", "max_new_tokens": 12, "run": finished, "progress": False} | change
     with pytest.raises(gs.GatescopeError, match=message):
         gs.record(llama, questions, **options)
 
 
 def test_other_data_and_another_token_rule_are_refused(llama, questions, finished, monkeypatch):
-    with pytest.raises(gs.GatescopeError, match=r'with fingerprint "\w{64}", and this is fingerprint "\w{64}"'):
+    with pytest.raises(gs.GatescopeError, match=r'with other examples.*fingerprint: "\w{64}", and this is "\w{64}"'):
         do("record", llama, [dataclasses.replace(questions[0], question="Else?"), *questions[1:]], finished)
     monkeypatch.setattr(sys.modules["gatescope.record"], "TOKEN_RULE", "every token there is")
     with pytest.raises(
@@ -259,9 +259,8 @@ def test_other_versions_are_told_not_refused(llama, questions, finished):
 
 def test_a_run_keeps_the_batches_it_was_begun_with(llama, questions, finished):
     (finished / "shards" / "00002.safetensors").unlink()
-    again = gs.record(
-        llama, questions, only_correct=False, max_new_tokens=12, run=finished, batch_size=8, shard_size=16, progress=False
-    )
+    how = {"only_correct": False, "readout": "generate", "max_new_tokens": 12, "progress": False}
+    again = gs.record(llama, questions, run=finished, batch_size=8, shard_size=16, **how)
     assert len(Shards.of(gs.open_run(finished), "record")) == 15 and again.seen.sum() == 30
 
 

@@ -83,7 +83,9 @@ def test_the_command_runs_on_other_models(kind, tmp_path):
     done = gatescope("study", "--model", path, "--data", data, "--rate", "0.05", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     assert "accuracy change (points)" in done.stdout and "CAS" in done.stdout and "RND" in done.stdout
-    assert (tmp_path / "run" / "report.html").is_file()
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert gatescope("report", tmp_path / "run", "--no-figures").returncode == 0  # it knows which questions it was asked
+    assert (tmp_path / "run" / "report.html").read_text() == page and "<!-- with questions -->" in page
     found = gs.open_result(tmp_path / "run")
     assert found.counters.counted.tolist() == [2, 2, 2] and (found.counters.T > 0).all()
     assert set(found.table.selectors) == {"RND", "LAP", "MAD", "CAS"}
@@ -163,6 +165,49 @@ def test_one_group_is_not_a_study(llama, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_another_rate_in_the_same_run_is_refused_before_anything_is_written(result, organism, organism_model):
+    path, found = result
+    before = {p.name: p.read_bytes() for p in (path / "selections").iterdir()}
+    with pytest.raises(gs.GatescopeError, match=r"was begun with rate 0.01, and this is rate 0.02"):
+        gs.run_study(organism_model, organism.study, rate=0.02, out=path)
+    with pytest.raises(gs.GatescopeError, match=r"was begun with selectors \['RND', 'CAS'\], and this is selectors \['CAS'\]"):
+        gs.run_study(organism_model, organism.study, rate=0.01, out=path, selectors=["CAS"])
+    run = gs.open_run(path)
+    with pytest.raises(gs.GatescopeError, match="holds answers under other CAS neurons than these"):
+        run.add_selection(gs.select.cas(found.counters, 0.02))
+    run.add_selection(found.selections["CAS"])  # the same ones are no harm
+    assert {p.name: p.read_bytes() for p in (path / "selections").iterdir()} == before
+
+
+def test_what_is_easily_given_in_the_wrong_place_is_told_what_to_give(llama_path):
+    """In a process of its own, without the type checker the tests have."""
+    code = f"""
+import gatescope as gs
+model = gs.load_model({str(llama_path)!r})
+examples = [gs.data.Example(str(i), "north", "Which?", ("a", "b"), "a") for i in range(2)]
+study = gs.data.Study("mine", examples, examples)
+neurons = gs.NeuronSet.of(gs.sites_of(model)["gate"].layout, [("gate", 0, 1)])
+chosen = gs.Selection("X", {{"north": neurons}}, 1)
+for wrong in (
+    lambda: gs.record(model, study), lambda: gs.attribute(model, study), lambda: gs.sweep(model, study, {{}}),
+    lambda: gs.mean_activation(model, study), lambda: gs.sweep(model, examples, chosen), lambda: gs.ablate(chosen),
+    lambda: chosen["North"], lambda: gs.NeuronSet.load("nothing.safetensors"),
+):
+    try:
+        wrong()
+    except (gs.GatescopeError, KeyError) as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    said = done.stdout.splitlines()
+    assert len(said) == 8, done.stderr
+    assert all("'mine' is a study, of two halves; give one of them: study.identification" in line for line in said[:4])
+    assert "under 'north' is a NeuronSet, no intervention" in said[4] and "gs.ablate(neurons) for group" in said[4]
+    assert "An intervention is on one NeuronSet, and this is a Selection" in said[5]
+    assert "'North' is none of the groups of this selection: 'north'" in said[6]
+    assert "There is no file nothing.safetensors" in said[7]
+
+
 def test_passages_are_not_a_study_and_the_message_says_what_is(llama, tmp_path):
     passages = [gs.data.Example.passage(f"{g}{i}", g, f"drums {i}") for g in ("north", "south") for i in range(2)]
     with pytest.raises(gs.GatescopeError, match=r"'texts' holds passages, .*compare perplexity: see recipes/language_neurons"):
@@ -196,7 +241,8 @@ def test_neurons_are_listed_and_written_as_files(result, tmp_path):
     path, found = result
     cli = CliRunner()
     listed = cli.invoke(app, ["neurons", str(path), "--selector", "CAS"]).stdout.splitlines()
-    assert len(listed) == 6 and listed[0] == "CAS: Arveni, 9 neurons, layers 0, 1, 2"
+    first = ", ".join(f"{site} {layer}.{i}" for site, layer, i in list(found.selections["CAS"]["Arveni"])[:5]) + ", ..."
+    assert len(listed) == 6 and listed[0] == "CAS: Arveni, 9 neurons: " + first
     told = json.loads(cli.invoke(app, ["neurons", str(path), "--group", "Arveni", "--selector", "CAS", "--json"]).stdout)
     assert [tuple(n) for n in told[0]["neurons"]] == list(found.selections["CAS"]["Arveni"])
     written = cli.invoke(app, ["neurons", str(path), "--selector", "CAS", "--out", str(tmp_path / "masks")])

@@ -73,8 +73,12 @@ def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, An
     """Read a file written by `write`.
 
     Raises:
-        GatescopeError: if it cannot be read (it may be truncated), is of another format, or was altered.
+        GatescopeError: if there is none, or it cannot be read (it may be truncated), is of another format, or was altered.
     """
+    if not Path(path).is_file():
+        there = sorted(p.name for p in Path(path).parent.glob("*.safetensors"))
+        beside = f"; beside it there are {', '.join(there[:6])}{', ...' if len(there) > 6 else ''}" if there else ""
+        raise GatescopeError(f"There is no file {path}{beside}.")
     try:
         with safe_open(str(path), framework="pt") as file:
             texts = file.metadata() or {}

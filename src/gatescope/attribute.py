@@ -20,7 +20,7 @@ from torch import Tensor
 from gatescope import fused
 from gatescope.attributions import Attributions
 from gatescope.batches import Batch, collate
-from gatescope.data.example import Example, fingerprint
+from gatescope.data.example import Example, fingerprint, listed
 from gatescope.errors import GatescopeError, one_of
 from gatescope.forced import answer_logs, force
 from gatescope.labels import answer_tokens
@@ -71,7 +71,7 @@ def attribute(
         GatescopeError: without examples, for an unknown site, a label that is not one token, "norm" for a site that is
             not a projection's output, if `run` was begun with something else, or if the model gives NaN.
     """
-    if not examples:
+    if not listed(examples):
         raise GatescopeError("Attribution needs examples; there are none.")
     one_of("reduce", reduce, ("max", "mean", "norm"))
     chosen = [site_of(model, site) for site in sites]

@@ -91,7 +91,7 @@ def prompt(model, example: Example) -> str:
     if not example.chat:
         return str(example.prompt)
     has_image = example.image is not None
-    text = example.prompt or prompts.multiple_choice(example.question, example.choices, image=has_image)
+    text = prompts.asked(example)
     tool = model.processor if model.processor is not None else model.tokenizer
     if not _has_template(model):
         warnings.warn(

@@ -119,9 +119,11 @@ class Counters:
 
     def _tokens(self) -> Float64[Tensor, "g 1 1"]:
         if self.empty:
+            readout = self.origin.get("readout", "an unknown read-out")
             raise GatescopeError(
                 f"No tokens were counted for {', '.join(map(repr, self.empty))}: none of their examples was answered "
-                f"correctly. Leave them out with counters.with_tokens(), or give them examples the model can answer."
+                f"correctly (read by {readout}). Leave them out with counters.with_tokens(), "
+                f"or give them examples the model can answer, read in the way it answers (readout=)."
             )
         return self.T.double()[:, None, None]
 

@@ -155,7 +155,12 @@ def run_culnig(
             effects = Effects((table.self_cross()[SPECIFIC],))
     if run is not None:
         drawn = {task: {"mean": t.mean, "single": t.single, "resamples": t.resamples} for task, t in tests.items()}
-        run.note({"study": {"name": tasks["culture"].name} | rates | {"rate": rate, "z": z}, "against_random": drawn})
+        run.note(
+            {
+                "study": {"name": tasks["culture"].name} | tasks["culture"].notes | rates | {"rate": rate, "z": z},
+                "against_random": drawn,
+            }
+        )
     flat = None if known is None else sum((site, layer, i) in set(known) for site, layer, i in general) / max(len(general), 1)
     return CulnigResult(general, found.get(UNFILTERED, general), specific, accuracy, effects, tests, flat)
 

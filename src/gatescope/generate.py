@@ -122,7 +122,10 @@ def check(example: Example, readout: str) -> None:
         lacks = "choices that are numbers on a scale"
     if lacks:
         fits = "short" if example.accepted else "none" if not example.choices else "generate"
-        raise GatescopeError(f"Example {example.id!r} has no {lacks}, which readout={readout!r} needs; {fits!r} can read it.")
+        more = " Labels are given with the example: labels=('A', 'B', ...), one for each choice." if lacks == "labels" else ""
+        raise GatescopeError(
+            f"Example {example.id!r} has no {lacks}, which readout={readout!r} needs; {fits!r} can read it.{more}"
+        )
 
 
 def generate(model, batch: Batch, inside: Callable[[], T], *, max_new_tokens: int = 20) -> tuple[list[str], T]:

@@ -57,6 +57,13 @@ class Intervention:
     kind: Kind = "zero"
     values: tuple[float, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.neurons, NeuronSet):
+            raise GatescopeError(
+                f"An intervention is on one NeuronSet, and this is a {type(self.neurons).__name__}. Of a selection, each group "
+                f"has its own: {{group: gs.ablate(neurons) for group, neurons in selection.items()}}."
+            )
+
     def digest(self) -> str:
         """SHA-256 of everything in it that can change a result."""
         told = [self.kind, self.values, self.neurons.layout.plain(), self.neurons.flat.tolist()]

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from gatescope.batches import collate
-from gatescope.data.example import Example
+from gatescope.data.example import Example, listed
 from gatescope.errors import GatescopeError
 from gatescope.kernels import total
 from gatescope.progress import bar
@@ -32,7 +32,7 @@ def mean_activation(
     Raises:
         GatescopeError: without examples, or for an unknown site.
     """
-    if not examples:
+    if not listed(examples):
         raise GatescopeError("A mean needs examples; there are none.")
     where = site_of(model, site)
     sums = torch.zeros(len(where.paths), where.width, dtype=torch.float64)

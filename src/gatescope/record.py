@@ -21,7 +21,7 @@ from torch import Tensor
 from gatescope import fused, kernels
 from gatescope.batches import CLASSES, TOKEN_RULE, Batch, collate, marker_ids, token_classes
 from gatescope.counters import Counters
-from gatescope.data.example import Example, fingerprint
+from gatescope.data.example import Example, fingerprint, listed, readout_of
 from gatescope.errors import GatescopeError, one_of
 from gatescope.evaluate.table import Row
 from gatescope.generate import GENERATED, ask
@@ -47,7 +47,7 @@ def record(
     only_correct: bool = True,
     batch_size: int | str = 16,
     shard_size: int = 256,
-    readout: str = "generate",
+    readout: str | None = None,
     max_new_tokens: int = 20,
     workers: int = 0,
     remote: Any = None,
@@ -66,7 +66,8 @@ def record(
             `gatescope.schedule`).
         shard_size: examples a shard.
         readout: how an answer is read (see `gatescope.generate`): "generate", "label", "loglik", "short", ...; "none"
-            for passages, with `only_correct=False`.
+            for passages, with `only_correct=False`. None takes what fits the examples: "label" where all have labels,
+            "short" where all have accepted answers, "none" where all are passages, else "generate".
         max_new_tokens: at most this many tokens an answer (the paper: 20).
         workers: processes that prepare text and pictures ahead of the model.
         remote: True for NDIF, or a server's address; a shard is a job there (see `gatescope.remote`).
@@ -100,7 +101,7 @@ def record_classes(
     only_correct: bool = True,
     batch_size: int | str = 16,
     shard_size: int = 256,
-    readout: str = "generate",
+    readout: str | None = None,
     max_new_tokens: int = 20,
     workers: int = 0,
     remote: Any = None,
@@ -113,6 +114,7 @@ def record_classes(
         part: (k, n): do the k-th of n parts of the shards and no other, and return what is there once all is done;
             nothing ({}) before.
     """
+    readout = readout or readout_of(listed(examples))
     where, facts = _facts(model, examples, site, tokens, only_correct, readout, max_new_tokens)
     groups, card = tuple(facts["groups"]), identity(model)
 

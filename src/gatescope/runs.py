@@ -176,8 +176,20 @@ class Run:
         return wrong
 
     def add_selection(self, selection: Selection) -> None:
-        """Keep a selection, under its method's name."""
-        selection.save(self.path / "selections" / f"{selection.method}.safetensors")
+        """Keep a selection, under its method's name.
+
+        Raises:
+            GatescopeError: if the run holds answers under other neurons of that name, which would then be told of these.
+        """
+        file, name = self.path / "selections" / f"{selection.method}.safetensors", selection.method
+        steps = (facts for facts in self.manifest.values() if isinstance(facts, Mapping))
+        swept = any(mask.startswith(f"{name}/") for facts in steps for mask in facts.get("masks", ()))
+        if swept and file.is_file() and dict(Selection.load(file)) != dict(selection):
+            raise GatescopeError(
+                f"{self.path} holds answers under other {name} neurons than these (another rate or another recording). Choose "
+                f"another directory for these, so that its answers and its neurons belong together."
+            )
+        selection.save(file)
 
     @property
     def selections(self) -> dict[str, Selection]:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 FORMAT = "gatescope.shard/1"
 _MAY_DIFFER = {"versions", "shards", "kernel"}  # told, not refused: they change no more than the last bit
+_TOLD = {
+    "fingerprint": "examples: their texts, prompts, options, groups or pictures differ",
+    "masks": "interventions: their neurons, rate or kind differ",
+}
 Plan = list[list[list[int]]]
 
 
@@ -196,6 +200,11 @@ def _lock(path: Path) -> FileLock:
 def _same(path: Path, step: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     for name in now:
         if name not in _MAY_DIFFER and before.get(name) != now[name]:
+            if name in _TOLD:
+                raise GatescopeError(
+                    f"{path} was begun ({step}) with other {_TOLD[name]}. Continue it with those it was begun with, or choose "
+                    f"another directory. ({name}: {_short(before.get(name))}, and this is {_short(now[name])}.)"
+                )
             raise GatescopeError(
                 f"{path} was begun ({step}) with {name} {_short(before.get(name))}, and this is {name} {_short(now[name])}. "
                 f"Continue it with what it was begun with, or choose another directory."

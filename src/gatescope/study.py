@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,7 +104,7 @@ def run_study(
         counters = record(model, study.identification, site=site, tokens=tokens, run=out, **how)
         run = Run.at(out, identity(model))
         run.note({"study": {"name": study.name, "rate": rate, "options": given, **study.notes}})
-        usable = _usable(counters)
+        usable = _usable(counters, run, str(how["readout"]))
         selections = {name: COUNTED[name](usable, rate, **given[name]) for name in selectors if name in COUNTED}
         if "ATT" in selectors:
             scores = attribute(model, study.identification, sites=(site,), batch_size=batch_size)
@@ -169,14 +170,27 @@ def _check(model, study: Study, rate: float, out: str | Path, options: Mapping[s
     wanted_count(site_of(model, site).layout, rate)
     if occupied(Path(out)):
         raise GatescopeError(f"{out} exists and is not a run. Choose a new directory for the run.")
+    before = Run.open(out).manifest.get("study", {}) if (Path(out) / "manifest.json").is_file() else {}
+    told = before | {"selectors": list(before["options"])} if "options" in before else before
+    for name, now in (("rate", rate), ("selectors", list(options))):
+        if told.get(name, now) != now:
+            raise GatescopeError(
+                f"{out} was begun with {name} {told[name]}, and this is {name} {now}. Continue it with what it was begun with, "
+                f"or choose another directory."
+            )
 
 
-def _usable(counters: Counters) -> Counters:
+def _usable(counters: Counters, run: Run, readout: str) -> Counters:
     usable = counters.with_tokens()
     if len(usable.groups) < 2:
+        left = f"only {list(usable.groups)}" if usable.groups else "no group"
+        rows = (run.path / "identification.jsonl").read_text(encoding="utf-8").splitlines()
+        said = ", ".join(repr(json.loads(row)["text"][:60]) for row in rows[:: max(1, len(rows) // 3)][:3])
         raise GatescopeError(
-            f"The model answered no identification example correctly for {', '.join(map(repr, counters.empty))}, so only "
-            f"{list(usable.groups)} can be compared and at least two groups are needed. Give it examples it can answer."
+            f"The model answered no identification example correctly for {', '.join(map(repr, counters.empty))}, so {left} can "
+            f"be compared and at least two groups are needed. Its answers, read by readout={readout!r}, are such as {said}. "
+            f"Give it examples it can answer; if it answers by letters, give each row its 'labels', such as "
+            f'["A", "B", "C", "D"], and the \'prompt\' it is used to.'
         )
     return usable
 

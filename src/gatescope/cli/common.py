@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,6 +67,33 @@ def placed(model: str, dtype: str = "auto", device_map: str | None = None):
     if device_map is None and torch.cuda.is_available():
         where = {"": int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()}
     return load_model(model, dtype=dtype, device_map=where)
+
+
+def questions(data: str, path: Path | None, groups: list[str] | None, seed: int | None):
+    """The data asked for; its notes say what was asked for, so that a report of the run finds it again."""
+    from gatescope.data import registry
+
+    chosen: dict[str, Any] = {"groups": groups} if groups else {}
+    study = registry.load(data, path, seed=seed, **chosen)
+    local = Path(data).is_file()
+    asked = {"data": str(Path(data).resolve()) if local else data, "path": path and str(path.resolve()), "seed": seed} | chosen
+    return replace(study, notes=study.notes | {name: value for name, value in asked.items() if value is not None})
+
+
+def again(run: Path):
+    """The evaluation examples of the data a run says it was made with; none where it does not say, or they are gone."""
+    from gatescope.errors import GatescopeError
+    from gatescope.runs import Run
+
+    asked = Run.open(run).manifest.get("study", {})
+    if "data" not in asked:
+        return ()
+    try:
+        path = asked.get("path")
+        return questions(asked["data"], path and Path(path), asked.get("groups"), asked.get("seed")).evaluation
+    except GatescopeError as error:
+        typer.echo(f"gatescope: without questions and pictures, for their data is not there any more: {error}", err=True)
+        return ()
 
 
 def page_of(out: Path, examples) -> Path:

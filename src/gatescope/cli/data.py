@@ -34,20 +34,24 @@ def data_show(
 
     Example: gatescope data show cvqa --path ./cvqa
     """
-    from gatescope.data import registry
+    from gatescope.data import prompts, registry
 
     if name in registry.CARDS:
         typer.echo(str(registry.card(name)))
     questions = registry.load(name, path)
     halves = questions.identification, questions.evaluation
     typer.echo(f"  here     {len(halves[0])} examples to identify on, {len(halves[1])} to evaluate on")
+    typer.echo(f"  read-out {questions.readout}")
     for key, value in questions.notes.items():
         typer.echo(f"  {key:9}{value}")
     both = [*halves[0], *halves[1]]
     for example in both[:: max(1, len(both) // 3)][:3]:
         typer.echo(f"\n  {example.id} ({example.group}){' with a picture' if example.image is not None else ''}")
-        for line in (example.prompt or example.question).splitlines():
+        for line in prompts.asked(example).splitlines():
             typer.echo(f"    {line}")
+        if example.prefix:
+            typer.echo(f"    begun for the model: {example.prefix}")
         if example.choices:
-            typer.echo(f"    options: {' | '.join(example.choices)}")
+            labels = [f"{label} " for label in example.labels] or [""] * len(example.choices)
+            typer.echo(f"    options: {' | '.join(f'{a}{b}' for a, b in zip(labels, example.choices, strict=True))}")
         typer.echo(f"    answer: {' | '.join(example.accepted) or example.answer or '-'}")

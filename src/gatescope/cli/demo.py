@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -35,7 +36,8 @@ def demo(
     with tempfile.TemporaryDirectory() as scratch:
         where = out or Path(scratch) / "demo"
         chosen: dict[str, Any] = {"selectors": selector} if selector else {}
-        result = run_study(load_model(ours.path), ours.study, rate=0.01, out=where, known=ours.known, **chosen)
+        study = replace(ours.study, notes=ours.study.notes | {"data": str(ours.path / "study.jsonl")})
+        result = run_study(load_model(ours.path), study, rate=0.01, out=where, known=ours.known, **chosen)
         page = page_of(where, ours.study.evaluation)
         if json:
             typer.echo(as_json(effects_of(result.table, result.intervals) | {"precision": result.precision}))

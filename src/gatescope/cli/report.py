@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from gatescope.cli.common import Groups, Seed, Where, app
+from gatescope.cli.common import Groups, Seed, Where, again, app, questions
 from gatescope.errors import GatescopeError
 
 
@@ -15,7 +15,7 @@ from gatescope.errors import GatescopeError
 def report(
     runs: Annotated[list[Path], typer.Argument(help="A run directory; several to compare them.")],
     out: Annotated[Path | None, typer.Option(help="The page to write; RUN/report.html if not given.")] = None,
-    data: Annotated[str | None, typer.Option(help="The questions, by name or as a .jsonl file, to show with pictures.")] = None,
+    data: Annotated[str | None, typer.Option(help="The questions to show; those `study` was given if not.")] = None,
     path: Where = None,
     group: Groups = None,
     seed: Seed = None,
@@ -27,7 +27,6 @@ def report(
 
     Example: gatescope report runs/qwen runs/llava --out comparison.html
     """
-    from gatescope.data import registry
     from gatescope.report import compare
     from gatescope.report import report as write
 
@@ -36,6 +35,5 @@ def report(
             raise GatescopeError("A comparison of several runs needs --out, the page to write.")
         typer.echo(str(compare(runs, out)))
         return
-    chosen: dict[str, Any] = {"groups": group} if group else {}
-    examples = registry.load(data, path, seed=seed, **chosen).evaluation if data is not None else ()
+    examples = questions(data, path, group, seed).evaluation if data is not None else again(runs[0])
     typer.echo(str(write(runs[0], out, examples=examples, figures=figures)))

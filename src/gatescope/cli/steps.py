@@ -26,6 +26,7 @@ from gatescope.cli.common import (
     as_json,
     effects_of,
     placed,
+    questions,
     size,
 )
 from gatescope.errors import GatescopeError, one_of
@@ -150,7 +151,7 @@ def select(
     from gatescope.study import COUNTED, SELECTORS
 
     opened, found = Run.open(run), []
-    for name in selector or ["CAS"]:
+    for name in map(str.upper, selector or ["CAS"]):
         one_of("selector", name, (*SELECTORS, "CULNIG"))
         if name in COUNTED:
             counters = opened.counters.with_tokens()
@@ -179,7 +180,7 @@ def neurons(
     group: Annotated[list[str] | None, typer.Option(help="Only this group's; may be given again.")] = None,
     json: AsJson = False,
 ) -> None:
-    """List the neurons a run holds, or write them as files for `bake`, `lm-eval` and `NeuronSet.load`.
+    """Say which neurons a run holds (--json lists them all), or write them as files for `bake`, `lm-eval`, `NeuronSet.load`.
 
     Example: gatescope neurons runs/mine --selector CAS --out masks
     """
@@ -205,9 +206,9 @@ def neurons(
         typer.echo(as_json(told))
         return
     for row in told:
-        layers = sorted({layer for _, layer, _ in row["neurons"]})
-        where = f"layers {', '.join(map(str, layers))}" if layers else "none"
-        typer.echo(f"{row['file'] or row['selector']}: {row['group']}, {len(row['neurons'])} neurons, {where}")
+        first = ", ".join(f"{site} {layer}.{index}" for site, layer, index in row["neurons"][:5])
+        more = ", ..." if len(row["neurons"]) > 5 else ""
+        typer.echo(f"{row['file'] or row['selector']}: {row['group']}, {len(row['neurons'])} neurons: {first}{more}")
 
 
 def _attributions(run, name: str):
@@ -279,8 +280,10 @@ def _examples(
     from gatescope.data import registry
 
     one_of("half", half, ("identification", "evaluation"))
-    load = registry.load_control if control else registry.load
-    study = load(data, path, seed=seed, **({"groups": groups} if groups else {}))
+    if control:
+        study = registry.load_control(data, path, seed=seed, **({"groups": groups} if groups else {}))
+    else:
+        study = questions(data, path, groups, seed)
     return getattr(study, half), study.readout
 
 

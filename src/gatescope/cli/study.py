@@ -28,13 +28,16 @@ from gatescope.cli.common import (
     effects_of,
     page_of,
     placed,
+    questions,
     size,
 )
 from gatescope.errors import GatescopeError
 
+MEANING = "self: a group's neurons are off, its own questions are asked; cross: those of other groups; gap: the difference"
 
-@app.command()
-def study(
+
+@app.command("study")
+def whole(
     model: Model,
     data: Data,
     out: Out,
@@ -76,58 +79,69 @@ def study(
     from gatescope.study import run_study
 
     chosen: dict[str, Any] = {"groups": group} if group else {}
-    questions = registry.load(data, path, seed=seed, **chosen)
+    study = questions(data, path, group, seed)
     if skip_broken_pictures:
-        questions = without_broken_pictures(questions)
+        study = without_broken_pictures(study)
     if control:
         if rho is not None or selector:
             raise GatescopeError("--control runs CULNIG, which has its own selectors; leave --selector and --rho out.")
-        tasks = {"culture": questions, "control": registry.load_control(data, path, seed=seed, **chosen)}
+        tasks = {"culture": study, "control": registry.load_control(data, path, seed=seed, **chosen)}
         tasks |= {"reading": registry.load(*registry.named(exclude), **chosen)} if exclude else {}
         for text in neutral or ():
             name, where = registry.named(text)
             tasks[Path(name).stem] = registry.load(name, where)
         loaded = placed(model, dtype, device_map)
         found = run_culnig(loaded, tasks, out=out, batch_size=size(batch_size), readout=readout)
-        page = page_of(out, questions.evaluation) if report else None
+        page = page_of(out, study.evaluation) if report else None
         typer.echo(as_json(culnig_of(found)) if json else culnig_told(model, found, out, page))
         return
+    selector = [name.upper() for name in selector or ()]
+    if "CULNIG" in selector:
+        raise GatescopeError("CULNIG compares data with its control: give --control in place of --selector CULNIG.")
     if exclude or neutral:
         raise GatescopeError("--exclude and --neutral are for attribution; add --control.")
     result = run_study(
         placed(model, dtype, device_map),
-        questions,
+        study,
         rate=rate,
         out=out,
-        selectors=selector or ["RND", "LAP", *(["LAPE"] if rho is not None else []), "MAD", "CAS"],
+        selectors=list(selector) or ["RND", "LAP", *(["LAPE"] if rho is not None else []), "MAD", "CAS"],
         options={"LAPE": {"rho": rho}} if rho is not None else {},
         site=site,
         readout=readout,
         batch_size=size(batch_size),
         max_new_tokens=max_new_tokens,
     )
-    page = page_of(out, questions.evaluation) if report else None
+    page = page_of(out, study.evaluation) if report else None
     if json:
         typer.echo(as_json(effects_of(result.table, result.intervals)))
     else:
-        describe(model, questions, result, out, page)
+        describe(model, study, result, out, page)
 
 
 def culnig_told(model: object, result, out: Path | None, page: Path | None) -> str:
     """What CULNIG found, as it is printed."""
+    from gatescope.culnig import UNFILTERED
+
+    note = "\nnote: no --exclude, so neurons that reading comprehension needs are kept\n"
+    kept = "" if UNFILTERED in result.accuracy else note
     lines = [f"\nmodel  {model}", *([f"run    {out}"] if out else []), *([f"report {page}"] if page else [])]
-    return "\n".join([*lines, f"\n{result}\n"])
+    return "\n".join([*lines, f"\n{result}\n{kept}"])
 
 
-def describe(model: object, questions, result, out: Path | None, page: Path | None = None) -> None:
+def describe(model: object, study, result, out: Path | None, page: Path | None = None) -> None:
     """Print what a study found."""
     site = result.counters.layout
     accuracy = result.table.accuracy()
     typer.echo(f"\nmodel       {model}")
-    typer.echo(f"neurons     {site}; {next(iter(result.selections.values())).wanted} switched off for each group")
-    typer.echo(f"examples    {len(questions.identification)} to identify on, {len(questions.evaluation)} to evaluate on")
+    typer.echo(f"site        {site}; {next(iter(result.selections.values())).wanted} switched off for each group")
+    typer.echo(f"examples    {len(study.identification)} to identify on, {len(study.evaluation)} to evaluate on")
+    if shared := study.notes.get("shared"):
+        typer.echo(f"            {shared}")
+    typer.echo(f"read-out    {result.counters.origin['readout']}: how answers were read (--readout)")
     typer.echo(f"accuracy    {float(accuracy.mean()):.1f}% unmasked, mean of {len(accuracy)} groups")
     if out is not None:
         typer.echo(f"run         {out}")
         typer.echo(f"report      {page}" if page else f"report      none yet: gatescope report {out}")
-    typer.echo(f"\n{result}\n")
+        typer.echo(f"neurons     gatescope neurons {out} --out DIR writes them as files")
+    typer.echo(f"\n{result}\n\n{MEANING}\n")

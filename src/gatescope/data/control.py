@@ -30,7 +30,7 @@ def _without(examples: Sequence[Example]) -> list[Example]:
 
 
 def _prompt(example: Example) -> str:
-    text = example.prompt or prompts.multiple_choice(example.question, example.choices, image=example.image is not None)
+    text = prompts.asked(example)
     if not example.question or example.question not in text:
         raise GatescopeError(
             f"Example {example.id!r}: its prompt does not contain its question {example.question!r}, which is to be removed "

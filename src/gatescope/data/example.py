@@ -156,6 +156,33 @@ class Study:
     readout: str = "generate"
 
 
+def listed(examples: Sequence[Example] | Study) -> Sequence[Example]:
+    """Examples as they were given.
+
+    Raises:
+        GatescopeError: if it is a whole Study.
+    """
+    if isinstance(examples, Study):
+        raise GatescopeError(
+            f"{examples.name!r} is a study, of two halves; give one of them: study.identification to find neurons on, "
+            f"study.evaluation to measure their effect on."
+        )
+    return examples
+
+
+def readout_of(examples: Sequence[Example]) -> str:
+    """How answers are read unless it is said: by what every example has.
+
+    >>> readout_of([Example("1", "Arveni", "Which?", ("a", "b"), "a", labels=("A", "B"))])
+    'label'
+    """
+    if all(not example.chat for example in examples):
+        return "none"
+    if all(example.accepted for example in examples):
+        return "short"
+    return "label" if all(example.labels for example in examples) else "generate"
+
+
 def fingerprint(examples: Sequence[Example]) -> str:
     """SHA-256 of everything in the examples that can change a result; pictures by their bytes."""
     digest = hashlib.sha256()

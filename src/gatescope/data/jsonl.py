@@ -5,23 +5,26 @@
 `image` is optional, a path relative to the file; so are `labels`, `prompt`, `prefix`, `item`, `system` and `facts` (see
 Example). A question with short answers has `accepted`, a list of them, in place of `choices` and `answer`.
 `split` is optional, "identification" or "evaluation", for every row or for none; without it each group is cut in half
-(the odd one to evaluation) after a seeded shuffle.
+(the odd one to evaluation) after a seeded shuffle; rows of one `item`, or with one question and no picture, stay together.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
-import random
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from gatescope.data.example import Example, Study
+from gatescope.data.example import Example, Study, readout_of
+from gatescope.data.split import halves
 from gatescope.errors import GatescopeError
 from gatescope.progress import bar
 
 SPLITS = ("identification", "evaluation")
 _TEXTS = ("image", "prompt", "prefix", "item", "system")
+_KNOWN = {*_TEXTS, "id", "group", "question", "choices", "answer", "labels", "accepted", "chat", "facts", "split"}
 _NEEDED = {"id": (str, int), "group": str, "question": str, "choices": list, "answer": str}
 
 
@@ -46,17 +49,27 @@ def jsonl(path: str | Path, *, seed: int = 0, groups: Iterable[str] | None = Non
     rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise GatescopeError(f"{path} holds no examples. {_shape()}")
-    examples, splits, seen = [], [], {}
+    if rows[0][1].lstrip().startswith("["):
+        raise GatescopeError(f"{path} holds a JSON array; one JSON object a line is needed, without brackets. {_shape()}")
+    examples, splits, seen, unknown = [], [], {}, {}
     shown = bar(len(rows), f"checking {path.name}", "rows")
     for number, line in rows:
         shown.update()
         where = f"{path}, line {number}"
         row = _row(where, line)
+        for name in row.keys() - _KNOWN:
+            if near := difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.75):
+                raise GatescopeError(f"{where}: there is no field {name!r}; {near[0]!r} may be meant.")
+            unknown.setdefault(name, number)
         if (first := seen.setdefault(str(row["id"]), number)) != number:
             raise GatescopeError(f"{where}: id {row['id']!r} was used before, on line {first}. Ids must be unique.")
         examples.append(_example(where, row, path.parent))
         splits.append(row.get("split"))
     shown.close()
+    if unknown:
+        names = ", ".join(map(repr, sorted(unknown)))
+        warnings.warn(f"{path}: {names} are no fields of an example and are not used; put what a reader may want to know into "
+                      f"'facts'.", stacklevel=2)  # fmt: skip
     there = {example.group for example in examples}
     wanted = there if groups is None else set(groups)
     if missing := sorted(wanted - there):
@@ -106,6 +119,7 @@ def _example(where: str, row: dict[str, Any], folder: Path) -> Example:
             system=row.get("system") or "",
             accepted=tuple(row.get("accepted") or ()),
             facts=row.get("facts") or {},
+            chat=row.get("chat") is not False,
         )
         example.picture()
     except GatescopeError as error:
@@ -120,26 +134,33 @@ def _split(path: Path, numbers: list[int], examples: list[Example], splits: list
                 f"{path}, line {number}: split is {split!r}; it must be one of {', '.join(map(repr, SPLITS))}."
             )
     if None not in splits:
-        halves = [[e for e, s in zip(examples, splits, strict=True) if s == split] for split in SPLITS]
-        return Study(path.stem, halves[0], halves[1], {"split": "as the file says"}, _readout(examples))
+        first, second = ([e for e, s in zip(examples, splits, strict=True) if s == split] for split in SPLITS)
+        return Study(path.stem, first, second, {"split": "as the file says"} | _shared(first, second), readout_of(examples))
     if set(splits) != {None}:
         number = numbers[splits.index(None)]
         raise GatescopeError(f"{path}, line {number}: no 'split', though other rows have one. Give it to all rows or to none.")
-    chosen = set()
-    for group in sorted({e.group for e in examples}):
-        ids = [e.id for e in examples if e.group == group]
-        random.Random(f"{seed}-{group}").shuffle(ids)
-        chosen.update(ids[: len(ids) // 2])
-    identification = [e for e in examples if e.id in chosen]
-    evaluation = [e for e in examples if e.id not in chosen]
-    notes = {"split": f"half of each group at random, seed {seed}"}
-    return Study(path.stem, identification, evaluation, notes, _readout(examples))
+    asked = {group: {_asked(e) for e in examples if e.group == group} for group in {e.group for e in examples}}
+    # A group that asks one thing only (an instruction, the question being in the prompt) cannot be kept together.
+    identification, evaluation = halves(
+        examples, lambda e: e.group, lambda e: _asked(e) if len(asked[e.group]) > 1 else e.id, seed
+    )
+    notes = {"split": f"half of each group at random, variants of one question together, seed {seed}"}
+    return Study(path.stem, identification, evaluation, notes, readout_of(examples))
 
 
-def _readout(examples: list[Example]) -> str:
-    if all(example.accepted for example in examples):
-        return "short"
-    return "label" if all(example.labels for example in examples) else "generate"
+def _asked(example: Example) -> str:
+    """What examples share that ask the same: their item, or a question without a picture."""
+    if example.item or example.image is not None:
+        return example.item or example.id
+    return f"{example.group}: {example.question}"
+
+
+def _shared(identification: list[Example], evaluation: list[Example]) -> dict[str, str]:
+    known = {_asked(example) for example in identification}
+    count = sum(_asked(example) in known for example in evaluation)
+    if not count:
+        return {}
+    return {"shared": f"{count} of {len(evaluation)} evaluation examples ask what an identification example asks"}
 
 
 def _shape() -> str:

@@ -2,7 +2,7 @@
 
 `VQA` is the template of "Finding Culture-Sensitive Neurons in Vision-Language Models", Appendix A.3, Listing 1: the
 options stand on one line, separated by spaces, and the full text of the option is the answer. `TEXT` is the same
-without its reference to an image, for examples that have none.
+without its reference to an image, for examples that have none; where options have labels, the label is asked for.
 
 `WORDINGS` has four instructions for each benchmark of CULNIG (its Appendix A, Tables 5 to 11). The paper's tables do not
 show where lines end; that is ours. BLEnD's multiple-choice questions come with their own instructions, and so do its
@@ -13,7 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gatescope.data.example import Example
 
 VQA = (
     "Answer the following multiple-choice question based on the image.\n"
@@ -22,6 +25,7 @@ VQA = (
     "Your response must be ONLY the text of the correct option from the list above, and nothing else."
 )
 TEXT = VQA.replace(" based on the image", "")
+LABELLED = ("the text of the correct option from the list above", "the label of the correct option")
 
 
 def multiple_choice(question: str, choices: Sequence[str], *, image: bool) -> str:
@@ -31,6 +35,22 @@ def multiple_choice(question: str, choices: Sequence[str], *, image: bool) -> st
     ['Answer the following multiple-choice question.', 'Question: What is it?', 'Options: red blue']
     """
     return (VQA if image else TEXT).format(question=question, options=" ".join(choices))
+
+
+def asked(example: Example) -> str:
+    """What an example asks: its own prompt, or the paper's; with the labels before its options, one a line, where it has any.
+
+    >>> from gatescope.data.example import Example
+    >>> asked(Example("1", "Arveni", "Which?", ("red", "blue"), "red", labels=("A", "B"))).splitlines()[1:5]
+    ['Question: Which?', 'Options: ', 'A. red', 'B. blue']
+    """
+    if example.prompt:
+        return example.prompt
+    if not example.labels:
+        return multiple_choice(example.question, example.choices, image=example.image is not None)
+    options = [f"\n{label}. {choice}" for label, choice in zip(example.labels, example.choices, strict=True)]
+    template = (VQA if example.image is not None else TEXT).replace(*LABELLED)
+    return template.format(question=example.question, options="".join(options))
 
 
 @dataclass(frozen=True)

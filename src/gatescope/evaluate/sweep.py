@@ -12,7 +12,7 @@ from typing import Any
 
 from gatescope import vision
 from gatescope.batches import Batch, collate
-from gatescope.data.example import Example, fingerprint
+from gatescope.data.example import Example, fingerprint, listed, readout_of
 from gatescope.errors import GatescopeError
 from gatescope.evaluate.answers import Reading
 from gatescope.evaluate.table import ALL, FULL, Row, Table
@@ -40,7 +40,7 @@ def sweep(
     batch_size: int | str = 16,
     shard_size: int = 256,
     together: int | None = None,
-    readout: str = "generate",
+    readout: str | None = None,
     max_new_tokens: int = 20,
     workers: int = 0,
     remote: Any = None,
@@ -59,7 +59,8 @@ def sweep(
         name: of this sweep in the run, where it has several.
         batch_size, shard_size, workers, remote: as for `record`.
         together: masks side by side in one batch; as many as fit well if None, 1 for one at a time.
-        readout: how an answer is read (see `gatescope.generate`): "generate", "label", "loglik", "short", ...
+        readout: how an answer is read (see `gatescope.generate`): "generate", "label", "loglik", "short", ...; None takes
+            what fits the examples, as for `record`.
         max_new_tokens: at most this many tokens an answer (the paper: 20).
         progress: show a bar if it takes longer than a few seconds.
 
@@ -69,6 +70,7 @@ def sweep(
     Raises:
         GatescopeError: without examples, if neurons belong to another model, or if `run` was begun with something else.
     """
+    readout = readout or readout_of(listed(examples))
     if not examples:
         raise GatescopeError("A sweep needs examples; there are none.")
     if together is not None and together < 1:
@@ -202,6 +204,13 @@ def _parse(plain: Sequence) -> Answer:
 
 
 def _by_selector(interventions: Interventions) -> dict[str, dict[str, Intervention]]:
+    for key, value in interventions.items():
+        for of, mask in value.items() if isinstance(value, Mapping) else ((key, value),):
+            if not isinstance(mask, Intervention):
+                raise GatescopeError(
+                    f"What is to be done under {of!r} is a {type(mask).__name__}, no intervention. Neurons are switched off by "
+                    f"{{group: gs.ablate(neurons) for group, neurons in selection.items()}}."
+                )
     flat = {k: v for k, v in interventions.items() if isinstance(v, Intervention)}
     named = {k: dict(v) for k, v in interventions.items() if not isinstance(v, Intervention)} | ({"mask": flat} if flat else {})
     return {k: {ALL: next(iter(m.values()))} if len(m) > 1 and len(set(m.values())) == 1 else m for k, m in named.items()}

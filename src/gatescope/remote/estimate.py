@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gatescope.data.example import Example
+from gatescope.data.example import Example, readout_of
 from gatescope.remote.jobs import Build, weigh
 from gatescope.remote.record import Shards, builder
 from gatescope.schedule import plan
@@ -71,10 +71,11 @@ def estimate_record(
     only_correct: bool = True,
     batch_size: int | str = 16,
     shard_size: int = 256,
-    readout: str = "generate",
+    readout: str | None = None,
     max_new_tokens: int = 20,
 ) -> Estimate:
     """What `gatescope.record(..., remote=...)` with these arguments will move; errors as for `estimate`."""
+    readout = readout or readout_of(examples)
     planned = enumerate(plan(model, examples, batch_size, shard_size))
     shards = {number: [[examples[i] for i in batch] for batch in batches] for number, batches in planned}
     groups = tuple(dict.fromkeys(example.group for example in examples))

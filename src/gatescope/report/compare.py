@@ -109,9 +109,12 @@ def _lines(rows: Sequence[Effect]) -> list[str]:
     if best is None:
         return []
     self_, cross, gap = (with_span(best.accuracy[part], signed=True) for part in ("self", "cross", "gap"))
+    near = [e.selector for e in rows if e is not best and e.accuracy["gap"].low <= best.accuracy["gap"].high]
+    beside = f" The intervals of {', '.join(near)} overlap its own, so it may not be the largest." if near else ""
     return [
         f"The largest gap is that of {best.selector}: switching off a group's neurons changes its own accuracy by {self_} "
-        f"points and that of the other groups by {cross}, a gap of {gap}. Brackets hold 95% bootstrap intervals over questions."
+        f"points and that of the other groups by {cross}, a gap of {gap}.{beside} Brackets "
+        f"hold 95% bootstrap intervals over questions."
     ]
 
 
@@ -124,19 +127,26 @@ def _own(of_groups: dict[str, dict[str, Cell]], kind: str) -> Matrix:
 
 
 def _depth(selections: dict[str, Selection]) -> Matrix | None:
-    """Percent of a selection's neurons in each tenth of the layers, all sites and groups together."""
+    """Percent of a selection's neurons in each tenth of the layers (each layer, where all have the same few), all sites and
+    groups together.
+    """
+    deep = {site.layers for selection in selections.values() for n in selection.values() for site in n.layout.sites}
+    parts = next(iter(deep)) if len(deep) == 1 and max(deep) <= TENTHS else TENTHS
+    what, first = ("layer", 0) if parts < TENTHS else ("tenth", 1)
     rows: dict[str, list[float]] = {}
     for name, selection in selections.items():
-        total = torch.zeros(TENTHS, dtype=torch.float64)
+        total = torch.zeros(parts, dtype=torch.float64)
         for neurons in selection.values():
             for site in neurons.layout.sites:
-                place = torch.arange(site.layers) * TENTHS // site.layers
+                place = torch.arange(site.layers) * parts // site.layers
                 total.index_add_(0, place, neurons.per_layer(site.site).double())
         if total.sum() > 0:
             rows[name] = (100 * total / total.sum()).tolist()
     if not rows:
         return None
-    columns = tuple(str(tenth + 1) for tenth in range(TENTHS))
+    columns = tuple(str(part + first) for part in range(parts))
     values = tuple(tuple(row) for row in rows.values())
-    tips = tuple(tuple(f"{name}\ntenth {t + 1}: {v:.1f}%" for t, v in enumerate(row)) for name, row in rows.items())
-    return Matrix("share of neurons", tuple(rows), columns, values, tips, tuple(tuple(False for _ in r) for r in values))
+    tips = tuple(tuple(f"{name}\n{what} {t + first}: {v:.1f}%" for t, v in enumerate(row)) for name, row in rows.items())
+    return Matrix(
+        f"share of neurons, by {what}", tuple(rows), columns, values, tips, tuple(tuple(False for _ in r) for r in values)
+    )

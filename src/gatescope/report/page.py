@@ -31,6 +31,7 @@ from gatescope.report.examples import ablations
 from gatescope.runs import Run
 from gatescope.select.selection import Selection
 
+SHOWN = "<!-- with questions -->"  # in a page that shows them
 MAPS = {"accuracy": ("Accuracy change, points", "change"), "flips": ("Flip rate, percent", "share")}
 
 
@@ -49,8 +50,8 @@ def report(
         The path of the page.
 
     Raises:
-        GatescopeError: if there is no run, it holds no sweep, the examples are not those of the run, or matplotlib is
-            not installed.
+        GatescopeError: if there is no run, it holds no sweep, the examples are not those of the run, matplotlib is not
+            installed, or a page with questions would be replaced by one without.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     if figures:
@@ -60,6 +61,12 @@ def report(
     page = Path(out) if out is not None else run.path / "report.html"
     page = page / "report.html" if page.is_dir() else page
     beside = page.with_suffix("") if page.suffix else page.with_name(f"{page.name} files")
+
+    if not examples and page.is_file() and SHOWN in page.read_text(encoding="utf-8", errors="replace"):
+        raise GatescopeError(
+            f"{page} shows questions and pictures, and a page written without examples would not. Give them again "
+            f"(examples=study.evaluation; --data on the command line), or write to another place (out=, --out)."
+        )
 
     drawn = {name: intervals(table) for name, table in swept.items()}
     of_selectors = {name: effects(table, drawn[name]) for name, table in swept.items()}
@@ -115,6 +122,7 @@ def report(
         "leading": leading.selector if leading else None,
         "examples": ablations(swept[first], leading.selector if leading else None, examples),
         "has_examples": bool(examples),
+        "mark": SHOWN,
         "provenance": provenance.facts(manifest, selections, counters, next(iter(drawn[first].values()), None)),
         "groups": summary.groups(swept[first], counters),
         "files": [f"{beside.name}/{name}" for name in (*written, *pictures)],

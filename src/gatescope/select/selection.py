@@ -46,6 +46,8 @@ class Selection(Mapping[str, NeuronSet]):
     why_fewer: str = ""
 
     def __getitem__(self, group: str) -> NeuronSet:
+        if group not in self.sets:
+            raise KeyError(f"{group!r} is none of the groups of this selection: {', '.join(map(repr, self.sets))}")
         return self.sets[group]
 
     def __iter__(self) -> Iterator[str]:
