@@ -222,6 +222,18 @@ def test_train_mode_is_put_in_eval_and_back_with_a_note(qwen3):
     assert torch.equal(before.sums, again.sums)
 
 
+def test_labels_are_looked_up_without_a_copy_of_the_vocabulary(llama, monkeypatch):
+    """A copy of 151,000 entries takes tenths of a second; there may be one label, or four, for each of 25,000 examples."""
+    named = [dataclasses.replace(e, labels=("A", "B", "C", "D")) for e in text_examples(each=1)]
+
+    def copied(*_):
+        raise AssertionError("the vocabulary was copied")
+
+    monkeypatch.setattr(type(llama.tokenizer), "get_vocab", copied)
+    assert gs.attribute(llama, named, progress=False).seen.sum() == len(named)
+    assert len(gs.sweep(llama, named, {}, readout="label", progress=False).rows) == len(named)
+
+
 def test_labels_that_are_not_one_token_are_named(qwen3, organism_model):
     split = dataclasses.replace(questions(qwen3, 1)[0], labels=("k", "bee", "d", "l"))
     split = dataclasses.replace(split, answer=split.choices[1])

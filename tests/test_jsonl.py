@@ -76,8 +76,13 @@ def test_labels_without_a_prompt_are_shown_with_their_options(tmp_path):
 def test_a_field_that_is_nearly_another_is_refused_and_a_strange_one_told(tmp_path):
     with pytest.raises(gs.GatescopeError, match=r"line 2: there is no field 'promt'; 'prompt' may be meant"):
         gs.data.jsonl(write(tmp_path, ROW, ROW | {"id": "2", "promt": "?"}))
-    with pytest.warns(UserWarning, match="'annotator' are no fields of an example and are not used"):
-        gs.data.jsonl(write(tmp_path, ROW | {"annotator": 3}, ROW | {"id": "2"}))
+    with pytest.warns(UserWarning, match="'annotator', 'question_id' are no fields of an example and are not used"):
+        gs.data.jsonl(write(tmp_path, ROW | {"annotator": 3, "question_id": 4}, ROW | {"id": "2"}))
+
+
+def test_labels_for_some_rows_only_are_refused(tmp_path):
+    with pytest.raises(gs.GatescopeError, match=r"line 2: no 'labels', though other rows have them"):
+        gs.data.jsonl(write(tmp_path, ROW | {"labels": ["A", "B"]}, ROW | {"id": "2"}))
 
 
 def test_a_json_array_is_told_what_is_needed(tmp_path):

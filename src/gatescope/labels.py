@@ -15,7 +15,7 @@ def label_token(model, label: str) -> int:
         GatescopeError: if the label is several tokens or unknown to the tokenizer; the message names the pieces.
     """
     tokenizer = model.tokenizer
-    own = tokenizer.get_vocab().get(label)
+    own = _entry(tokenizer, label)
     ids = [own] if own is not None else tokenizer(label, add_special_tokens=False).input_ids
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
         pieces = tokenizer.convert_ids_to_tokens(ids)
@@ -72,8 +72,14 @@ def text_tokens(model, examples: Sequence[Example]) -> list[list[list[int]]]:
 
 
 def _number(model, label: str) -> list[int]:
-    own = model.tokenizer.get_vocab().get(label)
+    own = _entry(model.tokenizer, label)
     if own is not None:
         return [own]
     ids = [i for i in model.tokenizer(label, add_special_tokens=False).input_ids if model.tokenizer.decode([i]).strip()]
     return ids if len(ids) > 1 and model.tokenizer.unk_token_id not in ids else [label_token(model, label)]
+
+
+def _entry(tokenizer, label: str) -> int | None:
+    """The vocabulary's entry of that name. Asked for by name: a copy of the whole vocabulary takes tenths of a second."""
+    found = tokenizer.convert_tokens_to_ids(label)
+    return None if found == tokenizer.unk_token_id else found

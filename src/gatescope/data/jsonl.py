@@ -58,7 +58,8 @@ def jsonl(path: str | Path, *, seed: int = 0, groups: Iterable[str] | None = Non
         where = f"{path}, line {number}"
         row = _row(where, line)
         for name in row.keys() - _KNOWN:
-            if near := difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.75):
+            near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.75)
+            if near and near[0] not in row:  # question_id beside question is a field of the user's own
                 raise GatescopeError(f"{where}: there is no field {name!r}; {near[0]!r} may be meant.")
             unknown.setdefault(name, number)
         if (first := seen.setdefault(str(row["id"]), number)) != number:
@@ -70,6 +71,11 @@ def jsonl(path: str | Path, *, seed: int = 0, groups: Iterable[str] | None = Non
         names = ", ".join(map(repr, sorted(unknown)))
         warnings.warn(f"{path}: {names} are no fields of an example and are not used; put what a reader may want to know into "
                       f"'facts'.", stacklevel=2)  # fmt: skip
+    bare = [number for (number, _), e in zip(rows, examples, strict=True) if e.choices and not e.labels]
+    if bare and any(example.labels for example in examples):
+        raise GatescopeError(
+            f"{path}, line {bare[0]}: no 'labels', though other rows have them. Give them to all rows or to none."
+        )
     there = {example.group for example in examples}
     wanted = there if groups is None else set(groups)
     if missing := sorted(wanted - there):
