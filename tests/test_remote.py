@@ -213,7 +213,9 @@ def test_an_estimate_is_what_is_then_moved(server, client, examples):
     build = remote_record.builder(client, shards, site_of(client, "gate"), GROUPS, max_new_tokens=3)
     expected = remote.estimate(client, shards, build)
     whole = remote.estimate_record(client, examples, batch_size=3, shard_size=6, max_new_tokens=3)
-    assert str(whole) == str(expected) and str(whole).startswith("2 jobs, ")
+    assert (whole.jobs, whole.result, whole.weighed) == (expected.jobs, expected.result, expected.weighed)
+    assert whole.payload == pytest.approx(expected.payload, rel=0.01)  # how well it compresses differs by some bytes
+    assert str(whole).startswith("2 jobs, ") and " kB sent, at most " in str(whole)
     recorded(client, examples, server, max_new_tokens=3)
     assert expected.jobs == len(server.received()) == 2
     assert sum(entry["received"] for entry in server.received()) == pytest.approx(expected.payload, rel=0.2)
