@@ -267,7 +267,8 @@ def test_passages_run_no_further_than_the_last_neuron_that_is_read(llama):
     assert "model.layers.2.mlp.gate_proj" in ran and "model.layers.2.mlp.down_proj" not in ran and "lm_head" not in ran
 
 
-def test_a_pass_that_was_stopped_leaves_nothing_behind(llama):
+@pytest.mark.parametrize("run", ["record", "mean_activation"])
+def test_a_pass_that_was_stopped_leaves_nothing_behind(llama, run):
     """Nothing of it waits for the garbage collector: on a GPU that would be a layer's activations for each batch."""
     kept = []
     module = llama._module
@@ -277,7 +278,8 @@ def test_a_pass_that_was_stopped_leaves_nothing_behind(llama):
     gc.collect()
     gc.disable()
     try:
-        gs.record(llama, passages, readout="none", only_correct=False, batch_size=1, progress=False)
+        options = {"readout": "none", "only_correct": False} if run == "record" else {}
+        getattr(gs, run)(llama, passages, batch_size=1, progress=False, **options)
         assert len(kept) == 2 * len(passages) and all(seen() is None for seen in kept)
     finally:
         gc.enable()

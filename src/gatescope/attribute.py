@@ -33,6 +33,7 @@ from gatescope.shards import Shards, first
 from gatescope.sites import Site, by_token, embedding_path, forward_options, layout_of, read, site_of
 
 LINEAR = ("gate_pre", "up", "q", "k", "v")  # sites that are a projection's raw output
+GATE_PROJECTIONS = ("gate_proj", "gate_up_proj", "c_fc", "dense_h_to_4h", "fc1")
 
 
 def attribute(
@@ -215,17 +216,28 @@ def _batch(
     return scores, probability
 
 
+def projection_path(model, site: Site, path: str) -> str:
+    """The projection whose raw output a site is: the site's own module, or, of gate_pre, what its activation is given.
+
+    Raises:
+        GatescopeError: if there is none of a known name beside the activation.
+    """
+    if site.name != "gate_pre":
+        return path
+    holder = path.rpartition(".")[0]
+    named = dict(model._module.get_submodule(holder).named_children())
+    found = next((name for name in GATE_PROJECTIONS if name in named), None)
+    if found is None:
+        raise GatescopeError(f"reduce='norm' knows no projection in {holder}; looked for {', '.join(GATE_PROJECTIONS)}.")
+    return f"{holder}.{found}"
+
+
 def _bias(model, site: Site, path: str) -> Tensor | None:
     """The bias of the projection whose raw output the site is."""
-    projection = model._module.get_submodule(path)
-    if site.name == "gate_pre":  # read at the activation module's input; the projection before it
-        holder = model._module.get_submodule(path.rpartition(".")[0])
-        named = {name: part for name, part in holder.named_children() if hasattr(part, "bias") and hasattr(part, "weight")}
-        projection = next(
-            named[name] for name in ("gate_proj", "gate_up_proj", "c_fc", "dense_h_to_4h", "fc1") if name in named
-        )
-        return None if projection.bias is None else projection.bias[: site.width]
-    return None if projection.bias is None else site.part(projection.bias)
+    bias = model._module.get_submodule(projection_path(model, site, path)).bias
+    if bias is None:
+        return None
+    return bias[: site.width] if site.name == "gate_pre" else site.part(bias)
 
 
 @contextlib.contextmanager

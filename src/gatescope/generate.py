@@ -31,6 +31,7 @@ from gatescope.forced import answer_logs, force
 from gatescope.intervene import Intervention, side_by_side
 from gatescope.labels import label_tokens, text_tokens
 from gatescope.sites import forward_options
+from gatescope.traces import until
 
 # Deterministic, as in the paper (temperature 0); sampling settings that a checkpoint may carry are taken back.
 GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
@@ -80,7 +81,7 @@ def ask(
         texts, kept = generate(model, batch, work, max_new_tokens=max_new_tokens)
         return [(text, _read(text, e, readout)) for text, e in zip(texts, batch.examples, strict=True)], kept
     if readout == "none":
-        return [("", Reading("", False, False))] * len(batch.examples), _only(model, batch, work)
+        return [("", Reading("", False, False))] * len(batch.examples), until(model, batch.inputs, work)
     labelled = readout in ("label", "likert_label")
     tokens = label_tokens(model, batch.examples) if labelled else text_tokens(model, batch.examples)
     if labelled and all(len(ids) == 1 for each in tokens for ids in each):
@@ -155,24 +156,6 @@ def _forward(model, batch: Batch, inside: Callable[[], T]) -> tuple[T, Tensor]:
         kept = nnsight.save(inside())
         logits = nnsight.save(model.output.logits[:, -1])
     return kept, logits.float().cpu()
-
-
-def _only(model, batch: Batch, inside: Callable[[], T]) -> T:
-    """What `inside` returned in a forward pass that ends as soon as it has."""
-    settings = forward_options(model, batch.inputs, keep=1)
-    stops: list[Exception] = []
-    with torch.no_grad(), model.trace(**batch.inputs, **settings) as tracer:
-        kept = nnsight.save(inside())
-        try:
-            tracer.stop()
-        except Exception as stop:
-            stops.append(stop)
-            raise
-    # Its traceback holds the frames of the forward pass, and they hold it: activations would stay until garbage is collected.
-    for stop in stops:
-        stop.__traceback__ = stop.__context__ = None
-        vars(stop).clear()
-    return kept
 
 
 def _options(model, examples: Sequence[Example], tokens: Sequence[list[list[int]]], mask: Intervention | None) -> list[Tensor]:

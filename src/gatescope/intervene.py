@@ -31,12 +31,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from nnsight.intervention.interleaver import Mediator
 from torch import Tensor
 
 from gatescope.errors import GatescopeError
 from gatescope.models import identity
-from gatescope.neurons import NeuronSet, check_same_model
+from gatescope.neurons import NeuronSet, SiteShape, check_same_model
 from gatescope.sites import read, site_of, write
 from gatescope.workers import beside, every_step
 
@@ -119,15 +120,19 @@ class Intervention:
             site = site_of(model, shape.site)
             if site.layout.only() != shape:
                 raise GatescopeError(f"The neurons are numbered in {self.neurons.layout}; the model has {site.layout}.")
-            start, _ = self.neurons.layout.start(shape.site)
-            values = torch.zeros(shape.size)
-            if self.values:
-                mine = (self.neurons.flat >= start) & (self.neurons.flat < start + shape.size)
-                values[self.neurons.flat[mine] - start] = torch.tensor(self.values)[mine]
-            table = values.view(shape.layers, shape.width)
+            table = self.table(shape)
             for layer, index in self.neurons.indices(shape.site).items():
                 found.append(((layer, site.rank), site.paths[layer], site.io, site.place(index), table[layer, index]))
         return sorted(found, key=lambda target: target[0])
+
+    def table(self, shape: SiteShape) -> Float[Tensor, "l n"]:
+        """The values of one site's neurons, float32; 0 where there is none."""
+        start, _ = self.neurons.layout.start(shape.site)
+        values = torch.zeros(shape.size)
+        if self.values:
+            mine = (self.neurons.flat >= start) & (self.neurons.flat < start + shape.size)
+            values[self.neurons.flat[mine] - start] = torch.tensor(self.values)[mine]
+        return values.view(shape.layers, shape.width)
 
     def baked(self, model):
         """The model with this in its weights, for a `with` block; see `gatescope.bake.baked`."""

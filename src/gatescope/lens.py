@@ -75,12 +75,7 @@ def lens_hooks(intervention: Intervention, bridge) -> list[tuple[str, Hook]]:
             )
         if shape.layers != len(bridge.blocks):
             raise GatescopeError(f"The neurons are numbered in {neurons.layout}; the bridge has {len(bridge.blocks)} layers.")
-        start, _ = neurons.layout.start(shape.site)
-        values = torch.zeros(shape.size)
-        if intervention.values:
-            mine = (neurons.flat >= start) & (neurons.flat < start + shape.size)
-            values[neurons.flat[mine] - start] = torch.tensor(intervention.values)[mine]
-        table = values.view(shape.layers, shape.width)
+        table = intervention.table(shape)
         for layer, index in neurons.indices(shape.site).items():
             made = _hooks(f"blocks.{layer}", bridge.blocks[layer], shape.site, intervention, index, table[layer, index])
             wanted |= {name: shape.width for name, _ in made}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import nnsight
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -14,7 +13,8 @@ from gatescope.data.example import Example, listed
 from gatescope.errors import GatescopeError
 from gatescope.kernels import total
 from gatescope.progress import bar
-from gatescope.sites import by_token, forward_options, read, site_of
+from gatescope.sites import by_token, read, site_of
+from gatescope.traces import until
 
 
 def mean_activation(
@@ -40,12 +40,12 @@ def mean_activation(
     with bar(len(examples), "averaging", "examples", show=progress) as shown:
         for start in range(0, len(examples), batch_size):
             batch = collate(model, examples[start : start + batch_size])
-            options = forward_options(model, batch.inputs, keep=1)
-            with torch.no_grad(), model.trace(**batch.inputs, **options) as tracer:
+
+            def inside(valid: Tensor = batch.valid) -> list[Tensor]:
                 wholes = (where.part(read(model, path, where.io)) for path in where.paths)
-                rows = nnsight.save([total(by_token(w, batch.valid), batch.valid.to(w.device)).sum(0).cpu() for w in wholes])
-                tracer.stop()
-            sums += torch.stack(rows)
+                return [total(by_token(w, valid), valid.to(w.device)).sum(0).cpu() for w in wholes]
+
+            sums += torch.stack(until(model, batch.inputs, inside))
             tokens += int(batch.valid.sum())
             shown.update(len(batch.examples))
     return sums / tokens

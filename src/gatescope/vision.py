@@ -6,13 +6,11 @@ kept from the first run of a batch; the encoder is skipped in the others.
 
 from __future__ import annotations
 
-import nnsight
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from gatescope.batches import Batch
-from gatescope.sites import forward_options
+from gatescope.traces import until
 
 
 def encoder_path(model) -> str | None:
@@ -27,10 +25,7 @@ def features(model, batch: Batch):
     path = encoder_path(model)
     if path is None or "pixel_values" not in batch.inputs:
         return None
-    with torch.no_grad(), model.trace(**batch.inputs, **forward_options(model, batch.inputs, keep=1)) as tracer:
-        found = nnsight.save(model.get(path).output)
-        tracer.stop()
-    return found
+    return until(model, batch.inputs, lambda: model.get(path).output)
 
 
 def skip(model, found, times: int = 1) -> None:

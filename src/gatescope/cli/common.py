@@ -73,10 +73,9 @@ def questions(data: str, path: Path | None, groups: list[str] | None, seed: int 
     """The data asked for; its notes say what was asked for, so that a report of the run finds it again."""
     from gatescope.data import registry
 
-    chosen: dict[str, Any] = {"groups": groups} if groups else {}
-    study = registry.load(data, path, seed=seed, **chosen)
-    local = Path(data).is_file()
-    asked = {"data": str(Path(data).resolve()) if local else data, "path": path and str(path.resolve()), "seed": seed} | chosen
+    study = registry.load(data, path, seed=seed, groups=groups or None)
+    name = str(Path(data).resolve()) if Path(data).is_file() else data
+    asked = {"data": name, "path": path and str(path.resolve()), "seed": seed, "groups": groups or None}
     return replace(study, notes=study.notes | {name: value for name, value in asked.items() if value is not None})
 
 

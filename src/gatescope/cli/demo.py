@@ -38,7 +38,7 @@ def demo(
         chosen: dict[str, Any] = {"selectors": selector} if selector else {}
         study = replace(ours.study, notes=ours.study.notes | {"data": str(ours.path / "study.jsonl")})
         result = run_study(load_model(ours.path), study, rate=0.01, out=where, known=ours.known, **chosen)
-        page = page_of(where, ours.study.evaluation)
+        page = page_of(out, ours.study.evaluation) if out is not None else None
         if json:
             typer.echo(as_json(effects_of(result.table, result.intervals) | {"precision": result.precision}))
         else:

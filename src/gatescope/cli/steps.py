@@ -281,7 +281,7 @@ def _examples(
 
     one_of("half", half, ("identification", "evaluation"))
     if control:
-        study = registry.load_control(data, path, seed=seed, **({"groups": groups} if groups else {}))
+        study = registry.load_control(data, path, seed=seed, groups=groups or None)
     else:
         study = questions(data, path, groups, seed)
     return getattr(study, half), study.readout

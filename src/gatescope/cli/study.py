@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -78,15 +78,14 @@ def whole(
     from gatescope.data import registry, without_broken_pictures
     from gatescope.study import run_study
 
-    chosen: dict[str, Any] = {"groups": group} if group else {}
     study = questions(data, path, group, seed)
     if skip_broken_pictures:
         study = without_broken_pictures(study)
     if control:
         if rho is not None or selector:
             raise GatescopeError("--control runs CULNIG, which has its own selectors; leave --selector and --rho out.")
-        tasks = {"culture": study, "control": registry.load_control(data, path, seed=seed, **chosen)}
-        tasks |= {"reading": registry.load(*registry.named(exclude), **chosen)} if exclude else {}
+        tasks = {"culture": study, "control": registry.load_control(data, path, seed=seed, groups=group or None)}
+        tasks |= {"reading": registry.load(*registry.named(exclude), groups=group or None)} if exclude else {}
         for text in neutral or ():
             name, where = registry.named(text)
             tasks[Path(name).stem] = registry.load(name, where)

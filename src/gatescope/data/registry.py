@@ -52,13 +52,13 @@ def load(name: str, path: str | Path | None = None, *, seed: int | None = None, 
         name: as in `gatescope data list`, or the file.
         path: a local copy of a dataset.
         seed: of what a loader draws, such as the halves of a dataset without a split; its own default if None.
-        options: as the dataset's own loader takes them.
+        options: as the dataset's own loader takes them; None is as if it was not given.
 
     Raises:
         GatescopeError: as the loaders do, if there is neither dataset nor file of that name, or for an option (a seed
             where nothing is drawn) that its loader does not take.
     """
-    given = options | ({} if seed is None else {"seed": seed})
+    given = {option: value for option, value in (options | {"seed": seed}).items() if value is not None}
     if name.endswith(".jsonl") or (name not in CARDS and Path(name).is_file()):
         if path is not None:
             raise GatescopeError(f"path={str(path)!r} is for datasets by name; {name} is a file already.")

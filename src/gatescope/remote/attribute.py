@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
+from gatescope.attribute import projection_path
 from gatescope.attributions import Attributions
 from gatescope.batches import collate
 from gatescope.data.example import Example
-from gatescope.errors import GatescopeError
 from gatescope.forced import force
 from gatescope.labels import answer_tokens
 from gatescope.models import identity
@@ -24,8 +24,6 @@ from gatescope.remote.jobs import Build, Server, run_jobs
 from gatescope.remote.ledger import Ledger
 from gatescope.remote.record import Shards
 from gatescope.sites import Site, embedding_path, forward_options, layout_of
-
-_PROJECTIONS = ("gate_proj", "gate_up_proj", "c_fc", "dense_h_to_4h", "fc1")
 
 
 def attribute_shards(
@@ -108,14 +106,8 @@ def builder(
 
 def _projection(model, site: Site, path: str) -> tuple[str, int, Any] | None:
     """The projection whose raw output a site is, if it has a bias: its path, its inputs, and the site's columns."""
-    columns: Any = plan.columns(site)
-    if site.name == "gate_pre":  # read at the activation module's input; the projection before it
-        holder = path.rpartition(".")[0]
-        children = dict(model._module.get_submodule(holder).named_children())
-        found = next((name for name in _PROJECTIONS if name in children), None)
-        if found is None:
-            raise GatescopeError(f"reduce='norm' knows no projection in {holder}; looked for {', '.join(_PROJECTIONS)}.")
-        path, columns = f"{holder}.{found}", (0, site.width)
+    columns: Any = (0, site.width) if site.name == "gate_pre" else plan.columns(site)
+    path = projection_path(model, site, path)
     projection = model._module.get_submodule(path)
     if projection.bias is None:
         return None

@@ -23,7 +23,6 @@ from gatescope.generate import GENERATED, GREEDY, READOUTS, _read, check
 from gatescope.intervene import Intervention
 from gatescope.labels import label_tokens, text_tokens
 from gatescope.models import identity
-from gatescope.neurons import check_same_model
 from gatescope.remote.jobs import Server
 from gatescope.sites import Site, forward_options, site_of
 
@@ -93,26 +92,11 @@ def mask(model, intervention: Intervention | None) -> list[tuple]:
     """
     if intervention is None:
         return []
-    neurons = intervention.neurons
-    check_same_model(neurons.model, identity(model), "apply an intervention")
-    found = []
-    for shape in neurons.layout.sites:
-        site = site_of(model, shape.site)
-        if site.layout.only() != shape:
-            raise GatescopeError(f"The neurons are numbered in {neurons.layout}; the model has {site.layout}.")
-        start, _ = neurons.layout.start(shape.site)
-        values = torch.zeros(shape.size)
-        if intervention.values:
-            mine = (neurons.flat >= start) & (neurons.flat < start + shape.size)
-            values[neurons.flat[mine] - start] = torch.tensor(intervention.values)[mine]
-        table = values.view(shape.layers, shape.width)
-        for layer, index in neurons.indices(shape.site).items():
-            row = (site.paths[layer], site.io, site.place(index), intervention.kind, table[layer, index])
-            found.append(((layer, site.rank), row))
-    if not found:
-        site = site_of(model, neurons.layout.sites[0].site)
+    rows = [(path, io, columns, intervention.kind, values) for _, path, io, columns, values in intervention.targets(model)]
+    if not rows:
+        site = site_of(model, intervention.neurons.layout.sites[0].site)
         return [(site.paths[0], site.io, torch.zeros(0, dtype=torch.int64), intervention.kind, torch.zeros(0))]
-    return [row for _, row in sorted(found, key=lambda pair: pair[0])]
+    return rows
 
 
 def read(model, batches: Iterable[Sequence[Example]], answers: Iterable[Any], readout: str) -> list[Row]:
