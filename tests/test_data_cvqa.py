@@ -261,6 +261,7 @@ def test_a_study_by_name_runs_end_to_end(organism, tmp_path):
     assert "95% intervals" in done.output
     found = gs.open_result(out)
     assert set(found.selections) == {"RND", "LAP", "LAPE", "MAD", "CAS", "ATT"}
+    assert gs.select.att(gs.open_run(out).attributions[""], 0.01)["BRA"] == found.selections["ATT"]["BRA"]
     effects = found.table.self_cross()
     assert effects["CAS"].accuracy.self_ <= -50 and abs(effects["CAS"].accuracy.cross) <= 5
     names = dict(zip(("BRA", "BGR", "CHN", "EGY", "ETA", "ETO"), world.CULTURES, strict=True))

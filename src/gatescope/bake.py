@@ -228,13 +228,9 @@ def _plan(intervention: Intervention, module: PreTrainedModel) -> list[_Rows | _
             have = ", ".join(str(site.layout) for site in sites.values())
             raise GatescopeError(f"The neurons are numbered in {neurons.layout}; the model has {have}.")
         site = sites[shape.site]
-        start, _ = neurons.layout.start(shape.site)
-        values = torch.zeros(shape.size)
-        mine = (neurons.flat >= start) & (neurons.flat < start + shape.size)
-        if intervention.values:
-            values[neurons.flat[mine] - start] = torch.tensor(intervention.values)[mine]
+        values = intervention.table(shape)
         for layer, index in neurons.indices(shape.site).items():
-            given = values.view(shape.layers, shape.width)[layer, index]
+            given = values[layer, index]
             factor = {"scale": given, "add": torch.ones_like(given)}.get(kind, torch.zeros_like(given))
             addend = given if kind in ("set", "add") else None
             path, columns, rows = _projection(module, sites, site, layer, kind)

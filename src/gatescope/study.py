@@ -107,7 +107,7 @@ def run_study(
         usable = _usable(counters, run, str(how["readout"]))
         selections = {name: COUNTED[name](usable, rate, **given[name]) for name in selectors if name in COUNTED}
         if "ATT" in selectors:
-            scores = attribute(model, study.identification, sites=(site,), batch_size=batch_size)
+            scores = attribute(model, study.identification, sites=(site,), run=run, batch_size=batch_size)
             selections["ATT"] = select.att(scores, rate, **given["ATT"])
         for selection in selections.values():
             run.add_selection(selection)

@@ -55,17 +55,13 @@ def culturalbench(
             none of it.
     """
     asked = chosen_wordings("culturalbench", wordings)
-    table, left, seen = open_table(SOURCE, path, revision=revision), LeftOut("CulturalBench"), set[str]()
+    table, left = open_table(SOURCE, path, revision=revision), LeftOut("CulturalBench")
     wanted = chosen_groups("CulturalBench", groups, dict.fromkeys(display("culturalbench", c) for c in table["country"]))
     examples: list[Example] = []
     for row in table:
         item, group = str(row["data_idx"]), display("culturalbench", row["country"])
-        if group not in wanted:
+        if group not in wanted or left.again(item, "data_idx"):
             continue
-        if item in seen:
-            left.add(item, "its data_idx was used before")
-            continue
-        seen.add(item)
         published = [str(row[column]).strip() for column in _OPTIONS]
         letter = str(row["answer"]).strip()
         if letter not in tuple(_LETTERS):

@@ -51,17 +51,13 @@ def normad(
             `wordings` names none of it.
     """
     asked = chosen_wordings("normad", wordings)
-    table, left, seen = open_table(SOURCE, path, revision=revision), LeftOut("NormAd"), set[str]()
+    table, left = open_table(SOURCE, path, revision=revision), LeftOut("NormAd")
     wanted = chosen_groups("NormAd", groups, dict.fromkeys(display("normad", c) for c in table["Country"]))
     examples: list[Example] = []
     for row in table:
         item, group = str(row["ID"]), display("normad", row["Country"])
-        if group not in wanted:
+        if group not in wanted or left.again(item, "ID"):
             continue
-        if item in seen:
-            left.add(item, "its ID was used before")
-            continue
-        seen.add(item)
         gold = str(row["Gold Label"]).strip()
         if gold not in ANSWERS:
             raise GatescopeError(f"NormAd: story {item!r} has the Gold Label {gold!r}; it must be yes, no or neutral.")

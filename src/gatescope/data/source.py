@@ -151,6 +151,15 @@ class LeftOut:
     def __init__(self, name: str) -> None:
         self.name = name
         self.rows: dict[str, list[str]] = {}
+        self._seen: set[str] = set()
+
+    def again(self, row: str, column: str) -> bool:
+        """Whether a row's id was there before; the row is left out then."""
+        if row in self._seen:
+            self.add(row, f"its {column} was used before")
+            return True
+        self._seen.add(row)
+        return False
 
     def add(self, row: str, why: str) -> None:
         """Leave a row out."""

@@ -70,17 +70,18 @@ def ablations(table: Table, first: str | None, examples: Sequence[Example] = ())
         rows.setdefault((row.selector, row.mask), {})[row.id] = row
     shown = []
     for group in table.groups:
-        own = {selector: rows[key] for (selector, mask), key in _own(table, group).items() if mask in (group, ALL)}
+        # The masks that apply to a group's own questions: found on it, or one for all.
+        applied = [(s, m) for s in table.selectors for m in table.masks(s) if m in (group, ALL)]
+        own, shared = {s: rows[s, m] for s, m in applied}, [s for s, m in applied if m == ALL]
         leading = [first] if first in own else list(own)
         best, best_rank = None, None
         for row in rows[FULL].values():
             if row.group != group or not any(_flipped(row, own[s][row.id]) for s in leading):
                 continue
-            random = [own[s][row.id].reading.value for s, m in _own(table, group) if m == ALL]
             known = by_id.get(row.id)
             rank = (
                 row.reading.value - min(own[s][row.id].reading.value for s in leading),
-                sum(random),
+                sum(own[s][row.id].reading.value for s in shared),
                 known is not None and known.image is not None,
             )
             if best_rank is None or rank > best_rank:
@@ -105,11 +106,6 @@ def _known(table: Table, examples: Sequence[Example]) -> dict[str, Example]:
                 f"give the examples the run was made with."
             )
     return known
-
-
-def _own(table: Table, group: str) -> dict[tuple[str, str], tuple[str, str]]:
-    """The masks that apply to a group's own questions: found on it, or one for all."""
-    return {(s, m): (s, m) for s in table.selectors for m in table.masks(s) if m in (group, ALL)}
 
 
 def _flipped(before: Row, after: Row) -> bool:
