@@ -66,9 +66,9 @@ SQUARE = {"height": 28, "width": 28}
 
 def _template(image: str) -> str:
     return (
-        "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {% for part in m['content'] %}{% if part['type'] == 'image' %}"
-        + image
-        + "{% else %}{{ part['text'] }}{% endif %}{% endfor %}\n{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+        "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}] {% for part in m['content'] %}"
+        "{% if part['type'] == 'image' %}" + image + "{% else %}{{ part['text'] }}{% endif %}{% endfor %}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant] {% endif %}"
     )
 
 

@@ -9,6 +9,7 @@ counts. So does an unknown word.
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Sequence
@@ -76,8 +77,31 @@ def collate(model, examples: Sequence[Example]) -> Batch:
         images = [[picture] for picture in pictures if picture is not None]
         if len(images) < len(pictures) and images:
             images = [[picture] if picture is not None else [] for picture in pictures]
-        inputs = dict(model.processor(text=texts, images=images or None, **options))
+        inputs = _processed(model, texts, images, options)
     return Batch(tuple(examples), inputs, valid_tokens(model, inputs))
+
+
+def _processed(model, texts: list[str], images: list, options: dict) -> dict[str, Tensor]:
+    """What the processor makes of prompts and their pictures.
+
+    Raises:
+        GatescopeError: if it cannot encode them.
+    """
+    processor, count = model.processor, sum(map(bool, images))
+    if 0 < count < len(texts) and "cross_attention_mask" in processor.model_input_names:
+        raise GatescopeError(
+            f"{type(model._module).__name__} takes questions with a picture or questions without, and {count} of these "
+            f"{len(texts)} have one: its cross-attention layers run where there is a picture, and for whole batches. Ask those "
+            f"with pictures and those without apart."
+        )
+    try:
+        inputs = dict(processor(text=texts, images=images or None, **options))
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise GatescopeError(
+            f"{type(processor).__name__} cannot encode {len(texts)} questions, {count} of them with a picture: {error}"
+        ) from error
+    inputs.pop("labels", None)  # PaliGemma's: for training
+    return inputs
 
 
 THINKING = ("enable_thinking", "thinking")  # what chat templates call the switch
@@ -166,6 +190,11 @@ def marker_ids(model) -> set[int]:
     return markers - placeholder_ids(model) - {tokenizer.unk_token_id}
 
 
+def uncounted_ids(model) -> set[int]:
+    """Ids that are not content where they are generated: markers, and placeholders, which carry no picture there."""
+    return marker_ids(model) | placeholder_ids(model)
+
+
 def placeholder_ids(model) -> set[int]:
     """Ids whose positions carry a picture's patches."""
     config = model._module.config
@@ -187,12 +216,11 @@ def _image_line_breaks(model, inputs: dict[str, Tensor]) -> Bool[Tensor, "b s"] 
     tile = config.vision_config.image_size
     patches = (tile // config.vision_config.patch_size) ** 2
     tiles = [image_size_to_num_patches(size, config.image_grid_pinpoints, tile) for size in sizes.tolist()]
-    packed, _ = owner.pack_image_features(
-        [torch.zeros(count, patches, 1) for count in tiles],
-        sizes,
-        vision_feature_select_strategy=config.vision_feature_select_strategy,
-        image_newline=torch.ones(1),
-    )
+    # LLaVA-NeXT's packing asks for the strategy, LLaVA-OneVision's for the aspect ratio.
+    asked = inspect.signature(owner.pack_image_features).parameters
+    settings = {name: getattr(config, name) for name in asked if name.startswith("vision_") and hasattr(config, name)}
+    zeros = [torch.zeros(count, patches, 1) for count in tiles]
+    packed, _ = owner.pack_image_features(zeros, sizes, image_newline=torch.ones(1), **settings)
     placeholder = torch.isin(inputs["input_ids"], torch.tensor(sorted(placeholder_ids(model))))
     breaks = torch.zeros_like(placeholder)
     breaks[placeholder] = torch.cat([features[:, 0] for features in packed]).bool()

@@ -21,7 +21,6 @@ import nnsight
 import torch
 from torch import Tensor
 
-from gatescope import vision
 from gatescope.batches import Batch, collate
 from gatescope.data.example import Example
 from gatescope.errors import GatescopeError, one_of
@@ -45,7 +44,6 @@ def ask(
     batch: Batch,
     *,
     masks: Sequence[Intervention | None] = (None,),
-    pictures: Any = None,
     inside: Callable[[], Any] | None = None,
     readout: str = "generate",
     max_new_tokens: int = 20,
@@ -55,7 +53,6 @@ def ask(
     Args:
         model, batch, max_new_tokens: as for `generate`.
         masks: an intervention to ask under; of several, each in its own block of rows (see `vision.repeated`).
-        pictures: features of the batch's pictures, where they are known (see `vision.features`).
         inside: called once in a trace of the prompts, as for `generate`.
         readout: how the answers are read; see this module's docstring.
 
@@ -70,7 +67,6 @@ def ask(
         check(example, readout)
 
     def work() -> Any:
-        vision.skip(model, pictures, len(masks))
         if len(masks) > 1:
             side_by_side(model, masks)
         elif masks[0] is not None:

@@ -77,7 +77,8 @@ class Intervention:
         In a `tracer.invoke(...)` it is that invoke's rows.
 
         Raises:
-            GatescopeError: outside a trace, or if the neurons belong to another model.
+            GatescopeError: outside a trace; if the neurons belong to another model; if the model is past some of them and
+                before others; or, when the run ends, if a module of theirs did not run in a step.
         """
         try:
             caller = Mediator.current("ablate(...).apply")
@@ -89,6 +90,7 @@ class Intervention:
         walk = self._walk(model)
         held = caller.__dict__.setdefault("_gatescope_held", set())
         if not _in_step(caller):
+            self._check_ahead(model, caller)
             held.add(self)
             beside(caller, lambda: every_step(walk))
         elif self not in held:
@@ -139,6 +141,17 @@ class Intervention:
         from gatescope.bake import baked  # here: it imports this module
 
         return baked(self, model)
+
+    def _check_ahead(self, model, caller: Mediator) -> None:
+        """Refuse to begin in the middle of the neurons: those behind would be left out of this step."""
+        places = [(path, f"{model.get(path).path}.{io}") for _, path, io, _, _ in self.targets(model)]
+        runs = [caller.interleaver.counts.get(place, 0) for _, place in places]
+        if len(set(runs)) > 1:
+            behind = next(path for (path, _), count in zip(places, runs, strict=True) if count == max(runs))
+            raise GatescopeError(
+                f"The model is past {behind} already and not yet at all of the intervention's neurons. Apply it before the line "
+                f"that reads {behind} or anything after it."
+            )
 
     def _walk(self, model) -> Callable[[], None]:
         """The function that changes one step's activations."""

@@ -19,7 +19,7 @@ from nnsight.intervention.interleaver import Mediator
 from torch import Tensor
 
 from gatescope import fused, kernels
-from gatescope.batches import CLASSES, TOKEN_RULE, Batch, collate, marker_ids, token_classes
+from gatescope.batches import CLASSES, TOKEN_RULE, Batch, collate, token_classes, uncounted_ids
 from gatescope.counters import Counters
 from gatescope.data.example import Example, fingerprint, listed, readout_of
 from gatescope.errors import GatescopeError, one_of
@@ -30,7 +30,7 @@ from gatescope.progress import bar
 from gatescope.runs import Run
 from gatescope.schedule import backing_off, plan, prepared
 from gatescope.shards import Shards, first
-from gatescope.sites import Site, by_token, embedding_path, read, site_of
+from gatescope.sites import Site, by_token, read, site_of
 from gatescope.workers import beside, every_step
 
 PARTS = ("K", "S", "T", "seen", "counted")
@@ -289,15 +289,15 @@ def _sums(layers: Sequence[tuple[Tensor, Tensor]], use: Tensor, batch: Batch) ->
 
 
 def _count_generated(model, site: Site, batch: Batch, layers: list, tokens: Tensor) -> Callable[[], None]:
-    """Counting at every step after the prefill, for the rows whose last token is content: not an end, not padding.
+    """Counting at every step after the prefill, for the rows whose last token is content: not an end, not padding, not a
+    placeholder for a picture that is not there.
 
     The token generated last of all is never fed to the model, so it is not counted.
     """
-    markers = torch.tensor(sorted(marker_ids(model)))
-    embedding = embedding_path(model)
+    markers = torch.tensor(sorted(uncounted_ids(model)))
 
     def step() -> None:
-        ids = read(model, embedding, "input")
+        ids = model.inputs[1]["input_ids"]  # not the embedding's, which Chameleon also gives its pictures' tokens
         fed = ~torch.isin(ids, markers.to(ids.device))
         tokens.add_(fed.sum(1).cpu())
         found = [kernels.count(by_token(site.part(read(model, path, site.io)), fed), fed) for path in site.paths]

@@ -142,7 +142,7 @@ def count_layers(model, places: list, masks: torch.Tensor, found: list, dtype: l
 
 def count_step(model, job: dict, tokens: list, layers: list) -> None:
     """Inside a trace, at a step after the prefill: K and S of rows whose last token is content, added to `layers`."""
-    ids = read(model, job["embedding"])
+    ids = model.inputs[1]["input_ids"]  # not the embedding's, which Chameleon also gives its pictures' tokens
     fed = ~torch.isin(ids, job["markers"].to(ids.device))
     tokens[0] = tokens[0] + fed.sum(1).cpu()
     found = []
@@ -253,9 +253,31 @@ def change(activation: torch.Tensor, columns: torch.Tensor, kind: str, values: t
 
 
 def read(model, place: tuple):
-    """Inside a trace: a module's input or output."""
+    """Inside a trace: a module's input or output; an error that names the module if the model does not get there."""
+    from nnsight.intervention.interleaver import Mediator, OutOfOrderError
+
     envoy = model.get(place[0])
-    return envoy.input if place[1] == "input" else envoy.output
+    try:
+        return envoy.input if place[1] == "input" else envoy.output
+    except OutOfOrderError:
+        # Pinned to a step from 1 on, a worker waits for a step that the run does not make: so it ends (gatescope.workers).
+        if Mediator.current("read").iteration not in (0, None):
+            raise
+        raise unreached(place[0]) from None
+
+
+def unreached(path: str) -> Exception:
+    """What to raise where a module did not run in a step; gatescope's own error where there is gatescope."""
+    said = (
+        f"{path} did not run where it was waited for, so what was to be read or changed there was not. The model may run it "
+        f"for some inputs only, as Llama 3.2 Vision does its cross-attention layers, which run where there is a picture: leave "
+        f"its neurons out, or give pictures."
+    )
+    try:
+        from gatescope.errors import GatescopeError
+    except ImportError:  # on a server
+        return RuntimeError(said)
+    return GatescopeError(said)
 
 
 def part(whole: torch.Tensor, place: tuple) -> torch.Tensor:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from nnsight.intervention.interleaver import OutOfOrderError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
@@ -29,6 +30,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gatescope.errors import GatescopeError
 from gatescope.neurons import Layout
+from gatescope.workers import unreached
 
 # An activation is a module that says so: every class that transformers' configs can name.
 _ACTIVATIONS = (nn.GELU, *{entry[0] if isinstance(entry, tuple) else entry for entry in ACT2CLS.values()})
@@ -108,6 +110,8 @@ def _resolve(module: PreTrainedModel) -> dict[str, Site]:
         if len(paths) < len(layers) or {(s.io, s.width, s.columns) for s in alike if s} != {
             (first.io, first.width, first.columns)
         }:
+            if name in ATTENTION:
+                continue  # layers whose attention is of another kind: the MLP's sites are there all the same
             raise GatescopeError(
                 f"Site {name!r} is not the same in all {len(layers)} layers of {path}; gatescope needs it to be."
             )
@@ -151,9 +155,16 @@ def by_token(activation: Tensor, like: Tensor) -> Tensor:
 
 
 def read(model, path: str, io: str) -> Tensor:
-    """Inside a trace: a module's input or output."""
+    """Inside a trace: a module's input or output.
+
+    Raises:
+        GatescopeError: if the model does not get there, naming the module.
+    """
     envoy = model.get(path)
-    return envoy.input if io == "input" else envoy.output
+    try:
+        return envoy.input if io == "input" else envoy.output
+    except OutOfOrderError as error:
+        raise unreached(error, path) from None
 
 
 def write(model, path: str, io: str, value: Tensor) -> None:
@@ -220,6 +231,8 @@ def _attention_sites(path: str, block: nn.Module, config) -> Iterator[tuple[str,
     head = getattr(config, "head_dim", None) or config.hidden_size // heads
     widths = {"q": heads * head, "k": keys * head, "v": keys * head}
     for name, part in block.named_modules():
+        if "cross" in name.rsplit(".", 1)[-1]:
+            continue  # its keys and values are those of a picture
         children = dict(part.named_children())
         if all(f"{which}_proj" in children for which in ATTENTION):
             for rank, which in enumerate(ATTENTION):

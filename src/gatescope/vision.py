@@ -1,52 +1,59 @@
 """A picture's features, computed once and used by every mask.
 
-The masks act on the language model, so what the vision encoder makes of a picture is the same under all of them. It is
-kept from the first run of a batch; the encoder is skipped in the others.
+The masks act on the language model, so what a picture becomes before it gets there is the same under all of them. Models
+of transformers take features that were made before (`mm_encoder_outputs`) in place of pixels, one picture after the
+other, however their towers pack them. A model that takes none is given the pixels again with every mask's rows.
 """
 
 from __future__ import annotations
 
+import inspect
+
+import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from transformers.utils import ModelOutput
 
 from gatescope.batches import Batch
-from gatescope.traces import until
 
 
-def encoder_path(model) -> str | None:
-    """Where the picture encoder is; None for a model without one."""
-    module = model._module
-    encoder = module.get_encoder(modality="image") if model.processor is not None else module
-    return next((name for name, part in module.named_modules() if part is encoder and name), None)
+def features(model, batch: Batch) -> ModelOutput | None:
+    """What a batch's pictures become, picture by picture; None where there are none, or the model takes no features.
 
-
-def features(model, batch: Batch):
-    """What the encoder makes of a batch's pictures; None where there are none. Stops as soon as that is there."""
-    path = encoder_path(model)
-    if path is None or "pixel_values" not in batch.inputs:
-        return None
-    return until(model, batch.inputs, lambda: model.get(path).output)
-
-
-def skip(model, found, times: int = 1) -> None:
-    """Inside a trace: let the encoder give these features, `times` over along their first axis, without running."""
-    if found is not None:
-        envoy = model.get(str(encoder_path(model)))
-        envoy.skip(tree_map(lambda part: _repeat(part, times), found))
-
-
-def repeated(batch: Batch, times: int, *, pixels: bool = True) -> Batch:
-    """The batch's rows, `times` over; its pixels only if asked for: they are the largest tensor, and no encoder that is
-    skipped looks at them.
+    Also where the model is an edited copy: an edit may touch the picture encoder, which is run here outside a trace.
     """
-    if times == 1:
-        return batch
-    # Where the model goes by the sizes of pictures; others count the pictures themselves.
-    sized = "image_grid_thw" in batch.inputs or "image_sizes" in batch.inputs
-    alone = ("pixel_values",) if sized and not pixels else ()
-    rows = {name: tensor if name in alone else _repeat(tensor, times) for name, tensor in batch.inputs.items()}
-    return Batch(batch.examples * times, rows, _repeat(batch.valid, times))
+    module = model._module
+    taken = "mm_encoder_outputs" in inspect.signature(module.forward).parameters
+    encode = getattr(module.base_model, "get_image_features", None)
+    if "pixel_values" not in batch.inputs or not taken or encode is None or model._edits:
+        return None
+    known = inspect.signature(encode).parameters
+    with torch.no_grad():
+        made = encode(**{name: part for name, part in batch.inputs.items() if name in known}, return_dict=True)
+    # Of all that the encoder gives, the models read these two.
+    kept = {name: made.get(name) for name in ("pooler_output", "deepstack_features")}
+    return type(made)(**{name: part for name, part in kept.items() if part is not None})
+
+
+def repeated(batch: Batch, times: int, pictures: ModelOutput | None = None) -> Batch:
+    """The batch's rows, `times` over; with the features of its pictures, where they are known, instead of the pixels."""
+    inputs = {
+        name: _repeat(tensor, times) for name, tensor in batch.inputs.items() if pictures is None or name != "pixel_values"
+    }
+    if pictures is not None:
+        inputs["mm_encoder_outputs"] = {"image": _tiled(pictures, times)}
+    return Batch(batch.examples * times, inputs, _repeat(batch.valid, times))
+
+
+def _tiled(pictures: ModelOutput, times: int) -> ModelOutput:
+    """The pictures' features, `times` over; those that go to deeper layers come in a list, a layer each."""
+    found = {"pooler_output": _repeat(pictures["pooler_output"], times)}
+    if "deepstack_features" in pictures:
+        found["deepstack_features"] = [_repeat(layer, times) for layer in pictures["deepstack_features"]]
+    return type(pictures)(**found)
 
 
 def _repeat(part, times: int):
-    return part.repeat(times, *[1] * (part.ndim - 1)) if isinstance(part, Tensor) and part.ndim else part
+    """Rows of a tensor, or tensors of a list, `times` over: the first axis counts rows, pictures, or their patches."""
+    if isinstance(part, Tensor):
+        return part.repeat(times, *[1] * (part.ndim - 1)) if part.ndim else part
+    return list(part) * times

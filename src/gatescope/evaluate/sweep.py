@@ -160,8 +160,7 @@ def _all_masks(model, batch: Batch, masks: Masks, together: int | None, how: Map
     pictures = vision.features(model, batch) if len(masks) > 1 else None
 
     def some(side: Masks) -> list[list[Answer]]:
-        rows_of = vision.repeated(batch, len(side), pixels=pictures is None)
-        answered, _ = ask(model, rows_of, masks=side, pictures=pictures, **how)
+        answered, _ = ask(model, vision.repeated(batch, len(side), pictures), masks=side, **how)
         return [answered[start : start + rows] for start in range(0, len(answered), rows)]
 
     pieces = [masks[start : start + most] for start in range(0, len(masks), most)]

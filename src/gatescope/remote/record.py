@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from gatescope.batches import CLASSES, collate, marker_ids, token_classes
+from gatescope.batches import CLASSES, collate, token_classes, uncounted_ids
 from gatescope.counters import Counters
 from gatescope.data.example import Example
 from gatescope.errors import GatescopeError
@@ -106,7 +106,7 @@ def builder(
         "places": plan.places(site),
         "decides": _decides(only_correct, readout),
         "generated": generated,
-        "markers": torch.tensor(sorted(marker_ids(model))),
+        "markers": torch.tensor(sorted(uncounted_ids(model))),
         "embedding": (embedding_path(model), "input", None),
         "generation": plan.generation(model, max_new_tokens),
     }
