@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 
 import nnsight
 import pytest
@@ -52,10 +53,8 @@ def test_the_logits_are_those_of_each_mask_alone(case):
     model, examples = case
     masks = [None, *masks_of(model)["kinds"].values()]
     batch = collate(model, examples[:3])
-    pictures = vision.features(model, batch)
-    rows = vision.repeated(batch, len(masks), pixels=pictures is None)
+    rows = vision.repeated(batch, len(masks), vision.features(model, batch))
     with torch.no_grad(), model.trace(**rows.inputs):
-        vision.skip(model, pictures, len(masks))
         side_by_side(model, masks)
         beside = nnsight.save(model.output.logits[:, -1])
     for mask, found in zip(masks, beside.split(3), strict=True):
@@ -89,6 +88,8 @@ def test_one_mask_at_a_time_equals_the_mask_in_a_trace_of_its_own(organism_model
 
 
 def test_the_picture_encoder_runs_once_a_batch_whatever_the_number_of_masks(organism_model, examples):
+    if "mm_encoder_outputs" not in inspect.signature(organism_model._module.forward).parameters:
+        pytest.skip("this release of transformers has models take pixels only")
     runs = []
     handle = organism_model._module.model.visual.register_forward_hook(lambda *_: runs.append(1))
     try:

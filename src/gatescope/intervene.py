@@ -145,12 +145,12 @@ class Intervention:
     def _check_ahead(self, model, caller: Mediator) -> None:
         """Refuse to begin in the middle of the neurons: those behind would be left out of this step."""
         places = [(path, f"{model.get(path).path}.{io}") for _, path, io, _, _ in self.targets(model)]
-        runs = [caller.interleaver.counts.get(place, 0) for _, place in places]
+        runs = [caller.occurrence(place) for _, place in places]
         if len(set(runs)) > 1:
             behind = next(path for (path, _), count in zip(places, runs, strict=True) if count == max(runs))
             raise GatescopeError(
-                f"The model is past {behind} already and not yet at all of the intervention's neurons. Apply it before the line "
-                f"that reads {behind} or anything after it."
+                f"The model is past {behind} already, and not yet at all of the intervention's neurons. Apply it before the "
+                f"line that reads {behind} or anything after it."
             )
 
     def _walk(self, model) -> Callable[[], None]:

@@ -251,7 +251,9 @@ def _record_batch(
 
     answered, _ = ask(model, batch, inside=inside, readout=readout, max_new_tokens=max_new_tokens)
     counts = torch.tensor([reading.correct or not only_correct for _, reading in answered])
-    counted = {name: [(k[c], s[c]) for k, s in prompted] for c, name in enumerate(classes)} | {"generated": written}
+    nothing = torch.zeros(len(batch.examples), site.width)  # of a run that ended with its first token
+    later = written or [(nothing.long(), nothing)] * len(site.paths)
+    counted = {name: [(k[c], s[c]) for k, s in prompted] for c, name in enumerate(classes)} | {"generated": later}
     ready = []  # so that a batch that runs out of memory here has added nothing
     for name, total in sums.items():
         for g, group in enumerate(total.groups):

@@ -260,8 +260,9 @@ def read(model, place: tuple):
     try:
         return envoy.input if place[1] == "input" else envoy.output
     except OutOfOrderError:
-        # Pinned to a step from 1 on, a worker waits for a step that the run does not make: so it ends (gatescope.workers).
-        if Mediator.current("read").iteration not in (0, None):
+        # A run ends so by making no other step, or by being stopped before it has a result (see gatescope.workers).
+        worker = Mediator.current("read")
+        if worker.iteration not in (0, None) or not worker.occurrence("result"):
             raise
         raise unreached(place[0]) from None
 

@@ -42,9 +42,11 @@ def unreached(error: OutOfOrderError, place: str) -> Exception:
 
     nnsight says the same of a step that the run did not make and of a module that did not run in a step it made. A worker
     is pinned to a step from 1 on until the first of its reads there is served; so only where it is pinned so has the run
-    made no such step, which is how it ends. Anything else was asked for and not done.
+    made no such step, which is how it ends. A run that has no result was stopped on purpose. Anything else was asked for
+    and not done.
     """
-    if Mediator.current("unreached").iteration not in (0, None):
+    worker = Mediator.current("unreached")
+    if worker.iteration not in (0, None) or not worker.occurrence("result"):
         return error
     return GatescopeError(
         f"{place} did not run where it was waited for, so what was to be read or changed there was not. Either the model runs "
