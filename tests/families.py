@@ -11,16 +11,25 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    ApertusConfig,
+    ArceeConfig,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    CodeGenConfig,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3TextConfig,
     GPT2Config,
+    GPTBigCodeConfig,
     GPTNeoXConfig,
+    Jais2Config,
     LlamaConfig,
     MistralConfig,
+    MptConfig,
+    NemotronConfig,
+    OlmoConfig,
     OPTConfig,
+    PersimmonConfig,
     Phi3Config,
     Qwen2Config,
     Qwen3Config,
@@ -143,7 +152,11 @@ def _gemma3_multimodal(path: Path) -> None:
         eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
     )  # fmt: skip
     torch.manual_seed(0)
-    Gemma3ForConditionalGeneration(config).save_pretrained(path)
+    model = Gemma3ForConditionalGeneration(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("mm_input_projection_weight"):
+            parameter.data.normal_(std=0.3)  # zeros as it is made: no picture would be seen
+    model.save_pretrained(path)
     Gemma3Processor(
         image_processor=Gemma3ImageProcessor(size={"height": 28, "width": 28}), tokenizer=tokenizer, image_seq_length=4
     ).save_pretrained(path)
@@ -164,6 +177,35 @@ def _llava_qwen2(path: Path) -> None:
 
 
 VLM = {"blocks": "model.language_model.layers", "auto": AutoModelForImageTextToText}
+
+
+def _codegen(**ids):
+    return CodeGenConfig(n_embd=64, n_layer=LAYERS, n_head=8, n_inner=WIDTH, rotary_dim=4, n_positions=1024, **ids)
+
+
+def _persimmon(**ids):
+    return PersimmonConfig(
+        hidden_size=HIDDEN, intermediate_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        initializer_range=0.3, **ids,
+    )  # fmt: skip
+
+
+def _bigcode(many: bool):
+    def config(**ids):
+        shape = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "n_inner": WIDTH, "initializer_range": 0.3}
+        return GPTBigCodeConfig(**shape, multi_query=not many, **ids)
+
+    return config
+
+
+def _mpt(**ids):
+    return MptConfig(d_model=HIDDEN, n_heads=HEADS, n_layers=LAYERS, initializer_range=0.3, max_seq_len=1024, **ids)
+
+
+def _without(where: dict, *sites: str) -> dict:
+    return {site: place for site, place in where.items() if site not in sites}
+
+
 GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 32}
 FAMILIES = {
     "llama": Family(_llama_like(LlamaConfig)),
@@ -180,4 +222,47 @@ FAMILIES = {
     "llava-next-qwen2": Family(_llava_qwen2, **VLM),
     "qwen2.5-vl": Family(_qwen_vl, **VLM),
     "gemma3-multimodal": Family(_gemma3_multimodal, **VLM),
+}
+
+# Of one head of width 8 after the other; in the first of CodeGen's four blocks of 48 columns q is 0..15, v 16..31, k 32..47.
+CODEGEN = {
+    "gate_pre": ("mlp.act", "in", None),
+    "gate": ("mlp.act", "out", None),
+    "hidden": ("mlp.fc_out", "in", None),
+    "q": ("attn.qkv_proj", "out", [c for c in range(192) if c % 48 < 16]),
+    "k": ("attn.qkv_proj", "out", [c for c in range(192) if c % 48 >= 32]),
+    "v": ("attn.qkv_proj", "out", [c for c in range(192) if 16 <= c % 48 < 32]),
+}
+BIGCODE = GPT2 | {
+    "q": ("attn.c_attn", "out", [c for c in range(96) if c % 24 < 8]),
+    "k": ("attn.c_attn", "out", [c for c in range(96) if 8 <= c % 24 < 16]),
+    "v": ("attn.c_attn", "out", [c for c in range(96) if c % 24 >= 16]),
+}
+MULTI_QUERY = GPT2 | {"k": ("attn.c_attn", "out", list(range(32, 40))), "v": ("attn.c_attn", "out", list(range(40, 48)))}
+PLAIN = _without(UNFUSED, "up")  # its one projection is called `up_proj`
+MPT = {
+    "gate_pre": ("ffn.act", "in", None),
+    "gate": ("ffn.act", "out", None),
+    "hidden": ("ffn.down_proj", "in", None),
+}
+PERSIMMON = {
+    "gate_pre": ("mlp.act", "in", None),
+    "gate": ("mlp.act", "out", None),
+    "hidden": ("mlp.dense_4h_to_h", "in", None),
+    "q": ("self_attn.query_key_value", "out", [c for c in range(96) if c % 24 < 8]),
+    "k": ("self_attn.query_key_value", "out", [c for c in range(96) if 8 <= c % 24 < 16]),
+    "v": ("self_attn.query_key_value", "out", [c for c in range(96) if c % 24 >= 16]),
+}
+# Families whose names or layouts mislead: what a site is cannot be told from what its projection is called.
+MISLEADING = {
+    "codegen": Family(_text(_codegen), "transformer.h", CODEGEN),
+    "gpt-bigcode": Family(_text(_bigcode(many=True)), "transformer.h", BIGCODE),
+    "gpt-bigcode-multi-query": Family(_text(_bigcode(many=False)), "transformer.h", MULTI_QUERY),
+    "persimmon": Family(_text(_persimmon), where=PERSIMMON),
+    "nemotron": Family(_llama_like(NemotronConfig), where=PLAIN),
+    "arcee": Family(_llama_like(ArceeConfig), where=PLAIN),
+    "apertus": Family(_llama_like(ApertusConfig), where=PLAIN),
+    "jais2": Family(_llama_like(Jais2Config), where=PLAIN),
+    "mpt": Family(_text(_mpt), "transformer.blocks", MPT),
+    "olmo-clipped": Family(_llama_like(OlmoConfig, clip_qkv=0.5)),
 }

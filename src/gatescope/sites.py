@@ -10,8 +10,8 @@ true of every decoder in transformers, and never of a vision tower. Inside a blo
     q k v     raw outputs of the attention's projections, before norms and rotation
 
 "The activation module's input and output" is one rule for fused and unfused MLPs; `up`, q, k and v of fused projections
-are columns of the fused output. Every width is checked against the config. What does not fit is refused with what was
-looked for.
+are columns of the fused output (q, k and v: see `gatescope.attention`). Every width is checked against the config. What
+does not fit is refused with what was looked for.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from typing import Literal
 import torch
 from nnsight.intervention.interleaver import OutOfOrderError
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.activations import ACT2CLS
 from transformers.pytorch_utils import Conv1D
 
+from gatescope.attention import ATTENTION, attention_projections, size, why_missing
 from gatescope.errors import GatescopeError
 from gatescope.neurons import Layout
 from gatescope.workers import unreached
@@ -35,8 +36,6 @@ from gatescope.workers import unreached
 # An activation is a module that says so: every class that transformers' configs can name.
 _ACTIVATIONS = (nn.GELU, *{entry[0] if isinstance(entry, tuple) else entry for entry in ACT2CLS.values()})
 _WIDTH_KEYS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
-_FUSED_QKV = ("qkv_proj", "c_attn", "query_key_value")
-ATTENTION = ("q", "k", "v")
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,7 @@ def sites_of(model) -> dict[str, Site]:
 
 
 def _resolve(module: PreTrainedModel) -> dict[str, Site]:
-    config = module.config.get_text_config(decoder=True)
-    path, blocks = _decoder_blocks(module, config)
+    path, blocks, config = _decoder(module)
     layers = [dict(_block_sites(f"{path}.{i}", block, config)) for i, block in enumerate(blocks)]
     found = {}
     for name, first in layers[0].items():
@@ -115,8 +113,21 @@ def _resolve(module: PreTrainedModel) -> dict[str, Site]:
             raise GatescopeError(
                 f"Site {name!r} is not the same in all {len(layers)} layers of {path}; gatescope needs it to be."
             )
+        _told_apart(module, name, paths)
         found[name] = Site(name, paths, first.io, first.width, first.columns, first.rank)
     return found
+
+
+def _told_apart(module: PreTrainedModel, name: str, paths: tuple[str, ...]) -> None:
+    """A module that several layers share would give each of them the values of the first."""
+    owners: dict[int, str] = {}
+    for path in paths:
+        other = owners.setdefault(id(module.get_submodule(path)), path)
+        if other != path:
+            raise GatescopeError(
+                f"{other} and {path} are one and the same module, so site {name!r} of one layer cannot be told from another's. "
+                f"gatescope needs a module of its own in every layer."
+            )
 
 
 def site_of(model, name: str) -> Site:
@@ -127,7 +138,9 @@ def site_of(model, name: str) -> Site:
     """
     sites = sites_of(model)
     if name not in sites:
-        raise GatescopeError(f"The model has no site {name!r}; it has {', '.join(map(repr, sites))}.")
+        _, blocks, _ = _decoder(getattr(model, "_module", model))
+        why = f" {why_missing(blocks[0])}" if name in ATTENTION else ""
+        raise GatescopeError(f"The model has no site {name!r}; it has {', '.join(map(repr, sites))}.{why}")
     return sites[name]
 
 
@@ -183,15 +196,21 @@ def embedding_path(model) -> str:
     return next(name for name, part in module.named_modules() if part is embedding)
 
 
-def _decoder_blocks(module: PreTrainedModel, config) -> tuple[str, nn.ModuleList]:
-    embedding = module.get_input_embeddings()
-    depth = getattr(config, "num_hidden_layers", None)
+def _decoder(module: PreTrainedModel) -> tuple[str, nn.ModuleList, PreTrainedConfig]:
+    """The text decoder's blocks, where they are, and its config."""
+    if getattr(module.config, "is_encoder_decoder", False):
+        raise GatescopeError(
+            f"{type(module).__name__} has an encoder and a decoder, and gatescope reads models that are a decoder alone: "
+            f"what it would find first are the encoder's neurons. Use a decoder-only model."
+        )
+    config = module.config.get_text_config(decoder=True)
+    embedding, depth = module.get_input_embeddings(), getattr(config, "num_hidden_layers", None)
     for name, parent in module.named_modules():
         if not any(child is embedding for child in parent.children()):
             continue
         for child_name, child in parent.named_children():
             if isinstance(child, nn.ModuleList) and len(child) == depth:
-                return f"{name}.{child_name}".lstrip("."), child
+                return f"{name}.{child_name}".lstrip("."), child, config
     raise GatescopeError(
         f"No text decoder was found in {type(module).__name__}: looked for a module that holds the token embedding "
         f"beside a list of {depth} blocks (num_hidden_layers in its config)."
@@ -204,10 +223,9 @@ def _block_sites(path: str, block: nn.Module, config) -> Iterator[tuple[str, Sit
     holder, _, _ = activation.rpartition(".")
     mlp = block.get_submodule(holder)
     width = next((value for key in _WIDTH_KEYS if (value := getattr(config, key, None))), 4 * config.hidden_size)
-    projections = {name: part for name, part in mlp.named_children() if isinstance(part, nn.Linear | Conv1D)}
     prefix = f"{path}.{holder}".rstrip(".")
-    sizes = {name: _size(part) for name, part in projections.items()}
-    down = [name for name, size in sizes.items() if size == (width, config.hidden_size)]
+    sizes = {name: size(part) for name, part in mlp.named_children() if isinstance(part, nn.Linear | Conv1D)}
+    down = [name for name, shape in sizes.items() if shape == (width, config.hidden_size)]
     down = [name for name in down if "down" in name] or down[-1:]  # equal widths: the last to be defined is the last to run
     if not down:
         raise GatescopeError(
@@ -216,57 +234,19 @@ def _block_sites(path: str, block: nn.Module, config) -> Iterator[tuple[str, Sit
         )
     yield "gate_pre", Site("gate_pre", (f"{path}.{activation}",), "input", width, rank=4)
     yield "gate", Site("gate", (f"{path}.{activation}",), "output", width, rank=5)
-    fused = [name for name, size in sizes.items() if size[1] == 2 * width and "up" in name]
+    into = [name for name, shape in sizes.items() if shape == (config.hidden_size, width) and name != down[0]]
+    fused = [name for name, shape in sizes.items() if shape[1] == 2 * width and "up" in name]
     if fused:
         yield "up", Site("up", (f"{prefix}.{fused[0]}",), "output", width, range(width, 2 * width), rank=3)
-    elif "up_proj" in sizes and sizes["up_proj"][1] == width:
+    elif "up_proj" in into and len(into) > 1:  # alone, it makes what the activation is given, whatever its name
         yield "up", Site("up", (f"{prefix}.up_proj",), "output", width, rank=6)
     yield "hidden", Site("hidden", (f"{prefix}.{down[0]}",), "input", width, rank=7)
-    yield from _attention_sites(path, block, config)
-
-
-def _attention_sites(path: str, block: nn.Module, config) -> Iterator[tuple[str, Site]]:
-    heads = config.num_attention_heads
-    keys = getattr(config, "num_key_value_heads", None) or heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    widths = {"q": heads * head, "k": keys * head, "v": keys * head}
-    for name, part in block.named_modules():
-        if "cross" in name.rsplit(".", 1)[-1]:
-            continue  # its keys and values are those of a picture
-        children = dict(part.named_children())
-        if all(f"{which}_proj" in children for which in ATTENTION):
-            for rank, which in enumerate(ATTENTION):
-                said, is_ = widths[which], _size(children[f"{which}_proj"])[1]
-                _same_width(f"{path}.{name}.{which}_proj", said, is_)
-                yield which, Site(which, (f"{path}.{name}.{which}_proj",), "output", said, rank=rank)
-            return
-        for fused in (fused for fused in _FUSED_QKV if fused in children):
-            where = f"{path}.{name}.{fused}"
-            _same_width(where, sum(widths.values()), _size(children[fused])[1])
-            for rank, (which, columns) in enumerate(_fused_columns(fused, widths, heads, head).items()):
-                yield which, Site(which, (where,), "output", widths[which], columns, rank)
-            return
-
-
-def _fused_columns(name: str, widths: dict[str, int], heads: int, head: int) -> dict[str, range | tuple[int, ...]]:
-    """Which columns of a fused projection are q, k and v: one after the other, or (GPT-NeoX) in turn for each head."""
-    if name == "query_key_value":
-        return {
-            which: tuple(3 * head * h + head * part + i for h in range(heads) for i in range(head))
-            for part, which in enumerate(ATTENTION)
-        }
-    ends = [widths["q"], widths["q"] + widths["k"], sum(widths.values())]
-    return {"q": range(0, ends[0]), "k": range(ends[0], ends[1]), "v": range(ends[1], ends[2])}
-
-
-def _same_width(where: str, said: int, found: int) -> None:
-    if said != found:
-        raise GatescopeError(
-            f"{where} has {found} outputs; the config's heads say {said}. gatescope does not know this attention."
-        )
+    for which, where, outputs, columns in attention_projections(path, block, config):
+        yield which, Site(which, (where,), "output", outputs, columns, ATTENTION.index(which))
 
 
 def _activation(path: str, block: nn.Module) -> str:
+    """The name, within a block, of the one activation module of its MLP."""
     experts = [name for name, part in block.named_modules() if name.rsplit(".", 1)[-1] == "experts"]
     if experts:
         raise GatescopeError(
@@ -274,16 +254,17 @@ def _activation(path: str, block: nn.Module) -> str:
             f"not count yet. Use a model with a dense MLP."
         )
     found = [name for name, part in block.named_modules() if isinstance(part, _ACTIVATIONS)]
-    if len(found) != 1:
+    mixers = [name for name, part in block.named_modules() if any(isinstance(p, nn.Conv1d) for p in part.children())]
+    if mixers:
         raise GatescopeError(
-            f"{path} ({type(block).__name__}) has {len(found)} activation modules {found or ''} and one was looked for, "
-            f"inside its MLP. The model's MLP is of a kind gatescope does not know."
+            f"{path} ({type(block).__name__}) mixes tokens by a state space or a convolution ({mixers[0]}), and gatescope "
+            f"knows blocks of one attention and one MLP only. Use a model all of whose layers are such blocks."
+        )
+    if len(found) != 1:
+        has = f"{len(found)} activation modules ({', '.join(found)})" if found else "0 activation modules"
+        raise GatescopeError(
+            f"{path} ({type(block).__name__}) has {has}, and exactly one was looked for, inside its MLP: its output is the "
+            f"gate. {'Which of them it is cannot be told.' if found else 'Here the activation is called as a function.'} Use a "
+            f"model whose MLP holds one activation module."
         )
     return found[0]
-
-
-def _size(projection: nn.Module) -> tuple[int, int]:
-    """(inputs, outputs) of a projection."""
-    if isinstance(projection, Conv1D):
-        return projection.weight.shape[0], projection.weight.shape[1]
-    return projection.in_features, projection.out_features  # type: ignore[return-value]

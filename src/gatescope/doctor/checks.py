@@ -1,0 +1,186 @@
+"""gatescope against plain hooks, on one batch: counters, attributions, interventions, masks side by side, generation.
+
+An intervention's check holds if gatescope's logits are the reference's, and the reference's are not those of the model
+left alone: where nothing moves, an intervention without any effect would pass.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import nnsight
+import torch
+from torch import Tensor
+
+from gatescope import vision
+from gatescope.batches import placeholder_ids
+from gatescope.doctor.inputs import Patient
+from gatescope.doctor.references import apart, columns, edited, hooked, places, products, watched
+from gatescope.doctor.report import Finding, tried
+from gatescope.generate import GREEDY
+from gatescope.intervene import Intervention, ablate, add, scale, set_to, side_by_side
+from gatescope.kernels import attribution, count
+from gatescope.models import identity
+from gatescope.neurons import NeuronSet
+from gatescope.sites import Site, by_token, embedding_path, forward_options, read
+
+KINDS: dict[str, Callable[[NeuronSet], Intervention]] = {
+    "ablate": ablate,
+    "scale": lambda neurons: scale(neurons, 2.0),
+    "set": lambda neurons: set_to(neurons, 0.5),
+    "add": lambda neurons: add(neurons, 0.5),
+}
+SIDES = ("ablate", "scale")  # the masks that are put side by side
+STEPS = 4  # generated tokens to compare
+SAME = 1e-5  # the same operations on the same batch
+SHAPED = {torch.float64: 1e-4, torch.float32: 1e-4}  # the same numbers in a batch of another shape
+SHAPED_HALF = 5e-2  # in half precision
+
+
+def examine_batch(patient: Patient) -> Iterator[Finding]:
+    """Every check of every site on one batch."""
+    names = list(patient.sites)
+    yield from tried(names, "counters", patient.inputs, lambda: _counters(patient))
+    yield from tried(names, "attributions", patient.inputs, lambda: _attributions(patient))
+    wanted = functools.cache(lambda name, kind: _by_hooks(patient, patient.sites[name], kind))
+    for name, site in patient.sites.items():
+        checks: dict[str, Callable[[], Finding]] = {
+            kind: lambda site=site, kind=kind: _intervention(patient, site, kind, wanted(site.name, kind)) for kind in KINDS
+        }
+        checks["side by side"] = lambda site=site: _side_by_side(patient, site, {k: wanted(site.name, k) for k in SIDES})
+        checks["generation"] = lambda site=site: _generation(patient, site)
+        for check, work in checks.items():
+            yield from tried([name], check, patient.inputs, lambda work=work: [work()])
+
+
+def shaped(logits: Tensor) -> float:
+    """How far apart logits of the same row may be in batches of other shapes."""
+    return SHAPED.get(logits.dtype, SHAPED_HALF)
+
+
+def _reached(patient: Patient) -> list[tuple[Site, int, str]]:
+    """Every site in every layer, in the order the model gets there: site, layer, path."""
+    there = [(layer, site.rank, site, path) for site in patient.sites.values() for layer, path in enumerate(site.paths)]
+    return [(site, layer, path) for layer, _, site, path in sorted(there, key=lambda each: each[:2])]
+
+
+def _counters(patient: Patient) -> Iterator[Finding]:
+    model, batch, valid = patient.model, patient.batch, patient.batch.valid
+    reached = _reached(patient)
+    with torch.no_grad(), model.trace(**batch.inputs, **patient.options):
+        ours = []
+        for site, _, path in reached:
+            gate = by_token(site.part(read(model, path, site.io)), valid)
+            ours.append(count(gate, valid.to(gate.device)))
+        ours = nnsight.save(ours)
+    sites = list(patient.sites.values())
+    seen = watched(patient.module, sites, lambda: patient.module(**batch.inputs, **patient.options))
+    for site in sites:
+        same, off = True, 0.0
+        for (other, _, path), (fired, summed) in zip(reached, ours, strict=True):
+            if other is site:
+                gate = by_token(seen[path, site.io], valid)[..., columns(site)]
+                gate = gate * valid[..., None].to(gate.device)
+                same &= torch.equal(fired, (gate > 0).sum(1))
+                off = max(off, apart(summed, gate.clamp(min=0).float().sum(1)))
+        yield Finding(
+            site.name, "counters", same and off < SAME, f"K equal: {same}, S off by {off:.1e} relative", patient.inputs
+        )
+
+
+def _attributions(patient: Patient) -> Iterator[Finding]:
+    """Activation x gradient of the most probable next token, max over tokens."""
+    model, inputs, valid = patient.model, patient.batch.inputs, patient.batch.valid
+    reached = _reached(patient)
+    with torch.enable_grad(), model.trace(**inputs, **patient.options):
+        read(model, embedding_path(model), "output").requires_grad_(True)
+        wholes = [read(model, path, site.io) for site, _, path in reached]
+        slopes = torch.autograd.grad(_chance(model.output.logits), wholes)
+        ours = []
+        for (site, _, _), whole, slope in zip(reached, wholes, slopes, strict=True):
+            a, g = (site.part(by_token(t, valid)) for t in (whole.detach(), slope))
+            ours.append(attribution(a, g, valid.to(a.device), "max"))
+        ours = nnsight.save(ours)
+    sites = list(patient.sites.values())
+    found = products(patient.module, sites, lambda: _chance(patient.module(**inputs, **patient.options).logits))
+    for site in sites:
+        off, largest = 0.0, 0.0
+        for (other, _, path), score in zip(reached, ours, strict=True):
+            if other is site:
+                product = by_token(found[path, site.io], valid)[..., columns(site)]
+                theirs = product.masked_fill(~valid[..., None].to(product.device), -torch.inf).amax(1)
+                off, largest = max(off, apart(score, theirs)), max(largest, theirs.abs().max().item())
+        told = f"off by {off:.1e} relative" if largest else "the reference's scores are all 0, so nothing is proved"
+        yield Finding(site.name, "attributions", off < 1e-4 and largest > 0, told, patient.inputs)
+
+
+def _chance(logits: Tensor) -> Tensor:
+    """The probability of the most probable next token, summed over rows."""
+    return logits[:, -1].float().softmax(-1).max(-1).values.sum()
+
+
+def _by_hooks(patient: Patient, site: Site, kind: str) -> Tensor:
+    """The logits under an intervention, by plain hooks."""
+    change = edited(columns(site)[::3], kind)
+    with torch.no_grad(), hooked(patient.module, dict.fromkeys(places(site), change)):
+        return patient.module(**patient.batch.inputs, **patient.options).logits[:, -1]
+
+
+def _intervention(patient: Patient, site: Site, kind: str, theirs: Tensor) -> Finding:
+    model = patient.model
+    with torch.no_grad(), model.trace(**patient.batch.inputs, **patient.options):
+        KINDS[kind](_some_neurons(model, site)).apply(model)
+        ours = nnsight.save(model.output.logits[:, -1])
+    # Without rotation, a constant added to every key adds the same to every score, and attention does not change.
+    idle = (site.name, kind) == ("k", "add")
+    return _compared(patient, site, kind, ours, theirs, SAME, 0.01, idle)
+
+
+def _side_by_side(patient: Patient, site: Site, theirs: dict[str, Tensor]) -> Finding:
+    """Two masks in one batch, each on its own rows, the pictures' features computed once: as a sweep runs them."""
+    model, neurons = patient.model, _some_neurons(patient.model, site)
+    rows = vision.repeated(patient.batch, len(theirs), vision.features(model, patient.batch))
+    with torch.no_grad(), model.trace(**rows.inputs, **forward_options(model, rows.inputs, keep=1)):
+        side_by_side(model, [KINDS[kind](neurons) for kind in theirs])
+        ours = nnsight.save(model.output.logits[:, -1])
+    return _compared(patient, site, "side by side", ours, torch.cat(list(theirs.values())), shaped(ours), 0.1)
+
+
+def _compared(
+    patient: Patient, site: Site, check: str, ours: Tensor, theirs: Tensor, limit: float, share: float, idle: bool = False
+) -> Finding:
+    """Whether logits agree, and by much less than the reference is moved: by `share` of it, if in full precision."""
+    off = apart(ours, theirs)
+    moved = apart(theirs, patient.logits.repeat(len(theirs) // len(patient.logits), 1))
+    told = f"logits off by {off:.1e} relative; the intervention itself moves them by {moved:.1e}"
+    sharp = limit == SAME or theirs.dtype in SHAPED
+    holds = off < limit and (idle or (moved > 0 and (off <= share * moved or not sharp)))
+    if off < limit and moved == 0 and not idle:
+        told = "the reference does not move the logits, so nothing is proved"
+    return Finding(site.name, check, holds, told, patient.inputs)
+
+
+def _generation(patient: Patient, site: Site) -> Finding:
+    """Every step's logits, not the tokens alone: those may be the same by chance."""
+    model, module, inputs = patient.model, patient.module, patient.batch.inputs
+    padding = patient.model.tokenizer.pad_token_id or 0
+    how = GREEDY | {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "pad_token_id": padding}
+    # A placeholder among the answers would ask for one more picture.
+    how |= {"output_logits": True, "return_dict_in_generate": True, "suppress_tokens": sorted(placeholder_ids(model)) or None}
+    with model.generate(**inputs, **how) as tracer:
+        ablate(_some_neurons(model, site)).apply(model)
+        ours = nnsight.save(tracer.result)
+    with hooked(module, dict.fromkeys(places(site), edited(columns(site)[::3], "ablate"))):
+        theirs = module.generate(**inputs, **how)
+    same = torch.equal(ours.sequences, theirs.sequences)
+    off = max(apart(o, t) for o, t in zip(ours.logits, theirs.logits, strict=True))
+    told = f"logits of a step off by {off:.1e} relative" if same else "other tokens were generated"
+    return Finding(site.name, "generation", same and off < SAME, told, patient.inputs)
+
+
+def _some_neurons(model, site: Site) -> NeuronSet:
+    """Every third neuron of every layer."""
+    mask = torch.zeros(len(site.paths), site.width, dtype=torch.bool)
+    mask[:, ::3] = True
+    return NeuronSet.from_mask(site.name, mask, identity(model))

@@ -1,0 +1,97 @@
+"""What a model is examined on: random token ids, and questions with pictures of different sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from gatescope.batches import Batch, collate
+from gatescope.data.example import Example
+from gatescope.sites import Site, forward_options
+
+SIZES = ((56, 84), (112, 56), (84, 84))  # width and height of each row's picture
+LENGTHS = (5, 9, 12)  # tokens of each row of text
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A model on one batch.
+
+    Attributes:
+        model: as nnsight has it.
+        module: the Hugging Face module in it.
+        sites: to be examined.
+        inputs: what the batch is of: "text" or "pictures".
+        batch: encoded, on the model's device.
+        options: of a plain forward pass.
+        logits: of the last position, with nothing changed, [b, vocabulary].
+    """
+
+    model: Any
+    module: Any
+    sites: Mapping[str, Site]
+    inputs: str
+    batch: Batch
+    options: dict
+    logits: Tensor
+
+    @classmethod
+    def of(cls, model, sites: Mapping[str, Site], inputs: str, batch: Batch) -> Patient:
+        """The model on a batch, run once as it is."""
+        batch = batch.to(model._module.device)
+        options = forward_options(model, batch.inputs, keep=1)
+        with torch.no_grad():
+            logits = model._module(**batch.inputs, **options).logits[:, -1]
+        return cls(model, model._module, sites, inputs, batch, options, logits)
+
+
+def random_text(model) -> Batch:
+    """Three rows of ordinary token ids, of different lengths, padded on the left."""
+    vocabulary = model._module.config.get_text_config(decoder=True).vocab_size
+    special = set(special_ids(model))
+    ordinary = torch.tensor([i for i in range(1, min(vocabulary, 500)) if i not in special])
+    generator = torch.Generator().manual_seed(0)
+    rows, longest = len(LENGTHS), max(LENGTHS)
+    ids = ordinary[torch.randint(len(ordinary), (rows, longest), generator=generator)]
+    real = torch.arange(longest).expand(rows, longest) >= longest - torch.tensor(LENGTHS)[:, None]
+    return Batch((), {"input_ids": ids * real, "attention_mask": real.long()}, real)
+
+
+def special_ids(model) -> Iterator[int]:
+    """Ids that stand for something else than text: ends (a config may list several), padding, pictures."""
+    yield from model.tokenizer.all_special_ids
+    for config in _configs(model._module.config):
+        for name, value in vars(config).items():
+            if name.endswith(("token_id", "token_index", "token_ids")):
+                yield from (i for i in (value if isinstance(value, list | tuple) else [value]) if isinstance(i, int))
+
+
+def picture_questions(model) -> Batch:
+    """Three questions of different lengths, each with a picture of its own size."""
+    return collate(model, questions())
+
+
+def questions() -> list[Example]:
+    """The questions, with pictures of coarse noise: whatever a processor does to their size, they stay different."""
+    chance = np.random.default_rng(0)
+    examples = []
+    for row, (width, height) in enumerate(SIZES):
+        noise = chance.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        picture = Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST)
+        question = "What is this?" + " Say what you see." * row
+        examples.append(Example(f"picture {row}", "doctor", question, ("a kite", "a boat"), "a kite", picture))
+    return examples
+
+
+def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
+    yield config
+    for part in vars(config).values():
+        if isinstance(part, PreTrainedConfig):
+            yield from _configs(part)

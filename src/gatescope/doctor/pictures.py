@@ -1,0 +1,47 @@
+"""Each question with its picture, alone and in the batch: the picture's features must be where the question is.
+
+The next token's logits are compared, and what the gate does over all of a row's tokens, which a picture reaches even
+where the last token does not see so far back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gatescope.batches import Batch, collate
+from gatescope.doctor.checks import shaped
+from gatescope.doctor.inputs import Patient, questions
+from gatescope.doctor.references import apart, columns, places, watched
+from gatescope.doctor.report import Finding
+from gatescope.sites import by_token, forward_options
+
+
+def rows_alone(patient: Patient) -> Iterator[Finding]:
+    """A batch's rows, against each row by itself; and against the row with another's picture, which must differ."""
+    asked = questions()
+    sums, logits = _read(patient, patient.batch)
+    off, moved = 0.0, float("inf")
+    for row, example in enumerate(asked):
+        alone = _read(patient, collate(patient.model, [example]))
+        other = _read(patient, collate(patient.model, [dataclasses.replace(example, image=asked[row - 1].image)]))
+        off = max(off, apart(sums[row], alone[0][0]), apart(logits[row], alone[1][0]))
+        moved = min(moved, apart(other[0], alone[0]))
+    told = f"gate or logits off by {off:.1e} relative; another picture moves the gate by {moved:.1e}"
+    yield Finding("batch", "rows alone", off < shaped(logits) and off < 0.5 * moved, told, patient.inputs)
+
+
+def _read(patient: Patient, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Of each row, by hooks: the gate's positive sums [b, l n], and the next token's logits [b, vocabulary]."""
+    gate, batch = patient.sites["gate"], batch.to(patient.batch.valid.device)
+    options, logits = forward_options(patient.model, batch.inputs, keep=1), []
+    seen = watched(patient.module, [gate], lambda: logits.append(patient.module(**batch.inputs, **options).logits[:, -1]))
+    sums = []
+    for place in places(gate):
+        activation = by_token(seen[place], batch.valid)[..., columns(gate)].float().clamp(min=0)
+        counted = batch.valid[..., None].to(activation.device)
+        sums.append(torch.where(counted, activation, 0.0).sum(1).cpu())
+    return torch.cat(sums, 1), logits[0]

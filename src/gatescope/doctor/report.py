@@ -1,0 +1,75 @@
+"""What the doctor found, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from gatescope.sites import Site
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check of one site: what was compared, whether it held, by how much it was off, and on which inputs."""
+
+    site: str
+    check: str
+    holds: bool
+    detail: str
+    inputs: str = "text"
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything the doctor found; prints as a table of the sites and one of the checks for each kind of inputs."""
+
+    model: str
+    sites: dict[str, Site]
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every check of every site held."""
+        return all(finding.holds for finding in self.findings)
+
+    def __str__(self) -> str:
+        lines = [f"model  {self.model}", "", f"{'site':10}{'layers':>7}{'width':>8}  module"]
+        for site in self.sites.values():
+            columns = "" if site.columns is None else f" columns {site.columns[0]}..{site.columns[-1]}"
+            lines.append(f"{site.name:10}{len(site.paths):7}{site.width:8}  {site.paths[0]} ({site.io}){columns}")
+        for inputs in dict.fromkeys(finding.inputs for finding in self.findings):
+            lines += ["", *self._table(inputs)]
+        lines += self._failures()
+        verdict = "as plain hooks do, on every site" if self.healthy else "NOT as plain hooks do: do not trust results"
+        return "\n".join([*lines, "", f"gatescope reads and edits this model {verdict}."])
+
+    def _failures(self) -> list[str]:
+        """What failed and how, sites and checks of which the same is to be said together."""
+        alike: dict[tuple[str, str], list[Finding]] = {}
+        for finding in self.findings:
+            if not finding.holds:
+                alike.setdefault((finding.inputs, finding.detail), []).append(finding)
+        lines = []
+        for (inputs, detail), found in alike.items():
+            sites, checks = (", ".join(dict.fromkeys(names)) for names in zip(*((f.site, f.check) for f in found), strict=True))
+            lines.append(f"{sites}{'' if inputs == 'text' else f' ({inputs})'}: {checks} failed: {detail}")
+        return lines
+
+    def _table(self, inputs: str) -> list[str]:
+        mine = [finding for finding in self.findings if finding.inputs == inputs]
+        checks = list(dict.fromkeys(finding.check for finding in mine))
+        lines = [f"{inputs:10}" + "".join(f"{check:>14}" for check in checks)]
+        for name in dict.fromkeys([*self.sites, *(finding.site for finding in mine)]):
+            cells = {f.check: "ok" if f.holds else "FAILED" for f in mine if f.site == name}
+            lines.append(f"{name:10}" + "".join(f"{cells.get(check, '-'):>14}" for check in checks))
+        return lines
+
+
+def tried(sites: Iterable[str], check: str, inputs: str, work: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """What a check found; where it dies of an error, that it failed for these sites, and of what."""
+    try:
+        return list(work())
+    except Exception as error:  # whatever it is: the doctor is asked because something may be wrong
+        said = str(error).strip().splitlines()
+        told = f"{type(error).__name__}: {said[0] if said else 'no message'}"
+        return [Finding(site, check, False, told, inputs) for site in sites]

@@ -1,0 +1,78 @@
+"""A small model of a large architecture: what the doctor examines where the weights are not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nnsight
+import torch
+from tokenizers import Tokenizer, models
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedTokenizerFast
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from gatescope.errors import GatescopeError
+
+
+def random_model(source: str | Path):
+    """A small model of the architecture a config describes, with random weights: no weights are needed.
+
+    Depth, width and heads shrink; everything else (fused projections, norms, rotation, activation) stays.
+
+    Args:
+        source: a hub id, a directory with a config.json, or a config file.
+
+    Raises:
+        GatescopeError: if there is no config, or a model of it cannot be built.
+    """
+    try:
+        config = AutoConfig.from_pretrained(str(source))
+    except (OSError, ValueError) as error:
+        raise GatescopeError(f"No model config at {source!s}: {str(error).splitlines()[0]}") from error
+    for part in [config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))]:
+        if part is not None:
+            _shrink(part)
+    text, vision = config.get_text_config(decoder=True), getattr(config, "vision_config", None)
+    if vision is not None and hasattr(vision, "out_hidden_size"):
+        vision.out_hidden_size = text.hidden_size
+    auto = AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else AutoModelForCausalLM
+    torch.manual_seed(0)
+    try:
+        module = auto.from_config(config).eval().requires_grad_(False)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise GatescopeError(f"A small model of {source!s} ({type(config).__name__}) cannot be built: {error}") from error
+    tokenizer = plain_tokenizer()
+    model = nnsight.TransformersModel(module, task="text-generation", tokenizer=tokenizer, dispatch=True)
+    model.tokenizer, model.processor = tokenizer, None
+    return model
+
+
+def plain_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of one token, for models that are fed ids: nnsight wants one all the same."""
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0}, "<pad>")), pad_token="<pad>")
+
+
+def _shrink(config) -> None:
+    """Two layers, four heads, a few hundred neurons, in place; the width of a head stays, for rotation depends on it."""
+    depth = next((name for name in ("num_hidden_layers", "depth", "n_layer") if hasattr(config, name)), None)
+    heads = next((name for name in ("num_attention_heads", "num_heads", "n_head") if hasattr(config, name)), None)
+    if depth is None or heads is None:
+        return  # the outer config of a vision-language model
+    old_depth, old_heads = getattr(config, depth), getattr(config, heads)
+    hidden = getattr(config, "hidden_size", None) or config.n_embd
+    head = getattr(config, "head_dim", None) or hidden // old_heads
+    keys = getattr(config, "num_key_value_heads", None)
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == old_depth:  # one entry a layer
+            setattr(config, name, value[-2:])
+    setattr(config, depth, 2)
+    setattr(config, heads, 4)
+    if keys is not None:
+        config.num_key_value_heads = 4 if keys == old_heads else 2
+    setattr(config, "hidden_size" if hasattr(config, "hidden_size") else "n_embd", 4 * head)
+    for name in ("intermediate_size", "ffn_dim", "n_inner"):
+        if getattr(config, name, None):
+            setattr(config, name, 96)
+    if hasattr(config, "word_embed_proj_dim"):
+        config.word_embed_proj_dim = 4 * head
+    if hasattr(config, "fullatt_block_indexes"):
+        config.fullatt_block_indexes = [0]
