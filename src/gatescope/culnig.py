@@ -5,12 +5,17 @@
 3. Suppress each set and as many neurons drawn at random from the same modules, ten times; answer every task again.
 
 ("Neuron-Level Analysis of Cultural Understanding in LLMs", sections 3 and 4.3; random sets matched by module.)
+
+Tasks answered by a label are read as the published evaluation reads them, `readout="argmax"`: right is only who makes the
+right label the most probable of all tokens. Under suppression this falls lower than `readout="label"`, which compares
+the labels alone: it also counts a model that no longer answers by a label. How often that is, `no_label` says.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +31,13 @@ from gatescope.errors import GatescopeError
 from gatescope.evaluate.significance import AgainstRandom, against_random
 from gatescope.evaluate.sweep import sweep
 from gatescope.evaluate.table import ALL, Effects, Table
+from gatescope.generate import readable
 from gatescope.intervene import ablate
 from gatescope.models import identity
 from gatescope.neurons import NeuronSet
 from gatescope.runs import Run
 from gatescope.select import Selection
+from gatescope.select.attribution import check_share
 
 SEEDS = 10
 GENERAL, UNFILTERED, SPECIFIC = "CULNIG-general", "without exclusion", "CULNIG-specific"
@@ -49,6 +56,7 @@ class CulnigResult:
         against_random: by task, the p-values of the general set's accuracy being below the random sets' (mean of ten,
             one of them at a time).
         precision: share of the general neurons that are known to carry culture, where that is known.
+        no_label: by mask and task, percent of the answers that were no label at all; only tasks read by `argmax`.
     """
 
     general: NeuronSet
@@ -58,6 +66,7 @@ class CulnigResult:
     effects: Effects
     against_random: dict[str, AgainstRandom]
     precision: float | None = None
+    no_label: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def random(self, task: str) -> tuple[float, float]:
         """Mean and standard deviation of a task's accuracy over the random sets."""
@@ -75,6 +84,10 @@ class CulnigResult:
         lines.append(f"{f'random (mean of {SEEDS})':20}{len(self.general):8}{cells}")
         for name, which in (("p below their mean", "mean"), ("p below one of them", "single")):
             lines.append(f"{name:28}" + "".join(f"{_p(self.against_random[task], which):>14}" for task in tasks))
+        if any(self.no_label.get(GENERAL, {}).values()):
+            for name in ("full", GENERAL):
+                cells = "".join(f"{self.no_label[name].get(task, math.nan):14.1f}" for task in tasks).replace("nan", "  -")
+                lines.append(f"{f'no label (%), {name}':28}{cells}")
         lines += ["", str(self.effects)]
         if self.precision is not None:
             lines += ["", f"share of the culture-general neurons that are known to carry culture: {self.precision:.2f}"]
@@ -94,6 +107,7 @@ def run_culnig(
     out: str | Path | None = None,
     readout: str | None = None,
     batch_size: int | str = 16,
+    max_new_tokens: int = 20,
     progress: bool = True,
 ) -> CulnigResult:
     """Run CULNIG on a model.
@@ -106,22 +120,28 @@ def run_culnig(
         rate, z: of the specific selector.
         known: neurons (of gate_pre) known to carry culture, where they are known.
         out: run directory for the neurons and every answer; new or empty.
-        readout: how answers are read (see `gatescope.generate`); each task's own way if None.
+        readout: how answers are read (see `gatescope.generate`); if None each task's own way, and those that are answered by
+            a label as CULNIG's published evaluation does, "argmax".
         batch_size: examples a batch.
+        max_new_tokens: at most this many tokens an answer, where answers are generated.
         progress: show bars.
 
     Raises:
-        GatescopeError: as `attribute` and the selectors do.
+        GatescopeError: as `attribute` and the selectors do; before anything is run, for an example that cannot be read.
     """
-    run = None if out is None else Run.at(out, identity(model))
-    scores, control, reading = (
-        attribute(model, tasks[name].identification, run=run, name=name, batch_size=batch_size, progress=progress)
-        if name in tasks
-        else None
-        for name in ("culture", "control", "reading")
-    )
-    if scores is None or control is None:
+    if not {"culture", "control"} <= set(tasks):
         raise GatescopeError(f"CULNIG needs the tasks 'culture' and 'control'; these were given: {', '.join(tasks)}.")
+    for share in (mlp_rate, attention_rate, exclude_rate, rate):
+        check_share(share)
+    read_by = {task: readout or published_readout(study) for task, study in tasks.items() if task != "control"}
+    for task, how in read_by.items():
+        readable(model, tasks[task].evaluation, how)
+    run = None if out is None else Run.at(out, identity(model))
+    scored = {
+        name: attribute(model, tasks[name].identification, run=run, name=name, batch_size=batch_size, progress=progress)
+        for name in ("culture", "control", "reading")
+        if name in tasks
+    }
     rates: dict[str, Any] = {
         "mlp_rate": mlp_rate,
         "attention_rate": attention_rate,
@@ -129,7 +149,7 @@ def run_culnig(
         "rate": rate,
         "z": z,
     }
-    chosen = choose(scores, control, reading, **rates)
+    chosen = choose(scored["culture"], scored["control"], scored.get("reading"), **rates)
     specific, found = chosen[SPECIFIC], {name: s[ALL] for name, s in chosen.items() if name != SPECIFIC}
     general = found[GENERAL]
     masks = found | {f"random {seed}": matched_random(general, seed) for seed in range(SEEDS)}
@@ -137,18 +157,19 @@ def run_culnig(
     if run is not None:
         for selection in chosen.values():
             run.add_selection(selection)
-    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    options: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "progress": progress}
     accuracy: dict[str, dict[str, float]] = {name: {} for name in ("full", *masks)}
+    no_label: dict[str, dict[str, float]] = {name: {} for name in accuracy}
     effects, tests = Effects(()), {}
-    for task, study in tasks.items():
-        if task == "control":
-            continue
+    for task, how in read_by.items():
         more = {SPECIFIC: {c: ablate(s) for c, s in specific.items()}} if task == "culture" else {}
         kept = {"run": run, "name": task} if run is not None else {}
-        table = sweep(model, study.evaluation, named | more, readout=readout or study.readout, **kept, **options)
+        table = sweep(model, tasks[task].evaluation, named | more, readout=how, **kept, **options)
         right = {name: _right(table, "" if name == "full" else name) for name in accuracy}
         for name, values in right.items():
             accuracy[name][task] = 100 * values.mean().item()
+            if how == "argmax":
+                no_label[name][task] = _no_label(table, "" if name == "full" else name)
         drawn = torch.stack([values for name, values in right.items() if name.startswith("random ")])
         tests[task] = against_random(right[GENERAL], drawn)
         if more:
@@ -162,7 +183,16 @@ def run_culnig(
             }
         )
     flat = None if known is None else sum((site, layer, i) in set(known) for site, layer, i in general) / max(len(general), 1)
-    return CulnigResult(general, found.get(UNFILTERED, general), specific, accuracy, effects, tests, flat)
+    return CulnigResult(general, found.get(UNFILTERED, general), specific, accuracy, effects, tests, flat, no_label)
+
+
+def published_readout(study: Study) -> str:
+    """How CULNIG's published evaluation reads a task: by the most probable of all tokens where it is answered by a label.
+
+    >>> published_readout(Study("qnli", [], [], readout="label")), published_readout(Study("cvqa", [], []))
+    ('argmax', 'generate')
+    """
+    return "argmax" if study.readout == "label" else study.readout
 
 
 def choose(
@@ -207,6 +237,11 @@ def matched_random(neurons: NeuronSet, seed: int) -> NeuronSet:
 def _p(test: AgainstRandom, which: str) -> str:
     value = getattr(test, which)
     return f"< {1 / test.resamples:.4f}" if value == 0 else f"{value:.4f}"
+
+
+def _no_label(table: Table, selector: str) -> float:
+    missed = [row.reading.fallback for row in table.rows if row.selector == selector]
+    return 100 * sum(missed) / len(missed)
 
 
 def _right(table: Table, selector: str) -> Float64[Tensor, " e"]:

@@ -7,6 +7,8 @@ How an answer is read (`readout`):
     likert        greedy generation that is a number on the question's scale, scored by its distance (CULNIG, equation 11)
     likert_label  the most probable number on the scale, scored the same way
     label         the most probable label, such as A or B, as the next token; labels of several tokens as a whole
+    argmax        the most probable token of the whole vocabulary, and whether it is the right label's: CULNIG's published
+                  evaluation. A token that is no label is no answer, and not right
     loglik        the option whose text has the highest log-likelihood
     loglik_mean   the same, divided by its number of tokens
     none          nothing is read: plain passages
@@ -28,14 +30,15 @@ from gatescope.evaluate import answers, likert, options, short
 from gatescope.evaluate.answers import Reading
 from gatescope.forced import answer_logs, force
 from gatescope.intervene import Intervention, side_by_side
-from gatescope.labels import label_tokens, text_tokens
+from gatescope.labels import label_tokens, single_tokens, text_tokens
 from gatescope.sites import forward_options
 from gatescope.traces import until
 
 # Deterministic, as in the paper (temperature 0); sampling settings that a checkpoint may carry are taken back.
 GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
 GENERATED = ("generate", "short", "likert")
-READOUTS = (*GENERATED, "likert_label", "label", "loglik", "loglik_mean", "none")
+READOUTS = (*GENERATED, "likert_label", "label", "argmax", "loglik", "loglik_mean", "none")
+LABELLED = ("label", "likert_label", "argmax")
 T = TypeVar("T")
 
 
@@ -62,9 +65,7 @@ def ask(
     Raises:
         GatescopeError: for an unknown read-out, or an example it cannot read.
     """
-    one_of("readout", readout, READOUTS)
-    for example in batch.examples:
-        check(example, readout)
+    readable(model, batch.examples, readout)
 
     def work() -> Any:
         if len(masks) > 1:
@@ -78,7 +79,12 @@ def ask(
         return [(text, _read(text, e, readout)) for text, e in zip(texts, batch.examples, strict=True)], kept
     if readout == "none":
         return [("", Reading("", False, False))] * len(batch.examples), until(model, batch.inputs, work)
-    labelled = readout in ("label", "likert_label")
+    if readout == "argmax":
+        tokens = single_tokens(model, batch.examples)
+        kept, logits = _forward(model, batch, work)
+        rows = zip(batch.examples, logits.argmax(-1).tolist(), tokens, strict=True)
+        return [next_token(model, example, token, labels) for example, token, labels in rows], kept
+    labelled = readout in LABELLED
     tokens = label_tokens(model, batch.examples) if labelled else text_tokens(model, batch.examples)
     if labelled and all(len(ids) == 1 for each in tokens for ids in each):
         kept, logits = _forward(model, batch, work)
@@ -113,16 +119,54 @@ def check(example: Example, readout: str) -> None:
         lacks = "accepted answers"
     elif readout not in ("short", "none") and not example.choices:
         lacks = "choices"
-    elif readout in ("label", "likert_label") and not example.labels:
+    elif readout in LABELLED and not example.labels:
         lacks = "labels"
+    elif readout == "generate" and len(set(map(answers.normalise, example.choices))) < len(example.choices):
+        lacks = "choices that differ in more than case and white space"
     elif readout in ("likert", "likert_label") and not all(likert.rating(c) >= 0 for c in example.choices):
         lacks = "choices that are numbers on a scale"
     if lacks:
-        fits = "short" if example.accepted else "none" if not example.choices else "generate"
+        fits = "short" if example.accepted else "none" if not example.choices else "label" if example.labels else "generate"
         more = " Labels are given with the example: labels=('A', 'B', ...), one for each choice." if lacks == "labels" else ""
         raise GatescopeError(
             f"Example {example.id!r} has no {lacks}, which readout={readout!r} needs; {fits!r} can read it.{more}"
         )
+
+
+def readable(model, examples: Sequence[Example], readout: str) -> None:
+    """Refuse examples a read-out cannot read with this model, before anything is run.
+
+    Raises:
+        GatescopeError: for an unknown read-out; as `check` does; for labels the read-out has no tokens for.
+    """
+    one_of("readout", readout, READOUTS)
+    for example in examples:
+        check(example, readout)
+    if readout == "argmax":
+        single_tokens(model, examples)
+    elif readout in LABELLED:
+        label_tokens(model, examples)
+
+
+def next_token(model, example: Example, token: int, labels: Sequence[int]) -> tuple[str, Reading]:
+    """What it means that a token was the most probable one: the answer of that label, or no answer.
+
+    Args:
+        model: whose tokens they are.
+        example: the question.
+        token: the most probable token's id; it may be one that the tokenizer has no name for.
+        labels: the token of each of its labels.
+
+    Returns:
+        The label, or the token's text; and its reading, of which "no label: TOKEN" is the prediction where it is none.
+    """
+    if token in labels:
+        which = list(labels).index(token)
+        choice = example.choices[which]
+        return example.labels[which], Reading(choice, choice == example.answer, fallback=False)
+    # The vocabulary's own name, which is the token's alone: two tokens that are no labels are two predictions.
+    name = model.tokenizer.convert_ids_to_tokens(token) or f"token {token}"
+    return model.tokenizer.decode([token]), Reading(f"no label: {name}", False, fallback=True)
 
 
 def generate(model, batch: Batch, inside: Callable[[], T], *, max_new_tokens: int = 20) -> tuple[list[str], T]:

@@ -62,6 +62,25 @@ def label_tokens(model, examples: Sequence[Example]) -> list[list[list[int]]]:
     return [[known[label] for label in example.labels] for example in examples]
 
 
+def single_tokens(model, examples: Sequence[Example]) -> list[list[int]]:
+    """The one token of every label of each example, in the order of its choices.
+
+    Raises:
+        GatescopeError: as `label_tokens`, and for a number of several tokens or two labels that are the same token.
+    """
+    found = label_tokens(model, examples)
+    for example, each in zip(examples, found, strict=True):
+        long = next((label for label, ids in zip(example.labels, each, strict=True) if len(ids) > 1), None)
+        if long is not None:
+            raise GatescopeError(
+                f"Example {example.id!r}: the label {long!r} is several tokens of this tokenizer, and readout='argmax' looks "
+                f"at one. Use labels of one token, such as A, B, C, D, or readout='label', which compares labels of any length."
+            )
+        if len({ids[0] for ids in each}) < len(each):
+            raise GatescopeError(f"Example {example.id!r}: two of its labels {list(example.labels)} are the same token.")
+    return [[ids[0] for ids in each] for each in found]
+
+
 def text_tokens(model, examples: Sequence[Example]) -> list[list[list[int]]]:
     """The tokens of every choice's text, for each example.
 

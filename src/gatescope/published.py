@@ -1,18 +1,21 @@
 """Neuron files of the papers' published code, read and written: use their neurons here, or ours there.
 
 CULNIG writes JSON: {"model_name", "dataset_ids", "top_neurons": [{"module_name", "layer_idx", "neuron_idx",
-"attribute_score"}]}. LAPE writes a .pth: a list over languages of a list over layers of index tensors; it is read with
-`weights_only`, never unpickled freely.
+"attribute_score"}]}; its evaluation sorts the neurons by their score. LAPE writes a .pth: a list over languages of a list
+over layers of index tensors; it is read with `weights_only`, never unpickled freely.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from gatescope.errors import GatescopeError
 from gatescope.neurons import Layout, NeuronSet
@@ -49,22 +52,44 @@ def read_culnig(path: str | Path, layout: Layout, model: Mapping[str, str] | Non
     return NeuronSet.of(layout, neurons, model, {"method": "CULNIG", "file": Path(path).name})
 
 
-def write_culnig(path: str | Path, neurons: NeuronSet) -> None:
-    """Write a set in the format of CULNIG's code; scores are left out (null).
+def write_culnig(path: str | Path, neurons: NeuronSet, scores: Float64[Tensor, " n"] | None = None) -> None:
+    """Write a set in the format of CULNIG's code, every neuron with a score: its evaluation sorts by it.
+
+    Args:
+        path: the JSON file.
+        neurons: the set.
+        scores: of every neuron of the layout, as `gatescope.select.culnig_scores` gives them. A set does not hold them: if
+            None, a neuron's score is its place in the set, from 1 for the first down to 1 / k for the last of k.
 
     Raises:
-        GatescopeError: for a neuron of a site that code does not know.
+        GatescopeError: for a neuron of a site that code does not know, or scores that are not one finite number for each
+            neuron of the layout.
     """
     names = {site: module for module, site in MODULES.items()}
     unknown = sorted({site for site, _, _ in neurons} - set(names))
     if unknown:
         raise GatescopeError(f"CULNIG's code has no module for {unknown}; it knows {list(names)}.")
     rows = [
-        {"module_name": names[site], "layer_idx": layer, "neuron_idx": index, "attribute_score": None}
-        for site, layer, index in neurons
+        {"module_name": names[site], "layer_idx": layer, "neuron_idx": index, "attribute_score": score}
+        for (site, layer, index), score in zip(neurons, _scores_of(neurons, scores), strict=True)
     ]
     content = {"model_name": neurons.model.get("id", ""), "dataset_ids": {}, "top_neurons": rows}
     Path(path).write_text(json.dumps(content, indent=4), encoding="utf-8")
+
+
+def _scores_of(neurons: NeuronSet, scores: Tensor | None) -> list[float]:
+    if scores is None:
+        return [1 - place / len(neurons) for place in range(len(neurons))]
+    if scores.shape != (neurons.layout.size,):
+        raise GatescopeError(
+            f"scores are {list(scores.shape)}; one for each of the {neurons.layout.size} neurons of {neurons.layout} is "
+            f"needed: gs.select.culnig_scores(scores, control) gives them."
+        )
+    own = scores[neurons.flat].tolist()
+    for neuron, score in zip(neurons, own, strict=True):
+        if not math.isfinite(score):
+            raise GatescopeError(f"The score of {neuron} is {score}; CULNIG's code sorts by it and needs a finite number.")
+    return own
 
 
 def read_lape(

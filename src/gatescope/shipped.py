@@ -6,8 +6,8 @@ tokenizer other than through it: NDIF runs a block in a process that has no weig
 
 A job is a dict: "task", "batches", and what the task needs. A place is a module's path, "input" or "output", and the
 columns of its last axis that the neurons are: None for all, a pair (start, stop), or a list. An answer to a batch is the
-generated ids [b, t], or for each row the log-probabilities of its options, or None. Axes: b batch, s sequence, l layer,
-n neuron, g group, c class of tokens.
+generated ids [b, t], each row's most probable next token [b], for each row the log-probabilities of its options, or None.
+Axes: b batch, s sequence, l layer, n neuron, g group, c class of tokens.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def ask(model, job: dict, batch: dict, inputs: dict, mask: list, dtype: list):
     """One batch's answer under a mask, held at the prompt and at every generated token; an empty one changes nothing."""
     if batch["way"] != "generate":
         logits = None
-        if batch["way"] == "next":
+        if batch["way"] in ("next", "argmax"):
             with torch.no_grad(), model.trace(**inputs, **batch["options"]):
                 change_all(model, mask, dtype)
                 logits = model.output.logits[:, -1].float().cpu()
@@ -113,9 +113,13 @@ def ask(model, job: dict, batch: dict, inputs: dict, mask: list, dtype: list):
 
 
 def read_options(model, batch: dict, logits, mask: list, dtype: list):
-    """For each row the log-probabilities of its options [o]: of the next token, or of whole texts put to the model."""
+    """For each row the log-probabilities of its options [o]: of the next token, or of whole texts put to the model; or the
+    most probable token of all [b].
+    """
     if batch["way"] == "none":
         return None
+    if batch["way"] == "argmax":
+        return logits.argmax(-1).to(torch.int32)
     if batch["way"] == "next":
         rows = zip(logits.log_softmax(-1), batch["tokens"], strict=True)
         return [row[torch.tensor(each).flatten()] for row, each in rows]
@@ -312,6 +316,8 @@ def right(model, decides: str, batch: dict, answer) -> torch.Tensor:
         return batch["use"]
     if decides == "all":
         return torch.ones(len(batch["group"]), dtype=torch.bool)
+    if decides == "token":
+        return answer == batch["right"]
     if decides == "option":
         rows = zip(answer, batch["tokens"], batch["right"], strict=True)
         return torch.tensor([each[best(logs, tokens, batch["how"])] for logs, tokens, each in rows])

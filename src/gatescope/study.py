@@ -97,6 +97,11 @@ def run_study(
         GatescopeError: for fewer than two groups, a bad rate or selector, a directory in use, or if fewer than two
             groups have a correctly answered example. What was recorded by then is kept.
     """
+    if unused := set(options or {}) - set(selectors):
+        raise GatescopeError(
+            f"There are options for {', '.join(map(repr, sorted(unused)))}, and the selectors are {', '.join(selectors)}; "
+            f"leave the options out, or add the selector."
+        )
     given = {name: dict((options or {}).get(name, {})) for name in selectors}
     _check(model, study, rate, out, given, site)
     how: dict[str, Any] = {"readout": readout or study.readout, "batch_size": batch_size, "max_new_tokens": max_new_tokens}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from gatescope.errors import GatescopeError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,7 +28,23 @@ app.add_typer(remote, name="remote")
 Model = Annotated[str, typer.Option(help="A Hugging Face hub id, or a local directory.")]
 Data = Annotated[str, typer.Option(help="A dataset by name (`gatescope data list`), or a .jsonl file of your own questions.")]
 Where = Annotated[Path | None, typer.Option("--path", help="A local copy of the dataset; the hub if not given.")]
-Rate = Annotated[float, typer.Option(help="Share of all neurons to select for each group, in (0, 1].")]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of all neurons to select for each group, in (0, 1]; 0.01 if not given, 0.003 for CULNIG-specific."
+    ),
+]
+Rho = Annotated[float | None, typer.Option(help="LAPE: percentage of lowest entropy to choose from.")]
+MlpRate = Annotated[float | None, typer.Option(help="CULNIG-general: share of the MLP's gate neurons; 0.01 if not given.")]
+AttentionRate = Annotated[
+    float | None, typer.Option(help="CULNIG-general: share of the attention's q, k, v neurons; 0.002 if not given.")
+]
+ExcludeRate = Annotated[
+    float | None, typer.Option(help="CULNIG: share that counts as superficial, by the reading set; 0.01 if not given.")
+]
+ZScore = Annotated[
+    float | None, typer.Option("--z", help="CULNIG-specific: least z-score over all countries; 0.5 if not given.")
+]
 Out = Annotated[Path, typer.Option(help="Run directory; begun, or continued where it was left.")]
 Groups = Annotated[list[str] | None, typer.Option("--group", help="Only this group of a dataset; may be given again.")]
 Site = Annotated[str, typer.Option(help="Which neurons: gate, gate_pre, up, hidden, q, k or v.")]
@@ -69,29 +87,42 @@ def placed(model: str, dtype: str = "auto", device_map: str | None = None):
     return load_model(model, dtype=dtype, device_map=where)
 
 
-def questions(data: str, path: Path | None, groups: list[str] | None, seed: int | None):
-    """The data asked for; its notes say what was asked for, so that a report of the run finds it again."""
-    from gatescope.data import registry
+def questions(data: str, path: Path | None, groups: list[str] | None, seed: int | None, whole: bool = False):
+    """The data asked for; its notes say what was asked for, so that a report of the run finds it again.
+
+    Args:
+        data, path, groups, seed: as they were given.
+        whole: leave out, counted, examples whose picture cannot be decoded.
+    """
+    from gatescope.data import registry, without_broken_pictures
 
     study = registry.load(data, path, seed=seed, groups=groups or None)
+    study = without_broken_pictures(study) if whole else study
     name = str(Path(data).resolve()) if Path(data).is_file() else data
     asked = {"data": name, "path": path and str(path.resolve()), "seed": seed, "groups": groups or None}
+    asked |= {"broken pictures": "skipped" if whole else None}
     return replace(study, notes=study.notes | {name: value for name, value in asked.items() if value is not None})
 
 
 def again(run: Path):
     """The evaluation examples of the data a run says it was made with; none where it does not say, or they are gone."""
-    from gatescope.errors import GatescopeError
+    from gatescope.report.examples import asked_of
+    from gatescope.report.page import asked as fingerprint_of
+    from gatescope.report.page import sweeps
     from gatescope.runs import Run
 
-    asked = Run.open(run).manifest.get("study", {})
+    opened = Run.open(run)
+    asked = opened.manifest.get("study", {})
     if "data" not in asked:
         return ()
+    first, table = next(iter(sweeps(opened).items()))
     try:
-        path = asked.get("path")
-        return questions(asked["data"], path and Path(path), asked.get("groups"), asked.get("seed")).evaluation
+        path, whole = asked.get("path"), "broken pictures" in asked
+        found = questions(asked["data"], path and Path(path), asked.get("groups"), asked.get("seed"), whole).evaluation
+        asked_of(table, found, fingerprint_of(opened.manifest, first))
+        return found
     except GatescopeError as error:
-        typer.echo(f"gatescope: without questions and pictures, for their data is not there any more: {error}", err=True)
+        typer.echo(f"gatescope: without questions and pictures, for their data is not what it was: {error}", err=True)
         return ()
 
 
@@ -144,6 +175,49 @@ def _no_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_no_nan(part) for part in value]
     return None if isinstance(value, float) and value != value else value
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def check_culnig(rates: Mapping[str, Any], runs: bool, reads: bool, how: str) -> None:
+    """Refuse CULNIG's rates where they would change nothing.
+
+    Args:
+        rates: those that were given, by the function's names.
+        runs: whether CULNIG is run.
+        reads: whether it has a reading set to exclude by.
+        how: what makes it run, and what gives it a reading set.
+    """
+    if rates and not runs:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in rates)
+        raise GatescopeError(f"{names}: that is of CULNIG, which is not run here. Leave it out, or {how}.")
+    if "exclude_rate" in rates and not reads:
+        raise GatescopeError(f"--exclude-rate is of the reading set, and there is none: leave it out, or {how}.")
+
+
+def check_rho(rho: float | None, selectors: Collection[str]) -> None:
+    """Refuse LAPE's option where LAPE is not run."""
+    if rho is not None and "LAPE" not in selectors:
+        raise GatescopeError("--rho is of LAPE, which is not among the selectors: leave it out, or add --selector LAPE.")
+
+
+def new_tokens(asked: int | None, readouts: Collection[str]) -> int:
+    """At most how many tokens an answer.
+
+    Raises:
+        GatescopeError: if a number was asked for where no answer is generated.
+    """
+    from gatescope.generate import GENERATED
+
+    if asked is not None and not set(readouts) & set(GENERATED):
+        raise GatescopeError(
+            f"--max-new-tokens is of answers that are generated, and these are read by {', '.join(sorted(set(readouts)))}: "
+            f"leave it out, or choose a --readout that generates ({', '.join(GENERATED)})."
+        )
+    return 20 if asked is None else asked
 
 
 def size(text: str) -> int | str:

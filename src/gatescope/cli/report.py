@@ -29,11 +29,25 @@ def report(
     """
     from gatescope.report import compare
     from gatescope.report import report as write
+    from gatescope.runs import Run
 
+    if data is None and (path is not None or group or seed is not None):
+        raise GatescopeError(
+            "--path, --group and --seed are of --data, which was not given: add it, or leave them out to have the questions "
+            "`study` was given."
+        )
     if len(runs) > 1:
         if out is None:
             raise GatescopeError("A comparison of several runs needs --out, the page to write.")
+        if data is not None or not figures:
+            raise GatescopeError(
+                "A comparison of several runs shows no questions and writes no figure files: leave --data and --no-figures out."
+            )
         typer.echo(str(compare(runs, out)))
         return
-    examples = questions(data, path, group, seed).evaluation if data is not None else again(runs[0])
+    if data is not None:
+        whole = "broken pictures" in Run.open(runs[0]).manifest.get("study", {})
+        examples = questions(data, path, group, seed, whole).evaluation
+    else:
+        examples = again(runs[0])
     typer.echo(str(write(runs[0], out, examples=examples, figures=figures)))

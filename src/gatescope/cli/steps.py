@@ -9,22 +9,30 @@ import typer
 
 from gatescope.cli.common import (
     AsJson,
+    AttentionRate,
     BatchSize,
     Data,
     Dtype,
+    ExcludeRate,
     Groups,
     Map,
+    MlpRate,
     Model,
     NewTokens,
     Out,
     Rate,
     Readout,
+    Rho,
     Seed,
     Site,
     Where,
+    ZScore,
     app,
     as_json,
+    check_culnig,
+    check_rho,
     effects_of,
+    given,
     placed,
     questions,
     size,
@@ -135,13 +143,17 @@ def select(
         list[str] | None,
         typer.Option(help="RND, LAP, LAPE, MAD, CAS (counters), ATT, CULNIG (attributions); may be given again. CAS if not."),
     ] = None,
-    rate: Rate = 0.01,
-    rho: Annotated[float | None, typer.Option(help="LAPE: percentage of lowest entropy to choose from.")] = None,
+    rate: Rate = None,
+    rho: Rho = None,
+    mlp_rate: MlpRate = None,
+    attention_rate: AttentionRate = None,
+    exclude_rate: ExcludeRate = None,
+    z: ZScore = None,
     json: AsJson = False,
 ) -> None:
     """Choose neurons for each group from a run's counters or attributions, and keep them in it.
 
-    CULNIG takes the run's attributions of culture, control and, if there, reading, at the paper's rates.
+    CULNIG takes the run's attributions of culture, control and, if there, reading, at the paper's rates unless given.
 
     Example: gatescope select runs/cvqa --selector CAS --selector MAD --rate 0.01
     """
@@ -151,16 +163,24 @@ def select(
     from gatescope.study import COUNTED, SELECTORS
 
     opened, found = Run.open(run), []
-    for name in map(str.upper, selector or ["CAS"]):
-        one_of("selector", name, (*SELECTORS, "CULNIG"))
+    names = [one_of("selector", name.upper(), (*SELECTORS, "CULNIG")) for name in selector or ["CAS"]]
+    share, rates = (
+        0.01 if rate is None else rate,
+        given(mlp_rate=mlp_rate, attention_rate=attention_rate, exclude_rate=exclude_rate, z=z),
+    )
+    check_rho(rho, names)
+    reads = "reading" in opened.attributions if "exclude_rate" in rates else False
+    how = "attribute a reading set with --name reading" if "CULNIG" in names else "add --selector CULNIG"
+    check_culnig(rates, "CULNIG" in names, reads, how)
+    for name in names:
         if name in COUNTED:
             counters = opened.counters.with_tokens()
-            found.append(COUNTED[name](counters, rate, **({"rho": rho} if name == "LAPE" else {})))
+            found.append(COUNTED[name](counters, share, **({"rho": rho} if name == "LAPE" else {})))
         elif name == "ATT":
-            found.append(att(_attributions(opened, ""), rate))
+            found.append(att(_attributions(opened, ""), share))
         else:
             scores, control = (_attributions(opened, which) for which in ("culture", "control"))
-            found += choose(scores, control, opened.attributions.get("reading")).values()
+            found += choose(scores, control, opened.attributions.get("reading"), **rates, **given(rate=rate)).values()
     for chosen in found:
         opened.add_selection(chosen)
     if json:

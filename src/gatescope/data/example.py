@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from gatescope.errors import GatescopeError
+from gatescope.evaluate.answers import normalise
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ class Example:
         facts: what else is known of it (language, category, licence ...), for a reader and for read-outs.
 
     Raises:
-        GatescopeError: if there is one choice only, the answer is not among them, there is not one label for each
-            choice, or a passage has no text.
+        GatescopeError: if there is one choice only, the answer is not among them, a choice is blank or there twice (without
+            labels also if two differ in case and white space alone, which Algorithm 1 cannot tell apart), there is not one
+            label for each choice, a label is blank or there twice, or a passage has no text.
     """
 
     id: str
@@ -90,6 +93,24 @@ class Example:
             raise GatescopeError(
                 f"Example {self.id!r}: the answer {self.answer!r} is not among its choices {list(self.choices)}. "
                 f"It must be the full text of one of them."
+            )
+        self._check_distinct()
+
+    def _check_distinct(self) -> None:
+        """Refuse choices and labels of which one is blank, or two cannot be told apart."""
+        for name, texts in (("choices", self.choices), ("labels", self.labels)):
+            if any(not text.strip() for text in texts):
+                raise GatescopeError(
+                    f"Example {self.id!r}: one of its {name} {list(texts)} is blank; give it a text, or leave it out."
+                )
+            if twice := [text for text, count in Counter(texts).items() if count > 1]:
+                raise GatescopeError(
+                    f"Example {self.id!r}: {twice[0]!r} is twice among its {name} {list(texts)}; each must be there once."
+                )
+        if not self.labels and len(set(map(normalise, self.choices))) < len(self.choices):
+            raise GatescopeError(
+                f"Example {self.id!r}: two of its choices {list(self.choices)} differ in case and white space alone, and an "
+                f"answer is read without these. Give it labels, such as ['A', 'B'], or choices that differ."
             )
 
     @classmethod

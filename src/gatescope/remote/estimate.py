@@ -98,6 +98,8 @@ def returned(job: dict[str, Any]) -> int:
 def _answer(job: dict[str, Any], batch: dict[str, Any]) -> int:
     if batch.get("way") == "generate":
         return len(batch["answer"]) * job["generation"]["max_new_tokens"] * TOKEN
+    if batch.get("way") == "argmax":
+        return len(batch["right"]) * TOKEN
     return sum(len(tokens) for tokens in batch.get("tokens", ())) * 4
 
 

@@ -14,20 +14,19 @@ from torch import Tensor
 
 from gatescope.batches import Batch, collate
 from gatescope.data.example import Example, fingerprint
-from gatescope.errors import GatescopeError, one_of
+from gatescope.errors import GatescopeError
 from gatescope.evaluate import options
 from gatescope.evaluate.answers import Reading
 from gatescope.evaluate.table import Row
 from gatescope.forced import force
-from gatescope.generate import GENERATED, GREEDY, READOUTS, _read, check
+from gatescope.generate import GENERATED, GREEDY, LABELLED, _read, next_token, readable
 from gatescope.intervene import Intervention
-from gatescope.labels import label_tokens, text_tokens
+from gatescope.labels import label_tokens, single_tokens, text_tokens
 from gatescope.models import identity
 from gatescope.remote.jobs import Server
 from gatescope.sites import Site, forward_options, site_of
 
 Place = tuple[str, str, Any]  # path, "input" or "output", columns
-LABELLED = ("label", "likert_label")
 
 
 def columns(site: Site) -> tuple[int, int] | list[int] | None:
@@ -53,9 +52,7 @@ def batch(model, encoded: Batch, readout: str) -> dict[str, Any]:
     Raises:
         GatescopeError: for an unknown read-out, or an example it cannot read.
     """
-    one_of("readout", readout, READOUTS)
-    for example in encoded.examples:
-        check(example, readout)
+    readable(model, encoded.examples, readout)
     examples = encoded.examples
     made: dict[str, Any] = {"inputs": dict(encoded.inputs)}
     if readout in GENERATED:
@@ -64,6 +61,9 @@ def batch(model, encoded: Batch, readout: str) -> dict[str, Any]:
     made |= {"way": "none", "options": forward_options(model, encoded.inputs, keep=1)}
     if readout == "none":
         return made
+    if readout == "argmax":
+        rows = zip(examples, single_tokens(model, examples), strict=True)
+        return made | {"way": "argmax", "right": torch.tensor([labels[e.choices.index(e.answer)] for e, labels in rows])}
     tokens = label_tokens(model, examples) if readout in LABELLED else text_tokens(model, examples)
     made |= {"tokens": tokens, "how": "label" if readout in LABELLED else readout}
     made["right"] = [[_option(e, i, readout)[1].correct for i in range(len(e.choices))] for e in examples]
@@ -114,6 +114,9 @@ def _read_batch(model, examples: Sequence[Example], answer: Any, readout: str) -
     if readout in GENERATED:
         texts = model.tokenizer.batch_decode(answer, skip_special_tokens=True)
         return [(text, _read(text, e, readout)) for text, e in zip(texts, examples, strict=True)]
+    if readout == "argmax":
+        rows = zip(examples, answer.tolist(), single_tokens(model, examples), strict=True)
+        return [next_token(model, example, token, labels) for example, token, labels in rows]
     tokens = label_tokens(model, examples) if readout in LABELLED else text_tokens(model, examples)
     how = "label" if readout in LABELLED else readout
     rows = zip(examples, answer, tokens, strict=True)

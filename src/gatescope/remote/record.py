@@ -132,6 +132,8 @@ def _decides(only_correct: bool, readout: str) -> str:
     """Who says which answers are right: the server, where its functions can; the client, in between two jobs, elsewhere."""
     if not only_correct:
         return "all"
+    if readout == "argmax":
+        return "token"
     return "text" if readout == "generate" else "client" if readout in GENERATED else "option"
 
 

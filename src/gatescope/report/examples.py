@@ -9,14 +9,19 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gatescope.data.example import Example
+from gatescope.data.example import Example, fingerprint
 from gatescope.errors import GatescopeError
 from gatescope.evaluate.answers import Reading
 from gatescope.evaluate.table import ALL, FULL, Row, Table
 
+_THOSE = (
+    "give the ones it was run on: study.evaluation; on the command line the --data, --path, --group and --seed that it was "
+    "run with, or none of them."
+)
 THUMBNAIL = 320  # pixels on the longer side
 MOST = 12
 
@@ -53,18 +58,21 @@ class Shown:
     others: str
 
 
-def ablations(table: Table, first: str | None, examples: Sequence[Example] = ()) -> tuple[Shown, ...]:
+def ablations(
+    table: Table, first: str | None, examples: Sequence[Example] = (), digest: str | None = None
+) -> tuple[Shown, ...]:
     """The most telling question of each group, for at most a dozen groups.
 
     Args:
         table: the sweep.
         first: the selector whose masks must change the answer; any if None.
-        examples: the questions, for their texts and pictures.
+        examples: the questions, for their texts and pictures; all that were asked, or none.
+        digest: `fingerprint` of what was asked, where it is known.
 
     Raises:
-        GatescopeError: if examples are given and none of them was asked, or one was asked as another group's.
+        GatescopeError: if examples are given and they are not those that were asked.
     """
-    by_id = _known(table, examples)
+    by_id = asked_of(table, examples, digest) if examples else {}
     rows: dict[tuple[str, str], dict[str, Row]] = {}
     for row in table.rows:
         rows.setdefault((row.selector, row.mask), {})[row.id] = row
@@ -91,13 +99,31 @@ def ablations(table: Table, first: str | None, examples: Sequence[Example] = ())
     return tuple(shown[:MOST])
 
 
-def _known(table: Table, examples: Sequence[Example]) -> dict[str, Example]:
+def asked_of(table: Table, examples: Sequence[Example], digest: str | None) -> dict[str, Example]:
+    """The examples by id, if they are those the sweep asked: the same ids, groups and contents.
+
+    Args:
+        table: the sweep.
+        examples: what is said to have been asked.
+        digest: `fingerprint` of what was asked; contents are not compared if None.
+
+    Raises:
+        GatescopeError: if one of them was not asked, one that was asked is not there, or they are others of the same ids.
+
+    Warns:
+        UserWarning: if contents cannot be compared, for a picture cannot be read any more.
+    """
     asked = {row.id: row.group for row in table.rows}
     known = {example.id: example for example in examples if example.id in asked}
-    if examples and not known:
+    if not known:
         raise GatescopeError(
             f"None of the {len(examples)} examples given was asked in this run's sweep; give the ones it was run on "
             f"(study.evaluation)."
+        )
+    if foreign := [example.id for example in examples if example.id not in asked]:
+        raise GatescopeError(
+            f"{len(foreign)} of the {len(examples)} examples given were not asked in this run's sweep, such as {foreign[0]!r}; "
+            f"{_THOSE}"
         )
     for example in known.values():
         if example.group != asked[example.id]:
@@ -105,6 +131,22 @@ def _known(table: Table, examples: Sequence[Example]) -> dict[str, Example]:
                 f"Example {example.id!r} is of group {example.group!r}, and the run asked it as one of {asked[example.id]!r}; "
                 f"give the examples the run was made with."
             )
+    if len(known) < len(asked):
+        gone = next(id for id in asked if id not in known)
+        raise GatescopeError(
+            f"{len(asked) - len(known)} of the {len(asked)} examples this run asked are not among those given, such as "
+            f"{gone!r}; {_THOSE}"
+        )
+    try:
+        same = digest is None or fingerprint([known[id] for id in asked]) == digest
+    except OSError as error:
+        warnings.warn(f"The examples could not be compared with those the run asked: {error}.", stacklevel=2)
+        same = True
+    if not same:
+        raise GatescopeError(
+            f"The {len(known)} examples given have the ids of those this run asked, and other texts, prompts, options or "
+            f"pictures; {_THOSE}"
+        )
     return known
 
 

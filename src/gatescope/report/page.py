@@ -43,7 +43,8 @@ def report(
     Args:
         run: a run directory with a sweep.
         out: the page to write; `report.html` in the run directory if None. Files go to a directory of its name beside it.
-        examples: the evaluation examples, to show questions and pictures, which a run does not hold.
+        examples: the evaluation examples, to show questions and pictures, which a run does not hold: all that the run's
+            sweep asked (its first one's, where it has several), or none.
         figures: whether to write the figure files too (they need matplotlib).
 
     Returns:
@@ -120,7 +121,7 @@ def report(
         "same": [name for name, s in selections.items() if len(s) > 1 and len(found.sets(s)) == 1],
         "across": maps.heatmaps([across], "overlap") if across else None,
         "leading": leading.selector if leading else None,
-        "examples": ablations(swept[first], leading.selector if leading else None, examples),
+        "examples": ablations(swept[first], leading.selector if leading else None, examples, asked(manifest, first)),
         "has_examples": bool(examples),
         "mark": SHOWN,
         "provenance": provenance.facts(manifest, selections, counters, next(iter(drawn[first].values()), None)),
@@ -151,6 +152,11 @@ def sweeps(run: Run) -> dict[str, Table]:
             f"gs.sweep(model, study.evaluation, masks, run={str(run.path)!r})."
         )
     return swept
+
+
+def asked(manifest: Mapping[str, Any], name: str) -> str | None:
+    """The fingerprint of the examples of the sweep of that name; None where the run does not say."""
+    return manifest.get(f"sweep of {name}" if name else "sweep", {}).get("fingerprint")
 
 
 def chosen(run: Run, swept: Mapping[str, Table]) -> dict[str, Selection]:

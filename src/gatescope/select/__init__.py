@@ -1,7 +1,7 @@
 """Selectors: from counters or attributions to neuron sets. Pure."""
 
 from gatescope.select.activation import cas, conact, lap, lape, mad, random
-from gatescope.select.attribution import att, culnig_general, culnig_specific
+from gatescope.select.attribution import att, culnig_general, culnig_scores, culnig_specific
 from gatescope.select.cape import cape
 from gatescope.select.selection import Selection, top
 
@@ -12,6 +12,7 @@ __all__ = [
     "cas",
     "conact",
     "culnig_general",
+    "culnig_scores",
     "culnig_specific",
     "lap",
     "lape",

@@ -14,15 +14,19 @@ zeros included. Where the paper is silent: equality passes the gate; percentiles
 (`interpolation="kth"` for the published LAPE code's); CAS has no gate unless `alpha` is given; a neuron that two groups
 share first place on (dead neurons among them) is nobody's (`ties="first"` gives it to the first listed); what is left
 tied is ordered by (layer, index).
+
+A neuron that never fires has no entropy and is dropped, whatever the gate. Entropies that differ by no more than
+rounding (1e-12) are equal: of neurons whose rates are the same up to the groups' order, the first numbered comes first.
 """
 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from gatescope._typing import checked
@@ -32,6 +36,7 @@ from gatescope.neurons import NeuronSet
 from gatescope.select.selection import Selection, top, wanted_count
 
 INTERPOLATIONS = ("linear", "kth")
+ROUNDING = 1e-12  # entropies are sums of a few float64 terms below 1: their error is a thousandth of this
 
 
 @checked
@@ -121,13 +126,14 @@ def lape(
 ) -> Selection:
     """Activation probability entropy (equation 4).
 
-    `variant="vlm"`, the VLM paper's (B.2.3): of the neurons whose highest rate passes the gate, the rho% of lowest
-    entropy (rounded up) are kept, each assigned to its top group if its rate there is at least the beta-percentile,
-    and ranked by rate, then lower entropy, then margin.
+    `variant="vlm"`, the VLM paper's (B.2.3): of the neurons that fire and whose highest rate passes the gate, the rho%
+    of lowest entropy (rounded up; 7% of 100 are 7) are kept, each assigned to its top group if its rate there is at least
+    the beta-percentile, and ranked by rate, then lower entropy, then margin.
 
     `variant="tang2024"`, the original code's: a strict gate at the 95th of all rates (kth value), one pool of the
-    round(rate x N) lowest entropies for all groups, and every group whose rate is over the gate gets the neuron. Sets
-    differ in size, may overlap, and are in (layer, index) order.
+    round(rate x N) lowest entropies for all groups, and every group whose rate is over the gate gets the neuron. Rates
+    are compared in float32, and half a neuron is rounded to the even number, as there. Sets differ in size, may overlap,
+    and are in (layer, index) order.
 
     Args:
         counters, rate, alpha, interpolation: as for `cas`.
@@ -141,21 +147,20 @@ def lape(
     _several_groups("LAPE", counters)
     one_of("variant", variant, ("vlm", "tang2024"))
     rates = counters.P
-    entropies = entropy(rates)
+    entropies = _places(entropy(rates))
     if variant == "tang2024":
-        return _lape_tang2024(counters, rate, rates, entropies)
+        return _lape_tang2024(counters, rate, entropies)
     if rho is None or not 0 < rho <= 100:
         raise GatescopeError(
             f"rho is {rho}; the VLM paper's LAPE keeps the rho% of lowest entropy and does not say how many: give a "
             f"percentage in (0, 100]. (variant='tang2024' is the original, which has none.)"
         )
     highest, winner = rates.max(0)
-    survives = highest >= threshold(rates, alpha, interpolation)
-    flat = torch.where(survives, entropies, torch.inf).flatten()
-    keep = math.ceil(rho / 100 * int(survives.sum()))
-    pool = torch.zeros(flat.numel(), dtype=torch.bool)
-    pool[torch.from_numpy(np.argsort(flat.numpy(), kind="stable")[:keep])] = True
-    assigned = pool.view(winner.shape) & (highest >= threshold(rates, beta, interpolation))
+    survives = (highest > 0) & (highest >= threshold(rates, alpha, interpolation))
+    # In exact arithmetic: in float64 7 percent of 100 are a little more than 7, and the ceiling is 8.
+    keep = math.ceil(Fraction(str(rho)) * int(survives.sum()) / 100)
+    pool = _lowest(torch.where(survives, entropies, torch.inf), keep)
+    assigned = pool & (highest >= threshold(rates, beta, interpolation))
     own = torch.arange(len(counters.groups))[:, None, None] == winner
     scores = torch.where(own & assigned, rates, -torch.inf)
     ties = [(-entropies).expand_as(rates), margins(rates)]
@@ -163,22 +168,34 @@ def lape(
     return top("LAPE", counters, rate, scores, ties, why_fewer=why)
 
 
-def _lape_tang2024(
-    counters: Counters, rate: float, rates: Float64[Tensor, "g l n"], entropies: Float64[Tensor, "l n"]
-) -> Selection:
-    bar = threshold(rates, 95, "kth")
-    over = rates > bar
-    flat = torch.where(over.any(0), entropies, torch.inf).flatten()
-    count = wanted_count(counters.layout, rate)
-    pool = torch.zeros(flat.numel(), dtype=torch.bool)
-    pool[torch.from_numpy(np.argsort(flat.numpy(), kind="stable")[:count])] = True
+def _lape_tang2024(counters: Counters, rate: float, entropies: Float64[Tensor, "l n"]) -> Selection:
+    # What is equal in float32 is not over the bar there: counts are rounded to float32 before they are divided.
+    rates = (counters.K.float() / counters.T.float()[:, None, None]).double()
+    over = rates > threshold(rates, 95, "kth")
+    pool = _lowest(torch.where(over.any(0), entropies, torch.inf), wanted_count(counters.layout, rate))
     sets = {}
     for g, group in enumerate(counters.groups):
-        members = (pool & over[g].flatten()).nonzero().flatten()
+        members = (pool & over[g]).flatten().nonzero().flatten()
         origin = {"method": "LAPE (Tang 2024)", "group": group, "rate": str(rate)}
         sets[group] = NeuronSet(counters.layout, members, counters.model, origin)
-    scores = torch.where(over & pool.view(entropies.shape), -entropies, -torch.inf)
+    scores = torch.where(over & pool, -entropy(counters.P), -torch.inf)
     return Selection("LAPE (Tang 2024)", sets, None, scores)
+
+
+def _lowest(values: Float64[Tensor, "l n"], count: int) -> Bool[Tensor, "l n"]:
+    """Which the `count` lowest are; of equal ones the first."""
+    chosen = torch.zeros(values.numel(), dtype=torch.bool)
+    chosen[torch.from_numpy(np.argsort(values.flatten().numpy(), kind="stable")[:count])] = True
+    return chosen.view(values.shape)
+
+
+def _places(values: Float64[Tensor, "l n"]) -> Float64[Tensor, "l n"]:
+    """The place of each value when they are sorted, 0 for the lowest; values equal to within rounding share one."""
+    order = values.flatten().argsort()
+    steps = values.flatten()[order].diff(prepend=values.new_full((1,), -torch.inf)) > ROUNDING
+    places = torch.empty_like(values).flatten()
+    places[order] = steps.cumsum(0).double() - 1
+    return places.view(values.shape)
 
 
 @checked

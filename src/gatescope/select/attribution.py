@@ -10,7 +10,7 @@ whose score for c has a z-score of at least `z` over all the countries.
 Where paper and published code differ the code is the default: control scores are clamped at 0 example by example,
 sums are divided by the number of distinct items of all countries, z uses the population's standard deviation
 (a neuron that is the same everywhere has z = 0 and is dropped), counts are rounded down. Ties are broken by site,
-layer and index.
+layer and index. `control=None` takes nothing off the questions' scores (the paper's Table 19).
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ from gatescope.select.selection import Selection, top
 
 ATTENTION = ("q", "k", "v")
 Sets = Attributions | Sequence[Attributions]
+Pairs = list[tuple[Attributions, Attributions | None]]
 
 
 @checked
 def culnig_general(
     scores: Sets,
-    control: Sets,
+    control: Sets | None,
     exclude: Attributions | None,
     *,
     mlp_rate: float = 0.01,
@@ -48,7 +49,7 @@ def culnig_general(
 
     Args:
         scores: of the questions, all countries; several datasets' add up, each divided by its own items.
-        control: of the same questions with the question removed; one for each of `scores`.
+        control: of the same questions with the question removed; one for each of `scores`. None to do without.
         exclude: of the reading-comprehension set, all countries it has; None to drop nothing.
         mlp_rate, attention_rate: share of each pool's neurons to take, before dropping.
         exclude_rate: share of each pool's neurons that count as superficial.
@@ -61,10 +62,7 @@ def culnig_general(
     """
     pairs = _pairs(scores, control, exclude)
     first = pairs[0][0]
-    score = sum(
-        (_scaled(asked, per_item).sum(0) - _scaled(removed, per_item, clamp_control).sum(0) for asked, removed in pairs),
-        torch.zeros(first.layout.size, dtype=torch.float64),
-    )
+    score = _general_scores(pairs, clamp_control, per_item)
     found = []
     for pool, rate in ((_pool(first, attention=False), mlp_rate), (_pool(first, attention=True), attention_rate)):
         chosen = _top(score, pool, rate)
@@ -72,14 +70,14 @@ def culnig_general(
             chosen = chosen[~torch.isin(chosen, _top(exclude.sums.sum(0), pool, exclude_rate))]
         found.append(chosen)
     origin = {"method": "CULNIG-general", "mlp_rate": str(mlp_rate), "attention_rate": str(attention_rate)}
-    origin |= {"exclude_rate": str(exclude_rate if exclude is not None else 0), "clamp_control": str(clamp_control)}
+    origin |= {"exclude_rate": str(exclude_rate if exclude is not None else 0), **_told(control, clamp_control)}
     return NeuronSet(first.layout, torch.cat(found), first.model, origin | {"per_item": str(per_item)})
 
 
 @checked
 def culnig_specific(
     scores: Sets,
-    control: Sets,
+    control: Sets | None,
     exclude: Attributions | None,
     *,
     rate: float = 0.003,
@@ -115,10 +113,7 @@ def culnig_specific(
         for name, there in (("the questions", first), ("the reading set", exclude)):
             if there is not None and country not in there.groups:
                 raise GatescopeError(f"{country!r} is missing from {name}, which have {list(there.groups)}.")
-    table = torch.zeros(len(first.groups), first.layout.size, dtype=torch.float64)
-    for asked, removed in pairs:
-        table += _scaled(asked, per_item, country_mean=country_mean)[[asked.row(c) for c in first.groups]]
-        table -= _scaled(removed, per_item, clamp_control, country_mean)[[removed.row(c) for c in first.groups]]
+    table = _specific_scores(pairs, clamp_control, per_item, country_mean)
     spread = table.std(0, correction=ddof)
     zscores = torch.where(spread > 0, (table - table.mean(0)) / spread, 0.0)
     pool = torch.ones(first.layout.size, dtype=torch.bool)
@@ -132,9 +127,37 @@ def culnig_specific(
             chosen = chosen[~torch.isin(chosen, superficial)]
         chosen = chosen[zscores[row, chosen] >= z]
         origin = {"method": "CULNIG-specific", "group": country, "rate": str(rate), "z": str(z), "ddof": str(ddof)}
+        origin |= {} if control is not None else _told(control, clamp_control)
         sets[country] = NeuronSet(first.layout, chosen, first.model, origin)
     rows = [first.row(country) for country in wanted]
     return Selection("CULNIG-specific", sets, count, zscores[rows][:, None, :])
+
+
+@checked
+def culnig_scores(
+    scores: Sets,
+    control: Sets | None,
+    *,
+    country: str | None = None,
+    clamp_control: bool = True,
+    per_item: bool = True,
+    country_mean: bool = False,
+) -> Float64[Tensor, " n"]:
+    """What CULNIG's selectors rank by, of every neuron of the layout: s(questions) - s(control).
+
+    The published code keeps it with its neurons as `attribute_score`; `gatescope.published.write_culnig` takes it.
+
+    Args:
+        scores, control, clamp_control, per_item, country_mean: as given to the selector.
+        country: whose, as `culnig_specific` ranks; all countries together, as `culnig_general` does, if None.
+
+    Raises:
+        GatescopeError: as the selectors do.
+    """
+    pairs = _pairs(scores, control, None)
+    if country is None:
+        return _general_scores(pairs, clamp_control, per_item)
+    return _specific_scores(pairs, clamp_control, per_item, country_mean)[pairs[0][0].row(country)]
 
 
 @checked
@@ -160,11 +183,20 @@ def _pool(scores: Attributions, *, attention: bool) -> Bool[Tensor, " n"]:
 
 def _top(score: Float64[Tensor, " n"], pool: Bool[Tensor, " n"], rate: float) -> Int64[Tensor, " k"]:
     """Flat numbers of the floor(rate x pool) best of a pool; ties by flat number, that is by site, layer, index."""
-    if not 0 <= rate <= 1:
-        raise GatescopeError(f"rate is {rate}; it is a share of a pool of neurons, so it must lie in [0, 1].")
+    check_share(rate)
     members = pool.nonzero().flatten()
     order = np.argsort(-score[members].numpy(), kind="stable")[: int(len(members) * rate)]
     return members[torch.from_numpy(order)]
+
+
+def check_share(rate: float) -> None:
+    """Refuse a rate that is no share of a pool.
+
+    Raises:
+        GatescopeError: if it is outside [0, 1].
+    """
+    if not 0 <= rate <= 1:
+        raise GatescopeError(f"rate is {rate}; it is a share of a pool of neurons, so it must lie in [0, 1].")
 
 
 def _scaled(scores: Attributions, per_item: bool, clamp: bool = False, country_mean: bool = False) -> Float64[Tensor, "g n"]:
@@ -174,22 +206,46 @@ def _scaled(scores: Attributions, per_item: bool, clamp: bool = False, country_m
     return sums / scores.items if per_item else sums
 
 
-def _pairs(scores: Sets, control: Sets, exclude: Attributions | None) -> list[tuple[Attributions, Attributions]]:
+def _general_scores(pairs: Pairs, clamp: bool, per_item: bool) -> Float64[Tensor, " n"]:
+    score = torch.zeros(pairs[0][0].layout.size, dtype=torch.float64)
+    for asked, removed in pairs:
+        own = _scaled(asked, per_item).sum(0)
+        score += own if removed is None else own - _scaled(removed, per_item, clamp).sum(0)
+    return score
+
+
+def _specific_scores(pairs: Pairs, clamp: bool, per_item: bool, country_mean: bool) -> Float64[Tensor, "g n"]:
+    first = pairs[0][0]
+    table = torch.zeros(len(first.groups), first.layout.size, dtype=torch.float64)
+    for asked, removed in pairs:
+        table += _scaled(asked, per_item, country_mean=country_mean)[[asked.row(c) for c in first.groups]]
+        if removed is not None:
+            table -= _scaled(removed, per_item, clamp, country_mean)[[removed.row(c) for c in first.groups]]
+    return table
+
+
+def _told(control: Sets | None, clamp_control: bool) -> dict[str, str]:
+    return {"control": "none"} if control is None else {"clamp_control": str(clamp_control)}
+
+
+def _pairs(scores: Sets, control: Sets | None, exclude: Attributions | None) -> Pairs:
     """Each dataset's questions with its control set, all of one model, the same sites and the same countries."""
     asked = [scores] if isinstance(scores, Attributions) else list(scores)
-    removed = [control] if isinstance(control, Attributions) else list(control)
+    without: list[Attributions | None] = [None] * len(asked)
+    removed = without if control is None else [control] if isinstance(control, Attributions) else list(control)
     if not asked or len(asked) != len(removed):
         raise GatescopeError(f"There are {len(asked)} sets of questions and {len(removed)} control sets; each needs its own.")
     for one, other in zip(asked, removed, strict=True):
         _check(one, other, exclude)
         _check(asked[0], one, None)
         _same_countries(asked[0], one, "one of the sets of questions")
-        _same_countries(asked[0], other, "the control set")
+        if other is not None:
+            _same_countries(asked[0], other, "the control set")
     return list(zip(asked, removed, strict=True))
 
 
-def _check(scores: Attributions, control: Attributions, exclude: Attributions | None) -> None:
-    if control.items == 0 or int(control.seen.sum()) == 0:
+def _check(scores: Attributions, control: Attributions | None, exclude: Attributions | None) -> None:
+    if control is not None and (control.items == 0 or int(control.seen.sum()) == 0):
         raise GatescopeError("The control set is empty; attribute the questions with the question text removed, and pass that.")
     for other in (control, exclude):
         if other is None:
