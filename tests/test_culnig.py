@@ -86,6 +86,35 @@ def test_several_datasets_add_up_each_by_its_own_items(ties):
         gs.select.culnig_general(asked, removed[:1], reading)
 
 
+def test_without_a_control_set_nothing_is_taken_off():
+    """The paper's Table 19: the same as a control whose every score is 0."""
+    scores, reading = attributions(1, items=64), attributions(2, COUNTRIES[:4])
+    zero = {c: dict.fromkeys(NEURONS, 0.0) for c in COUNTRIES}
+    found = gs.select.culnig_general(scores, None, reading, **RATES)
+    assert list(found) == culnig.general(plain(scores), zero, plain(reading), NEURONS, 64, 1, 0.1, 0.05, 0.1)
+    assert list(found) != list(gs.select.culnig_general(scores, attributions(3), reading, **RATES))
+    assert found.origin["control"] == "none" and "clamp_control" not in found.origin
+    specific = gs.select.culnig_specific([scores, scores], None, reading, rate=0.1, exclude_rate=0.1)
+    by, one = dict.fromkeys(COUNTRIES, 32), dict.fromkeys(COUNTRIES, 1)
+    wanted = culnig.specific(plain(scores), zero, plain(reading), NEURONS, by, one, 0.1, 0.1, 0.5, 0, COUNTRIES[:4])
+    assert {c: list(s) for c, s in specific.items()} == wanted and any(wanted.values())
+    assert specific["b"].origin["control"] == "none"
+
+
+@pytest.mark.parametrize("clamp", [True, False])
+def test_the_scores_of_a_file_are_those_the_selectors_rank_by(clamp):
+    scores, control = attributions(1, items=64), attributions(51, COUNTRIES[::-1], items=32)
+    asked, removed = plain(scores), plain(control, clamp)
+    everywhere = gs.select.culnig_scores(scores, control, clamp_control=clamp).tolist()
+    own = gs.select.culnig_scores(scores, control, country="c", clamp_control=clamp).tolist()
+    for n, total, country in zip(NEURONS, everywhere, own, strict=True):
+        assert country == pytest.approx(asked["c"][n] / 64 - removed["c"][n] / 32, abs=1e-12)
+        assert total == pytest.approx(sum(asked[c][n] / 64 - removed[c][n] / 32 for c in COUNTRIES), abs=1e-12)
+    chosen = gs.select.culnig_general(scores, control, None, clamp_control=clamp, attention_rate=0.0, mlp_rate=0.1)
+    ranked = [everywhere[i] for i in chosen.flat.tolist()]
+    assert ranked == sorted(everywhere[:120], reverse=True)[:12]
+
+
 def test_a_neuron_that_is_the_same_in_every_country_is_nobodys():
     flat = attributions(0)
     same = dataclasses.replace(flat, sums=torch.ones_like(flat.sums), clamped=torch.zeros_like(flat.sums))

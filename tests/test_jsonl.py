@@ -126,6 +126,33 @@ def test_a_bad_row_is_named(tmp_path, second, message):
         gs.data.jsonl(write(tmp_path, ROW, second))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"choices": ["kite", ""]}, r"one of its choices \['kite', ''\] is blank; give it a text, or leave it out"),
+        ({"choices": ["kite", " \t\n"]}, r"one of its choices .* is blank"),
+        ({"choices": ["kite", "boat", "kite"]}, r"'kite' is twice among its choices \['kite', 'boat', 'kite'\]; each must be"),
+        ({"choices": ["kite", "Boat ", "boat"]}, r"two of its choices .* differ in case and white space alone, and an answer"),
+        ({"labels": ["A", "B"], "choices": ["kite", "kite"]}, r"'kite' is twice among its choices"),
+        ({"labels": ["A", "A"]}, r"'A' is twice among its labels \['A', 'A'\]"),
+        ({"labels": ["A", " "]}, r"one of its labels \['A', ' '\] is blank"),
+    ],
+)
+def test_choices_that_are_blank_or_cannot_be_told_apart_are_refused(tmp_path, change, message):
+    with pytest.raises(gs.GatescopeError, match=rf"questions.jsonl, line 1: Example '1': {message}"):
+        gs.data.jsonl(write(tmp_path, ROW | change))
+
+
+def test_labels_tell_apart_what_differs_in_case_and_white_space_alone(tmp_path, llama):
+    """5 mW and 5 MW, by letter; where the text itself is read, they are refused."""
+    row = ROW | {"choices": ["5 mW", "5 MW"], "answer": "5 MW", "labels": ["A", "B"]}
+    study = gs.data.jsonl(write(tmp_path, row, row | {"id": "2"}))
+    assert study.evaluation[0].label == "B"
+    assert gs.sweep(llama, study.evaluation, {}, readout="label", progress=False).rows[0].text in ("A", "B")
+    with pytest.raises(gs.GatescopeError, match="no choices that differ in more than case and white space.*'label' can read it"):
+        gs.sweep(llama, study.evaluation, {}, readout="generate", progress=False)
+
+
 def test_files_that_are_not_there_or_empty(tmp_path):
     with pytest.raises(gs.GatescopeError, match=r"none.jsonl cannot be read"):
         gs.data.jsonl(tmp_path / "none.jsonl")

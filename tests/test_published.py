@@ -26,6 +26,34 @@ def test_culnigs_json(tmp_path):
     assert list(published.read_culnig(tmp_path / "again.json", LAYOUT)) == list(found)
 
 
+def test_culnigs_evaluation_can_sort_what_is_written(tmp_path):
+    """It sorts by attribute_score, best first: the order of the set without scores, else that of the scores."""
+    neurons = gs.NeuronSet.of(LAYOUT, [("q", 1, 3), ("gate_pre", 0, 5), ("gate_pre", 1, 0)])
+    path = tmp_path / "neurons.json"
+
+    def by_score():
+        rows = sorted(json.loads(path.read_text())["top_neurons"], key=lambda row: row["attribute_score"], reverse=True)
+        return [(row["module_name"], row["layer_idx"], row["neuron_idx"]) for row in rows], [r["attribute_score"] for r in rows]
+
+    published.write_culnig(path, neurons)
+    order, values = by_score()
+    assert order == [("self_attn.q_proj", 1, 3), ("mlp.gate_proj", 0, 5), ("mlp.gate_proj", 1, 0)]
+    assert values == pytest.approx([1, 2 / 3, 1 / 3])
+    published.write_culnig(path, neurons, torch.arange(20, dtype=torch.float64))  # flat numbers: 19, 5 and 6
+    assert by_score() == ([("self_attn.q_proj", 1, 3), ("mlp.gate_proj", 1, 0), ("mlp.gate_proj", 0, 5)], [19, 6, 5])
+    published.write_culnig(path, gs.NeuronSet.of(LAYOUT, []))
+    assert by_score() == ([], [])
+
+
+def test_scores_that_cannot_be_sorted_by_are_refused(tmp_path):
+    neurons, path = gs.NeuronSet.of(LAYOUT, [("q", 1, 3)]), tmp_path / "neurons.json"
+    with pytest.raises(gs.GatescopeError, match=r"scores are \[3\]; one for each of the 20 neurons of gate_pre .*culnig_scores"):
+        published.write_culnig(path, neurons, torch.zeros(3, dtype=torch.float64))
+    with pytest.raises(gs.GatescopeError, match=r"The score of \('q', 1, 3\) is nan; .*needs a finite number"):
+        published.write_culnig(path, neurons, torch.full((20,), torch.nan, dtype=torch.float64))
+    assert not path.exists()
+
+
 def test_what_is_not_culnigs_json_is_named(tmp_path):
     path = tmp_path / "x.json"
     path.write_text("{}")

@@ -14,7 +14,8 @@ from gatescope.batches import collate
 from gatescope.data import Example
 from gatescope.evaluate.options import best, exclusive
 from gatescope.evaluate.table import Row, Table
-from gatescope.generate import READOUTS, ask
+from gatescope.evaluate.answers import Reading
+from gatescope.generate import READOUTS, ask, next_token
 from tiny import text_examples, tiny_llama
 
 LABELS = ("A", "B", "C", "D")
@@ -155,7 +156,63 @@ def test_every_read_out_goes_through_sweep_and_feels_the_mask(taught, readout):
     assert [row.text for row in full] != [row.text for row in table.rows if row.mask]
 
 
-@pytest.mark.parametrize("readout", ["generate", "label", "loglik"])
+def test_argmax_is_the_published_evaluation_as_a_plain_loop(taught):
+    """CULNIG's evaluate.py: the most probable of all tokens, and whether it is the right label's; one row at a time, in
+    plain Transformers, a neuron switched off by its row of the gate projection. Neurons are taken off until some answers
+    are no label: there the labels alone still say one, and its accuracy is another."""
+    from transformers import AutoModelForCausalLM
+
+    model, examples = taught
+    examples = [dataclasses.replace(e, labels=e.choices) for e in examples]
+    examples[0] = dataclasses.replace(examples[0], answer=next(c for c in examples[0].choices if c != "k"))
+    layout = gs.sites_of(model)["gate_pre"].layout
+    order = torch.randperm(layout.size, generator=torch.Generator().manual_seed(0))
+    sets = {str(n): gs.NeuronSet(layout, order[:n], {}) for n in (20, 60, 100, 140)}
+    masks = {name: gs.ablate(neurons) for name, neurons in sets.items()}
+    tables = {how: gs.sweep(model, examples, masks, readout=how, progress=False) for how in ("argmax", "label")}
+    accuracies, unlabelled = {"argmax": [], "label": []}, 0
+    for mask in ("", *masks):
+        plain = AutoModelForCausalLM.from_pretrained(model._module.config._name_or_path).eval()
+        for layer, indices in sets[mask].indices("gate_pre").items() if mask else ():
+            plain.model.layers[layer].mlp.gate_proj.weight.data[indices] = 0
+        rows = [row for row in tables["argmax"].rows if row.mask == mask]
+        for row, example in zip(rows, examples, strict=True):
+            tokenizer = model.tokenizer
+            with torch.no_grad():
+                best = plain(**tokenizer(gs.data.prompts.asked(example), return_tensors="pt")).logits[0, -1].argmax().item()
+            right = best == tokenizer.convert_tokens_to_ids(example.label)
+            named = [label for label in example.labels if tokenizer.convert_tokens_to_ids(label) == best]
+            assert (row.reading.correct, row.text) == (right, named[0] if named else tokenizer.decode([best]))
+            assert row.reading.fallback == (not named) == row.reading.predicted.startswith("no label: ")
+            unlabelled += not named
+        for how, found in accuracies.items():
+            found.append(sum(row.reading.correct for row in tables[how].rows if row.mask == mask))
+    assert unlabelled and accuracies["argmax"][0] == 5 and accuracies["argmax"] != accuracies["label"]
+    assert all(one <= other for one, other in zip(accuracies["argmax"], accuracies["label"], strict=True))
+
+
+def test_a_token_that_is_no_label_is_no_answer_and_another_one_is_a_flip(llama, questions):
+    """By hand: tokens of the vocabulary, and an id beyond it, which models with a padded embedding have."""
+    example, labels = questions[0], [llama.tokenizer.convert_tokens_to_ids(label) for label in LABELS]
+    assert next_token(llama, example, labels[1], labels) == ("B", Reading(example.choices[1], False, False))
+    assert next_token(llama, example, labels[0], labels) == ("A", Reading(example.choices[0], True, False))
+    kite, drum = (llama.tokenizer.convert_tokens_to_ids(token) for token in "kd")
+    beyond = len(llama.tokenizer) + 7
+    found = [next_token(llama, example, token, labels)[1] for token in (kite, drum, beyond, beyond + 1)]
+    assert [reading.predicted for reading in found] == [
+        *("no label: k", "no label: d", f"no label: token {beyond}", f"no label: token {beyond + 1}")
+    ]
+    assert not any(reading.correct for reading in found) and all(reading.fallback for reading in found)
+
+
+def test_argmax_refuses_labels_of_several_tokens_and_names_what_reads_them(llama):
+    with pytest.raises(gs.GatescopeError, match="'w0': the label '10' is several tokens .*readout='label', which compares"):
+        gs.sweep(llama, [scale(10, "7")], {}, readout="argmax", progress=False)
+    with pytest.raises(gs.GatescopeError, match="has no labels, which readout='argmax' needs; 'generate' can read it"):
+        gs.sweep(llama, text_examples(each=1), {}, readout="argmax", progress=False)
+
+
+@pytest.mark.parametrize("readout", ["generate", "label", "argmax", "loglik"])
 def test_counting_is_the_same_whatever_the_read_out(taught, readout):
     model, examples = taught
     labelled = [dataclasses.replace(e, labels=e.choices) for e in examples]

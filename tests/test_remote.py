@@ -119,17 +119,27 @@ def test_counters_equal_those_of_a_local_run(server, here, client, examples, tok
     assert len(server.received()) == 2 and there[tokens[0]].model["dtype"] == "float32"
 
 
-@pytest.mark.parametrize(("readout", "jobs"), [("label", 2), ("loglik", 2), ("likert", 4)])
+@pytest.mark.parametrize(("readout", "jobs"), [("label", 2), ("argmax", 2), ("loglik", 2), ("likert", 4)])
 def test_every_way_of_reading_an_answer_counts_the_same_rows(server, here, client, examples, readout, jobs):
     if readout == "likert":  # read here, between two jobs
         numbers = ("1", "2", "3", "4")
         examples = [dataclasses.replace(e, choices=numbers, answer="2", prompt="k is 2. 1, 2, 3 or 4?") for e in examples]
+    elif readout == "argmax":  # k, which the model was taught, is the right label of every other example
+        examples = labelled(examples)
     else:
         examples = [dataclasses.replace(e, labels=("A", "B", "C", "D")) for e in examples]
     local = locally(here, examples, readout=readout, max_new_tokens=2)["all"]
     there, _ = recorded(client, examples, server, readout=readout, max_new_tokens=2)
     assert_same(there["all"], local)
     assert len(server.received()) == jobs
+    if readout == "argmax":
+        assert there["all"].counted.tolist() == [3, 2]
+
+
+def labelled(examples):
+    """Answered by the letters themselves."""
+    texts = [dataclasses.replace(e, prompt=gs.data.prompts.asked(e)) for e in examples]
+    return [dataclasses.replace(e, labels=e.choices) for e in texts]
 
 
 def test_a_server_without_a_tokenizer_is_told_which_answers_are_right(server, here, client, examples):
@@ -178,6 +188,18 @@ def test_masked_answers_equal_local_ones_token_for_token(server, here, client, e
         there = [answer for number in sorted(found) for answer in found[number][which]]
         assert there == [(row.text, row.reading) for row in local.rows if row.mask == mask]
     assert len({row.text for row in local.rows}) > 2
+
+
+def test_masked_argmax_answers_equal_local_ones(server, here, client, examples):
+    """Labels, and tokens that are none."""
+    layout = gs.Layout((site_of(here, "gate").layout.only(),))
+    mask, asked = gs.ablate(gs.NeuronSet(layout, torch.arange(layout.size))), labelled(examples)
+    local = gs.sweep(here, asked, {"a": mask}, batch_size=3, readout="argmax", progress=False)
+    found = dict(sweep_shards(client, cut(asked), [None, mask], readout="argmax", remote=line(server)))
+    for which, name in enumerate(("", "a")):
+        there = [answer for number in sorted(found) for answer in found[number][which]]
+        assert there == [(row.text, row.reading) for row in local.rows if row.mask == name]
+    assert len({row.reading.fallback for row in local.rows}) == 2
 
 
 def test_pictures_travel_and_count_the_same(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 
 def cas(k: list, t: list, groups: list[str], wanted: int) -> dict[str, list[tuple[int, int]]]:
@@ -74,9 +75,10 @@ def _entropy(rates):
 
 def lape(p, groups, wanted, rho, alpha, beta, kth=False):
     bar, assign = percentile(_pooled(p), alpha, kth), percentile(_pooled(p), beta, kth)
-    survivors = [n for n in _neurons(p) if max(group[n[0]][n[1]] for group in p) >= bar]
-    entropies = {n: _entropy([group[n[0]][n[1]] for group in p]) for n in survivors}
-    pool = sorted(survivors, key=lambda n: (entropies[n], n))[: math.ceil(rho / 100 * len(survivors))]
+    highest = {n: max(group[n[0]][n[1]] for group in p) for n in _neurons(p)}
+    survivors = [n for n in _neurons(p) if highest[n] >= bar and highest[n] > 0]
+    entropies = {n: round(_entropy([group[n[0]][n[1]] for group in p]), 11) for n in survivors}
+    pool = sorted(survivors, key=lambda n: (entropies[n], n))[: math.ceil(Fraction(rho) * len(survivors) / 100)]
     found: dict[str, list] = {group: [] for group in groups}
     for layer, index in pool:
         rates = [group[layer][index] for group in p]
@@ -92,6 +94,6 @@ def lape_tang2024(p, groups, count):
     entropies = {}
     for n in _neurons(p):
         rates = [group[n[0]][n[1]] for group in p]
-        entropies[n] = _entropy(rates) if any(r > bar for r in rates) else math.inf
+        entropies[n] = round(_entropy(rates), 11) if any(r > bar for r in rates) else math.inf
     pool = sorted(_neurons(p), key=lambda n: (entropies[n], n))[:count]
     return {group: sorted(n for n in pool if p[g][n[0]][n[1]] > bar) for g, group in enumerate(groups)}
