@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from functools import reduce
@@ -9,9 +10,10 @@ from operator import or_
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gatescope as gs
-from gatescope.culnig import matched_random, run_culnig
+from gatescope.culnig import matched_random, published_readout, run_culnig
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,56 @@ def test_excluding_the_reading_neurons_keeps_reading_intact(text, model):
     assert kept >= 95 and kept >= lost
     assert len(result.general) < len(result.unfiltered)
     assert result.accuracy["CULNIG-general"]["culture"] < 50
+
+
+def test_the_figures_are_those_of_the_published_evaluation(text, model, tmp_path):
+    """In plain Transformers, one question at a time: the most probable of all tokens, and whether it is the right letter's.
+    A neuron is switched off by its row of a projection."""
+    tasks = {
+        name: dataclasses.replace(of, identification=of.identification[::8], evaluation=of.evaluation[::12])
+        for name, of in text.tasks.items()
+        if name in ("culture", "control", "reading", "copy")
+    }
+    rates = {"mlp_rate": 0.2, "attention_rate": 0.05, "exclude_rate": 0.02}
+    result = run_culnig(model, tasks, **rates, out=tmp_path / "run", progress=False)
+    tokenizer = AutoTokenizer.from_pretrained(text.path)
+    letters = set(tokenizer.convert_tokens_to_ids(["A", "B", "C", "D"]))
+    paths = {"gate_pre": "mlp.gate_proj", "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj"}
+    for mask, neurons in {"full": (), "CULNIG-general": result.general, "without exclusion": result.unfiltered}.items():
+        plain = AutoModelForCausalLM.from_pretrained(text.path).eval()
+        for site, layer, index in neurons:
+            plain.model.layers[layer].get_submodule(paths[site]).weight.data[index] = 0
+        for task in ("culture", "reading", "copy"):
+            right, letterless = [], []
+            for example in tasks[task].evaluation:
+                turn = [{"role": "user", "content": example.prompt}]
+                prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True) + example.prefix
+                ids = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
+                with torch.no_grad():
+                    best = plain(ids).logits[0, -1].argmax().item()
+                right.append(best == tokenizer.convert_tokens_to_ids(example.label))
+                letterless.append(best not in letters)
+            assert result.accuracy[mask][task] == pytest.approx(100 * sum(right) / len(right))
+            assert result.no_label[mask][task] == pytest.approx(100 * sum(letterless) / len(letterless))
+    run = gs.open_run(tmp_path / "run")
+    assert {run.manifest[f"sweep of {task}"]["readout"] for task in ("culture", "reading", "copy")} == {"argmax"}
+    if result.no_label["CULNIG-general"]["culture"]:
+        assert "no label (%), CULNIG-general" in str(result)
+
+
+def test_tasks_that_are_not_answered_by_a_label_keep_their_own_read_out():
+    read = {how: published_readout(gs.data.Study("x", [], [], readout=how)) for how in ("label", "likert", "short", "generate")}
+    assert read == {"label": "argmax", "likert": "likert", "short": "short", "generate": "generate"}
+
+
+def test_what_cannot_be_read_is_refused_before_anything_is_run(text, model, tmp_path):
+    one, number = text.tasks["culture"], gs.data.Example("n", "north", "?", ("a", "b"), "a", labels=("1", "23"), prompt="?")
+    with pytest.raises(gs.GatescopeError, match="CULNIG needs the tasks 'culture' and 'control'; these were given: culture"):
+        run_culnig(model, {"culture": one}, out=tmp_path / "run")
+    with pytest.raises(gs.GatescopeError, match="Example 'n' has no choices that are numbers on a scale"):
+        odd = gs.data.Study("odd", [], [number], readout="likert")
+        run_culnig(model, text.tasks | {"odd": odd}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_random_sets_match_in_size_and_module():

@@ -145,6 +145,41 @@ def by_steps(organism, files, out, expected):
         app(["select", str(out), "--selector", "ATT"], standalone_mode=False)
 
 
+def test_culnigs_own_rates_reach_the_selectors_and_the_run(tmp_path):
+    """On a few rows of the text organism's files: the neurons are those of the kept attributions at the given rates."""
+    organism, files = gs.organism.text.load(), {}
+    for task in ("culture", "reading"):
+        rows = (organism.path / f"{task}.jsonl").read_text().splitlines(keepends=True)
+        files[task] = tmp_path / f"{task}.jsonl"
+        files[task].write_text("".join(rows[::12]))
+    out, rates = tmp_path / "run", {"mlp_rate": 0.2, "attention_rate": 0.1, "exclude_rate": 0.05, "rate": 0.05, "z": 1.0}
+    told = [part for name, value in rates.items() for part in (f"--{name.replace('_', '-')}", value)]
+    command = ("--data", files["culture"], "--control", "--exclude", files["reading"], "--out", out, "--no-report", "--json")
+    done = run("study", "--model", organism.path, *command, *told)
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    kept = gs.open_run(out)
+    assert kept.manifest["study"].items() >= rates.items() and kept.manifest["sweep of culture"]["readout"] == "argmax"
+    scores = [kept.attributions[name] for name in ("culture", "control", "reading")]
+    general = {name: rates[name] for name in ("mlp_rate", "attention_rate", "exclude_rate")}
+    assert kept.selections["CULNIG-general"][ALL] == gs.select.culnig_general(*scores, **general)
+    specific = {name: rates[name] for name in ("rate", "exclude_rate", "z")}
+    assert dict(kept.selections["CULNIG-specific"]) == dict(gs.select.culnig_specific(*scores, **specific))
+    found = {name: dict(selection) for name, selection in kept.selections.items()}
+    for name in found:
+        (out / "selections" / f"{name}.safetensors").unlink()
+    done = run("select", out, "--selector", "CULNIG", *told)
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    assert {name: dict(selection) for name, selection in kept.selections.items()} == found
+    for wrong, message in (
+        (
+            ("--selector", "ATT", "--z", 1),
+            "--z: that is of CULNIG, which is not run here. Leave it out, or add --selector CULNIG",
+        ),
+        (("--selector", "CULNIG", "--rho", 20), "--rho is of LAPE, which is not among the selectors"),
+    ):
+        assert message in str(run("select", out, *wrong).exception)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -153,6 +188,23 @@ def by_steps(organism, files, out, expected):
         (["--selector", "CASS"], "selector is 'CASS'; it must be 'RND' or 'LAP'"),
         (["--selector", "LAPE"], "LAPE needs rho, the percentage of neurons of lowest entropy"),
         (["--readout", "label"], "has no labels, which readout='label' needs"),
+        (["--control", "--site", "gate"], "--site is 'gate', and CULNIG (--control) is of gate_pre, q, k and v together"),
+        (
+            ["--control", "--exclude-rate", "0.1"],
+            "--exclude-rate is of the reading set, and there is none: leave it out, or add --ex",
+        ),
+        (
+            ["--mlp-rate", "0.1", "--z", "1"],
+            "--mlp-rate, --z: that is of CULNIG, which is not run here. Leave it out, or add --con",
+        ),
+        (["--selector", "CAS", "--rho", "20"], "--rho is of LAPE, which is not among the selectors"),
+        (["--control", "--mlp-rate", "2"], "rate is 2.0; it is a share of a pool of neurons, so it must lie in [0, 1]"),
+        (
+            ["--control", "--readout", "loglik", "--max-new-tokens", "5"],
+            "is of answers that are generated, and these are read by log",
+        ),
+        (["--readout", "loglik", "--max-new-tokens", "5"], "--max-new-tokens is of answers that are generated"),
+        (["--control", "--neutral", "culture.jsonl"], "--neutral culture.jsonl: there is a task 'culture' already"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(llama_path, tmp_path, arguments, message):

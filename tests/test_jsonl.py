@@ -149,7 +149,9 @@ def test_labels_tell_apart_what_differs_in_case_and_white_space_alone(tmp_path, 
     study = gs.data.jsonl(write(tmp_path, row, row | {"id": "2"}))
     assert study.evaluation[0].label == "B"
     assert gs.sweep(llama, study.evaluation, {}, readout="label", progress=False).rows[0].text in ("A", "B")
-    with pytest.raises(gs.GatescopeError, match="no choices that differ in more than case and white space.*'label' can read it"):
+    with pytest.raises(
+        gs.GatescopeError, match=r"no choices that differ in more than case and white space.*'label' can read it"
+    ):
         gs.sweep(llama, study.evaluation, {}, readout="generate", progress=False)
 
 

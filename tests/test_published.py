@@ -47,7 +47,9 @@ def test_culnigs_evaluation_can_sort_what_is_written(tmp_path):
 
 def test_scores_that_cannot_be_sorted_by_are_refused(tmp_path):
     neurons, path = gs.NeuronSet.of(LAYOUT, [("q", 1, 3)]), tmp_path / "neurons.json"
-    with pytest.raises(gs.GatescopeError, match=r"scores are \[3\]; one for each of the 20 neurons of gate_pre .*culnig_scores"):
+    with pytest.raises(
+        gs.GatescopeError, match=r"scores are \[3\]; one for each of the 20 neurons of gate_pre .*culnig_scores"
+    ):
         published.write_culnig(path, neurons, torch.zeros(3, dtype=torch.float64))
     with pytest.raises(gs.GatescopeError, match=r"The score of \('q', 1, 3\) is nan; .*needs a finite number"):
         published.write_culnig(path, neurons, torch.full((20,), torch.nan, dtype=torch.float64))

@@ -12,9 +12,9 @@ import torch
 import gatescope as gs
 from gatescope.batches import collate
 from gatescope.data import Example
+from gatescope.evaluate.answers import Reading
 from gatescope.evaluate.options import best, exclusive
 from gatescope.evaluate.table import Row, Table
-from gatescope.evaluate.answers import Reading
 from gatescope.generate import READOUTS, ask, next_token
 from tiny import text_examples, tiny_llama
 
@@ -206,7 +206,7 @@ def test_a_token_that_is_no_label_is_no_answer_and_another_one_is_a_flip(llama, 
 
 
 def test_argmax_refuses_labels_of_several_tokens_and_names_what_reads_them(llama):
-    with pytest.raises(gs.GatescopeError, match="'w0': the label '10' is several tokens .*readout='label', which compares"):
+    with pytest.raises(gs.GatescopeError, match=r"'w0': the label '10' is several tokens .*readout='label', which compares"):
         gs.sweep(llama, [scale(10, "7")], {}, readout="argmax", progress=False)
     with pytest.raises(gs.GatescopeError, match="has no labels, which readout='argmax' needs; 'generate' can read it"):
         gs.sweep(llama, text_examples(each=1), {}, readout="argmax", progress=False)

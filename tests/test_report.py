@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 import gatescope as gs
+from gatescope.cli import app
 from gatescope.data import Example
 from gatescope.evaluate.answers import Reading
 from gatescope.evaluate.table import Row, Table
@@ -40,13 +42,14 @@ def counters(groups, seed=0):
     return gs.Counters(tuple(groups), LAYOUT, fired, fired.double() * 0.5, *sizes, model=MODEL, origin={"token_rule": "all"})
 
 
-def synthetic(path, groups=("north", "south", "east"), selectors=("RND", "CAS"), each=6, seed=0, word="boat"):
+def synthetic(path, groups=("north", "south", "east"), selectors=("RND", "CAS"), each=6, seed=0, word="boat", question="What?"):
     """A run of which every file is real but the answers, which are drawn: a group's own mask mostly spoils them."""
     run, rng = gs.Run.at(path, MODEL), random.Random(seed)
     counts = counters(groups, seed)
     plan = {"layout": LAYOUT.plain(), "groups": list(groups), "tokens": ["all"], "shards": [[["i"]]]}
     run.note({"record": plan | {"site": "gate", "fingerprint": "f1", "versions": '{"torch": "2"}'}})
-    run.note({"sweep": {"fingerprint": f"e{each}", "readout": "generate", "examples": each * len(groups)}})
+    asked = gs.data.fingerprint([example(f"{g}-{n}", g, question) for g in groups for n in range(each)])
+    run.note({"sweep": {"fingerprint": asked, "readout": "generate", "examples": each * len(groups)}})
     sums = {f"all/{name}": getattr(counts, name) for name in ("K", "S", "T", "seen", "counted")}
     Shards.of(run, "record").save(0, sums, {})
     pick = {"RND": gs.select.random, "LAP": gs.select.lap, "MAD": gs.select.mad, "CAS": gs.select.cas}
@@ -309,15 +312,78 @@ def test_examples_of_another_study_are_refused(small, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_examples_that_are_not_all_the_runs_own_are_refused(small, tmp_path):
+    """Some that it did not ask, some that it asked and are not there, the same ids with another text or picture."""
+    own = [example(f"{g}-{n}", g) for g in ("north", "south", "east") for n in range(6)]
+    page = tmp_path / "r.html"
+
+    def refused(examples, message):
+        with pytest.raises(gs.GatescopeError, match=message + ".*the --data, --path, --group and --seed that it was run with"):
+            report(small[0], page, examples=examples, figures=False)
+        assert not page.exists()
+
+    refused(
+        [*own[:9], *(example(f"new-{n}", "north") for n in range(4))], r"4 of the 13 examples given were not asked .*'new-0'"
+    )
+    refused(own[:-2], r"2 of the 18 examples this run asked are not among those given, such as 'east-4'")
+    refused(
+        [example("north-0", "north", "Which?"), *own[1:]],
+        "The 18 examples given have the ids of those this run asked, and other",
+    )
+    refused(
+        [example("north-0", "north", image=Image.new("RGB", (2, 2))), *own[1:]], "other texts, prompts, options or pictures"
+    )
+    assert report(small[0], page, examples=own[::-1], figures=False).is_file()  # in whatever order
+
+
+def test_the_command_refuses_the_examples_of_another_seed(tmp_path):
+    rows = [
+        {"id": f"{g}{n}", "group": g, "question": f"What is {g} {n}?", "choices": ["boat", "kite"], "answer": "boat"}
+        for g in ("north", "south") for n in range(20)
+    ]  # fmt: skip
+    data = tmp_path / "q.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    evaluation = gs.data.jsonl(data, seed=3).evaluation
+    run = gs.Run.at(tmp_path / "run", MODEL)
+    said = [("", "", True), ("RND", "*", False)]
+    answers = [Row(e.id, e.group, s, m, "boat", Reading("boat", right, False)) for s, m, right in said for e in evaluation]
+    run.add_answers(Table(answers))
+    run.note({"sweep": {"fingerprint": gs.data.fingerprint(evaluation)}, "study": {"data": str(data), "seed": 3}})
+    foreign = len({e.id for e in gs.data.jsonl(data, seed=1).evaluation} - {e.id for e in evaluation})
+
+    def told(*arguments):
+        return CliRunner().invoke(app, ["report", str(run.path), "--no-figures", *map(str, arguments)])
+
+    page = run.path / "report.html"
+    assert 0 < foreign < 20
+    wrong = told("--data", data, "--seed", 1)
+    assert f"{foreign} of the 20 examples given were not asked in this run's sweep" in str(wrong.exception)
+    assert "--path, --group and --seed are of --data, which was not given" in str(told("--seed", 3).exception)
+    assert not page.exists()
+    for arguments in ((), ("--data", data, "--seed", 3)):  # as the run itself says, or as it is told
+        done = told(*arguments)
+        assert done.exit_code == 0 and "What is north" in page.read_text()
+        page.unlink()
+    data.write_text(data.read_text().replace("What is", "Who is"))
+    done = told()
+    assert done.exit_code == 0 and "without questions and pictures, for their data is not what it was" in done.stderr
+    assert "Who is" not in page.read_text()
+    two = CliRunner().invoke(
+        app, ["report", str(run.path), str(run.path), "--out", str(tmp_path / "c.html"), "--data", str(data)]
+    )
+    assert "A comparison of several runs shows no questions" in str(two.exception)
+
+
 def test_a_picture_that_cannot_be_opened_is_left_out(small, tmp_path):
     broken = [example(f"{g}-{n}", g, image=tmp_path / "gone.png") for g in ("north", "south", "east") for n in range(6)]
-    page = Page(report(small[0], tmp_path / "r.html", examples=broken, figures=False))
+    with pytest.warns(UserWarning, match="The examples could not be compared with those the run asked: .*gone.png"):
+        page = Page(report(small[0], tmp_path / "r.html", examples=broken, figures=False))
     assert "What?" in page.text and not [tag for tag, _ in page.tags if tag == "img"]
 
 
 def test_texts_from_the_data_are_escaped(tmp_path):
     groups = (f"a{HOSTILE}", 'b"</td>', "c")
-    run = synthetic(tmp_path / "run", groups=groups, selectors=("RND", "CAS"), word=HOSTILE)
+    run = synthetic(tmp_path / "run", groups=groups, selectors=("RND", "CAS"), word=HOSTILE, question=HOSTILE)
     run.note({"model": MODEL | {"id": HOSTILE}, "study": {"name": HOSTILE, HOSTILE: HOSTILE}, "warnings": [HOSTILE]})
     asked = [example(f"{g}-{n}", g, HOSTILE) for g in groups for n in range(6)]
     path = report(run, examples=asked)
