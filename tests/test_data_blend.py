@@ -333,7 +333,7 @@ def test_questions_no_one_answered_are_left_out_counted_and_told(tmp_path):
 
 
 def test_an_instruction_of_the_country_is_filled_braces_and_all(tmp_path):
-    question = "¿Qué se come {aquí}?"
+    question = " ¿Qué se come {aquí}? "  # as it stands in the file
     filled = {
         "inst-1": f"{question} Responde así:\n\n{{'question':'{question}','answer':[]}}",
         "pers-1": f"Supongamos que eres de allí. {question}",

@@ -116,7 +116,7 @@ def test_culturalbench_is_all_evaluated_with_four_wordings_of_every_question(tmp
     assert (one.answer, one.label, one.facts["country"]) == ("None", "A", "South Korea")
     assert one.prompt == (
         "Select only one option from A, B, C, or D to answer the following multiple-choice question. Do not output "
-        "anything else.\nQuestion: What do the Arveni drink?\nA. None\nB. tea\nC. NA\nD. {milk}"
+        "anything else.\nQuestion:  What do the Arveni drink? \nA. None\nB.  tea\nC. NA\nD. {milk}"  # as in the row
     )
     assert [e.answer for e in study.evaluation[4::4]] == ["NA", "{milk}"]
 
@@ -199,9 +199,10 @@ def test_normad_shows_its_three_answers_as_digits_in_a_stable_order(tmp_path):
     assert len({e.choices for e in study.evaluation}) > 2 and {e.label for e in study.evaluation} == set("123")
     one = study.evaluation[3]
     assert one.id == "11/3" and one.prompt == (
-        WORDINGS["normad"][3].text.partition("\n")[0]
-        + "\ncountry: USA\nStory: Ana meets Bo, and {waves}.\nOptions:\n"
-        + "\n".join(f"{n}. {choice}" for n, choice in enumerate(one.choices, 1))
+        WORDINGS["normad"][3].text.partition("\ncountry")[0]
+        + "\ncountry: united_states_of_america\nStory:  Ana meets Bo, and {waves}. \nOptions: "
+        + ", ".join(f"{n}: {choice}" for n, choice in enumerate(one.choices, 1))
+        + "\n"
     )
     assert study.evaluation[8].facts == {"country": "türkiye", "axis": "Etiquette", "subaxis": "visité"}
 
@@ -243,13 +244,13 @@ def test_countryrc_fills_every_template_for_every_target(tmp_path):
     one = next(e for e in study.identification if e.id == "0/South Korea/2")
     options = "\n".join(f"{n}. {choice}" for n, choice in enumerate(one.choices, 1))
     assert one.prompt.endswith(
-        "passage: Lu moved to South Korea. In South Korea she found {x}.\nquestion: Where does Lu live?\n" + options
+        "passage: Lu moved to South Korea. In South Korea she found {x}.\nquestion: Where does Lu live?\n" + options + "\n"
     )
     other = next(e for e in study.identification if e.id == "1/UK/0")
     assert f"passage: Bo left {other.facts['dummy']} for UK.\n" in other.prompt
     assert other.facts["dummy"] in set(other.choices) - {"UK"}
     same = [e for e in study.identification if e.item == "1/UK"]
-    assert len({frozenset(e.choices) for e in same}) == 1 and len({e.choices for e in same}) > 1
+    assert len({frozenset(e.choices) for e in same}) > 1  # drawn anew for every wording, as the published code does
 
 
 @SHORT
@@ -289,7 +290,7 @@ def test_commonsenseqa_options_are_read_from_two_lists_or_from_a_list_of_dicts(t
     one = study.evaluation[0]
     assert (one.id, one.item, one.group, one.answer, one.label) == ("ab12/0", "ab12", "commonsenseqa", "sky", "B")
     assert one.labels == tuple("ABCDE") and one.facts == {"concept": "kite"}
-    assert one.prompt.endswith("\nQuestion: Where is a kite kept?\nA. shed\nB. sky\nC. sea\nD. cup\nE. shoe")
+    assert one.prompt.endswith("\nQuestion: Where is a kite kept? \nA. shed\nB.  sky\nC. sea\nD. cup\nE. shoe")
 
 
 @SHORT
@@ -317,7 +318,7 @@ def test_zero_is_entailment_in_qnli(tmp_path):
     assert {e.group for e in study.evaluation} == {"qnli"} and list(study.identification) == []
     assert study.evaluation[0].prompt == (
         "Determine whether the following context sentence contains enough information to answer the question.\n"
-        "Question: Who drums?\nContext: Lu {drums}.\n"
+        "Question: Who drums? \nContext: Lu {drums}.\n"
         "Respond with:\n0 if it does (entailment)\n1 if it does not (not_entailment)\nOnly answer with 0 or 1."
     )
 

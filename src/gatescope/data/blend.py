@@ -3,7 +3,7 @@
 A question (`ID`) has up to several hundred rows a country that differ in the wrong options only. CULNIG keeps five of
 each, in its code the first five in the file, and splits by topic: Food, Work life and Sport to identify on, Education,
 Family and Holidays/Celebration/Leisure to evaluate on (12,701 and 10,331 rows, its section 3.3). A row has no topic; that
-is in the table of short-answer questions. The control keeps a row's instruction and options and drops its question.
+is in the table of short-answer questions. The control is CULNIG's prompt of the instruction and a row's options.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from gatescope.data.card import Card
 from gatescope.data.countries import SPELLINGS
 from gatescope.data.example import Example, Study
-from gatescope.data.prompts import BLEND_PREFIX
+from gatescope.data.prompts import BLEND_CONTROL, BLEND_PREFIX
 from gatescope.data.source import LeftOut, Source, local_file, open_table
 from gatescope.data.split import chosen_groups
 from gatescope.errors import GatescopeError
@@ -86,7 +86,7 @@ def blend(
 def blend_control(
     path: str | Path | None = None, *, groups: Iterable[str] | None = None, cap: int = 5, revision: str | None = None
 ) -> Study:
-    """Load the same rows without their questions: the instruction, the options, and "Answer:" (CULNIG, Table 4).
+    """Load the same rows without their questions: the instruction, the options, and "Answer:" (CULNIG, Table 4, its code).
 
     The ids are those of `blend`, so that the two pair; arguments, errors and warnings are too.
     """
@@ -170,7 +170,7 @@ def _fields(row: dict[str, str], control: bool) -> dict:
         raise GatescopeError(
             f"blend: question {row['MCQID']!r} has the answer_idx {row['answer_idx']!r}; its choices are {', '.join(choices)}."
         )
-    question, instruction, rest = (row["prompt"] or "").partition(_INSTRUCTION)
+    question, instruction, _ = (row["prompt"] or "").partition(_INSTRUCTION)
     if not instruction:
         raise GatescopeError(
             f"blend: the prompt of question {row['MCQID']!r} has no {_INSTRUCTION!r}, where its question would end."
@@ -179,10 +179,10 @@ def _fields(row: dict[str, str], control: bool) -> dict:
         "id": row["MCQID"],
         "group": country_name(row["country"], row["MCQID"]),
         "question": "" if control else question.strip(),
-        "choices": tuple(choices.values()),
-        "answer": choices[answer],
+        "choices": tuple(choice.strip() for choice in choices.values()),
+        "answer": choices[answer].strip(),
         "labels": tuple(choices),
-        "prompt": instruction + rest if control else row["prompt"],
+        "prompt": BLEND_CONTROL.fill(tuple(choices.values()), tuple(choices))["prompt"] if control else row["prompt"],
         "prefix": BLEND_PREFIX,
     }
 
@@ -190,15 +190,17 @@ def _fields(row: dict[str, str], control: bool) -> dict:
 def _facts(row: dict[str, str]) -> dict[str, str]:
     """The question a row is a variant of, and whose answer each of its options is ("dummy": no country's)."""
     origins = _letters(row, "choice_countries").items()
-    named = (f"{letter}: {COUNTRIES.get(country, country)}" for letter, country in origins)
+    named = (f"{letter}: {COUNTRIES.get(country.strip(), country.strip())}" for letter, country in origins)
     return {"question id": _clean(row["ID"]), "options from": ", ".join(named)}
 
 
 def _letters(row: dict[str, str], column: str) -> dict[str, str]:
-    """A column that holds a JSON object from letters to texts, in the order of the letters."""
+    """A column that holds a JSON object from letters to texts, as they stand, in the order of the letters."""
     try:
         found = json.loads(row[column])
-        return {letter: found[letter].strip() for letter in sorted(found)}
+        if not all(isinstance(text, str) for text in found.values()):
+            raise TypeError("an option is no string")
+        return {letter: found[letter] for letter in sorted(found)}
     except (ValueError, TypeError, AttributeError) as error:  # no JSON; no string; no object of strings
         raise GatescopeError(
             f"blend: {column} of question {row['MCQID']!r} is {row[column]!r}; it must be a string of JSON such as "

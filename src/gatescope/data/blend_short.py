@@ -75,12 +75,12 @@ def blend_short(
             elif not accepted:
                 left.add(id, "no answer to it was annotated")
             else:
-                question = asked["question" if own else "en_question"].strip()
+                question = asked["question" if own else "en_question"]
                 name, template = shuffled(templates, "blend_short", seed, id)[0] if templates else ("ours", "")
                 prompt = template.replace("{q}", question) if template else SHORT_ANSWER.fill(question=question)["prompt"]
                 facts = {"language": LANGUAGES[country] if own else "en", "topic": topic[key], "country": group}
                 facts |= {"question id": key, "instruction": name}
-                example = Example(id, group, question, (), accepted[0], prompt=prompt, accepted=accepted, facts=facts)
+                example = Example(id, group, question.strip(), (), accepted[0], prompt=prompt, accepted=accepted, facts=facts)
                 halves[topic[key] in EVALUATION].append(example)
     notes = {
         "split": SPLIT_NOTE,

@@ -12,9 +12,9 @@ from typing import Any
 
 from gatescope.data.card import Card
 from gatescope.data.example import Example, Study
-from gatescope.data.prompts import LETTERS
+from gatescope.data.prompts import LETTERS, Wording
 from gatescope.data.source import LeftOut, Source, open_table
-from gatescope.data.wordings import chosen_wordings, variant
+from gatescope.data.wordings import chosen_wordings, numbered, variant
 from gatescope.errors import GatescopeError
 
 SOURCE = Source(
@@ -28,13 +28,13 @@ SOURCE = Source(
 
 
 def commonsenseqa(
-    path: str | Path | None = None, *, wordings: Sequence[int] | None = None, revision: str | None = None
+    path: str | Path | None = None, *, wordings: Sequence[int | Wording] | None = None, revision: str | None = None
 ) -> Study:
     """Load the validation split of CommonsenseQA (CULNIG, section 4.1 and Table 9); all of it is for evaluation.
 
     Args:
         path: a local copy of the split's parquet file, or the directory it lies in; the hub if None.
-        wordings: which of the four instructions; each makes an example of every question.
+        wordings: which of the four instructions, or a Wording of your own; each makes an example of every question.
         revision: a commit of the dataset.
 
     Raises:
@@ -57,7 +57,7 @@ def commonsenseqa(
             raise GatescopeError(
                 f"CommonsenseQA: question {row['id']!r} has the answerKey {row['answerKey']!r}; it must be one of A to E."
             )
-        choices = tuple(options.values())
+        choices = tuple(option.strip() for option in options.values())
         for number, wording in asked:
             made = left.example(
                 row["id"],
@@ -65,18 +65,18 @@ def commonsenseqa(
                 group="commonsenseqa",
                 question=row["question"].strip(),
                 choices=choices,
-                answer=options[row["answerKey"]],
+                answer=options[row["answerKey"]].strip(),
                 labels=wording.labels,
                 item=row["id"],
                 facts={"concept": row["question_concept"]},
-                **wording.fill(choices, question=row["question"].strip()),
+                **wording.fill(tuple(options.values()), question=row["question"]),
             )
             if not made:
                 break  # a row is left out once, not once a wording
             examples += made
     notes = {
         "split": "none: all of the validation split is evaluated",
-        "wordings": ", ".join(str(number) for number, _ in asked),
+        "wordings": numbered(asked),
         "order of options": "as published",
     }
     return Study("commonsenseqa", [], examples, notes | left.notes(), readout="label")
@@ -84,8 +84,8 @@ def commonsenseqa(
 
 def _options(choices: Any) -> dict[str, str]:
     if isinstance(choices, dict):
-        return {label: text.strip() for label, text in zip(choices["label"], choices["text"], strict=True)}
-    return {choice["label"]: choice["text"].strip() for choice in choices}
+        return {label: text for label, text in zip(choices["label"], choices["text"], strict=True)}
+    return {choice["label"]: choice["text"] for choice in choices}
 
 
 CARD = Card(

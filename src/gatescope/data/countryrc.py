@@ -1,9 +1,9 @@
 """CountryRC: CULNIG's reading comprehension with country names in it, to find neurons that only respond to the name.
 
 A template has {country} in its context, and sometimes {country_dummy}; the right answer is always the country. For every
-target country each template is filled: the options are the target and three of the other 15 places of BLEnD, chosen by a
-hash of template and country, and one of the wrong ones is the dummy. The options' order depends on the wording too. The
-first half of the templates, in the file's order, is for identification.
+target country each template is filled: the options are the target and three of the other 15 places of BLEnD, and one of the
+wrong ones is the dummy. Places, order and dummy are drawn as CULNIG's code draws them, anew for every wording. The first
+half of the templates, in the file's order, is for identification.
 
 On the hub its columns were never seen; they are checked when it is loaded. CULNIG's repository has it as a JSON file.
 """
@@ -18,8 +18,8 @@ from gatescope.data.countries import BLEND, COMMON
 from gatescope.data.example import Example, Study
 from gatescope.data.prompts import Wording
 from gatescope.data.source import Source, open_table
-from gatescope.data.split import chosen_groups, shuffled
-from gatescope.data.wordings import chosen_wordings, variant
+from gatescope.data.split import chosen_groups
+from gatescope.data.wordings import chosen_wordings, drawn, numbered, variant
 from gatescope.errors import GatescopeError
 
 SOURCE = Source(
@@ -36,7 +36,7 @@ def countryrc(
     path: str | Path | None = None,
     *,
     groups: Iterable[str] | None = None,
-    wordings: Sequence[int] | None = None,
+    wordings: Sequence[int | Wording] | None = None,
     revision: str | None = None,
 ) -> Study:
     """Load CountryRC (CULNIG, section 3.3, Appendix A and Table 8).
@@ -44,7 +44,7 @@ def countryrc(
     Args:
         path: `data.json` of CULNIG's repository, or a directory it lies in; the hub if None.
         groups: the target countries, any of `countries.BLEND`; CULNIG's eight (`countries.COMMON`) if None.
-        wordings: which of the four instructions (two with letters, two with digits).
+        wordings: which of the four instructions (two with letters, two with digits), or a Wording of your own.
         revision: a commit of the hub's copy.
 
     Raises:
@@ -67,28 +67,32 @@ def countryrc(
     cut = len(rows) // 2
     notes = {
         "split": f"the first {cut} items of the file to identify on, the other {len(rows) - cut} to evaluate on",
-        "wordings": ", ".join(str(number) for number, _ in asked),
-        "options": "the target and three other places of BLEnD, by a hash of item and target",
-        "order of options": "by a hash of item, target and wording",
+        "wordings": numbered(asked),
+        "options": "the target and three other places of BLEnD, as CULNIG's code draws them for item, target and wording",
+        "order of options": "as CULNIG's code draws it, with them",
     }
     return Study("countryrc", filled(rows[:cut]), filled(rows[cut:]), notes, readout="label")
 
 
 def _example(row: Mapping, country: str, number: int, wording: Wording) -> Example:
     item = f"{row['id']}/{country}"
-    wrong = shuffled([name for name in BLEND if name != country], row["id"], country)[:3]
-    choices = tuple(shuffled([country, *wrong], row["id"], country, number))
+    draw = drawn(row["context"], row["question"], wording.text, country)
+    choices = [*draw.sample([name for name in BLEND if name != country], 3), country]
+    draw.shuffle(choices)
+    dummy = ""
+    if "{country_dummy}" in row["context"]:
+        dummy = draw.choice([name for name in choices if name != country])
     # str.replace, not format: a context may have other braces, and a placeholder more than once.
-    passage = row["context"].replace("{country_dummy}", wrong[0]).replace("{country}", country)
+    passage = row["context"].replace("{country_dummy}", dummy).replace("{country}", country)
     return Example(
         id=variant(item, number),
         group=country,
         question=row["question"],
-        choices=choices,
+        choices=tuple(choices),
         answer=country,
         labels=wording.labels,
         item=item,
-        facts={"template": str(row["id"]), "dummy": wrong[0] if "{country_dummy}" in row["context"] else ""},
+        facts={"template": str(row["id"]), "dummy": dummy},
         **wording.fill(choices, passage=passage, question=row["question"]),
     )
 

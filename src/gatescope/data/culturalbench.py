@@ -1,8 +1,8 @@
 """CulturalBench-Easy: questions about 45 countries and regions, four options each; CULNIG evaluates on it.
 
 The dataset's default configuration is another one (CulturalBench-Hard: true or false for every option), so ours is always
-named. Options are shuffled by a hash of question and wording, as CULNIG's code does (in an order of our own);
-`shuffle=False` keeps the published order. An option may be the text "None" or "NA": nothing is read as missing.
+named. Options are shuffled as CULNIG's code does for question and wording; `shuffle=False` keeps the order of the file. An
+option may be the text "None" or "NA": nothing is read as missing.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from pathlib import Path
 from gatescope.data.card import Card
 from gatescope.data.countries import display
 from gatescope.data.example import Example, Study
+from gatescope.data.prompts import Wording
 from gatescope.data.source import LeftOut, Source, open_table
-from gatescope.data.split import chosen_groups, shuffled
-from gatescope.data.wordings import chosen_wordings, variant
+from gatescope.data.split import chosen_groups
+from gatescope.data.wordings import chosen_wordings, drawn, numbered, variant
 from gatescope.errors import GatescopeError
 
 _LETTERS = "ABCD"
@@ -37,7 +38,7 @@ def culturalbench(
     path: str | Path | None = None,
     *,
     groups: Iterable[str] | None = None,
-    wordings: Sequence[int] | None = None,
+    wordings: Sequence[int | Wording] | None = None,
     shuffle: bool = True,
     revision: str | None = None,
 ) -> Study:
@@ -46,8 +47,8 @@ def culturalbench(
     Args:
         path: a local copy of the csv file, or its directory; the hub if None.
         groups: only these countries, by display name (`gatescope.data.countries`), such as ("UK", "Japan").
-        wordings: which of the four instructions; each makes an example of every question.
-        shuffle: put the options in an order that depends on the question and the wording.
+        wordings: which of the four instructions, or a Wording of your own; each makes an example of every question.
+        shuffle: put the options in the order of CULNIG's code, which depends on the question and the wording.
         revision: another commit than the pinned one.
 
     Raises:
@@ -62,31 +63,33 @@ def culturalbench(
         item, group = str(row["data_idx"]), display("culturalbench", row["country"])
         if group not in wanted or left.again(item, "data_idx"):
             continue
-        published = [str(row[column]).strip() for column in _OPTIONS]
+        published = [str(row[column]) for column in _OPTIONS]
         letter = str(row["answer"]).strip()
         if letter not in tuple(_LETTERS):
             raise GatescopeError(f"CulturalBench: question {item!r} has the answer {row['answer']!r}; it must be A, B, C or D.")
         for number, wording in asked:
-            choices = tuple(shuffled(published, item, number)) if shuffle else tuple(published)
+            shown = list(published)
+            if shuffle:
+                drawn(item, wording.text).shuffle(shown)
             made = left.example(
                 item,
                 id=variant(item, number),
                 group=group,
                 question=row["prompt_question"].strip(),
-                choices=choices,
-                answer=published[_LETTERS.index(letter)],
+                choices=tuple(option.strip() for option in shown),
+                answer=published[_LETTERS.index(letter)].strip(),
                 labels=wording.labels,
                 item=item,
                 facts={"country": row["country"]},
-                **wording.fill(choices, question=row["prompt_question"].strip()),
+                **wording.fill(shown, question=row["prompt_question"]),
             )
             if not made:
                 break  # a row is left out once, not once a wording
             examples += made
-    order = "by a hash of the question and the wording" if shuffle else "as published"
+    order = "as CULNIG's code draws it for the question and the wording" if shuffle else "as in the file"
     notes = {
         "split": "none: all of it is evaluated",
-        "wordings": ", ".join(str(number) for number, _ in asked),
+        "wordings": numbered(asked),
         "order of options": order,
     }
     return Study("culturalbench", [], examples, notes | left.notes(), readout="label")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from gatescope.data.card import Card
 from gatescope.data.example import Example, Study
+from gatescope.data.prompts import Wording
 from gatescope.data.source import Source, open_table
-from gatescope.data.wordings import chosen_wordings, variant
+from gatescope.data.wordings import chosen_wordings, numbered, variant
 from gatescope.errors import GatescopeError
 
 QNLI = Source(
@@ -36,12 +37,14 @@ MRPC = Source(
 )
 
 
-def qnli(path: str | Path | None = None, *, wordings: Sequence[int] | None = None, revision: str | None = None) -> Study:
+def qnli(
+    path: str | Path | None = None, *, wordings: Sequence[int | Wording] | None = None, revision: str | None = None
+) -> Study:
     """Load the validation split of QNLI (CULNIG, section 4.1 and Table 10); all of it is for evaluation.
 
     Args:
         path: a local copy of the split's parquet file, or the directory it lies in; the hub if None.
-        wordings: which of the four instructions; each makes an example of every pair.
+        wordings: which of the four instructions, or a Wording of your own; each makes an example of every pair.
         revision: a commit of the dataset.
 
     Raises:
@@ -50,7 +53,9 @@ def qnli(path: str | Path | None = None, *, wordings: Sequence[int] | None = Non
     return _pairs(QNLI, ("entailment", "not_entailment"), path, wordings, revision)
 
 
-def mrpc(path: str | Path | None = None, *, wordings: Sequence[int] | None = None, revision: str | None = None) -> Study:
+def mrpc(
+    path: str | Path | None = None, *, wordings: Sequence[int | Wording] | None = None, revision: str | None = None
+) -> Study:
     """Load the test split of MRPC (CULNIG, section 4.1 and Table 11); arguments and errors as `qnli`."""
     return _pairs(MRPC, ("not_equivalent", "equivalent"), path, wordings, revision)
 
@@ -59,7 +64,7 @@ def _pairs(
     source: Source,
     choices: tuple[str, str],
     path: str | Path | None,
-    wordings: Sequence[int] | None,
+    wordings: Sequence[int | Wording] | None,
     revision: str | None,
 ) -> Study:
     name = source.name.lower()
@@ -72,12 +77,12 @@ def _pairs(
                 f"{source.name}: row {item!r} has the label {label}; it must be 0 or 1. Some splits hide their labels (-1): "
                 f"use {source.split}, or a copy of it."
             )
-        parts = {column: row[column].strip() for column in source.columns[:2]}
+        parts = {column: row[column] for column in source.columns[:2]}
         examples += [
             Example(
                 id=variant(item, number),
                 group=name,
-                question="\n".join(parts.values()),
+                question="\n".join(part.strip() for part in parts.values()),
                 choices=choices,
                 answer=choices[label],
                 labels=wording.labels,
@@ -88,7 +93,7 @@ def _pairs(
         ]
     notes = {
         "split": f"none: all of the {source.split} split is evaluated",
-        "wordings": ", ".join(str(number) for number, _ in asked),
+        "wordings": numbered(asked),
     }
     return Study(name, [], examples, notes, readout="label")
 

@@ -1,8 +1,9 @@
 """NormAd: short stories, and whether what is done in them is acceptable in a country; CULNIG evaluates on it.
 
 An answer is yes, no or neutral (the story has nothing to do with the norm it was written for; the country of such a row
-is not always the story's own). The three are shown as digits, shuffled by a hash of the row and the wording. Later
-revisions were seen with 2,615 rows, so the one of the paper's time is pinned.
+is not always the story's own). The three are shown as digits, in the order CULNIG's code draws for the row and the
+wording; the prompt names the country as the dataset spells it, as there. Later revisions were seen with 2,615 rows, so
+the one of the paper's time is pinned.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from pathlib import Path
 from gatescope.data.card import Card
 from gatescope.data.countries import display
 from gatescope.data.example import Example, Study
+from gatescope.data.prompts import Wording
 from gatescope.data.source import LeftOut, Source, open_table
-from gatescope.data.split import chosen_groups, shuffled
-from gatescope.data.wordings import chosen_wordings, variant
+from gatescope.data.split import chosen_groups
+from gatescope.data.wordings import chosen_wordings, drawn, numbered, variant
 from gatescope.errors import GatescopeError
 
 ANSWERS = ("yes", "no", "neutral")
@@ -35,7 +37,7 @@ def normad(
     path: str | Path | None = None,
     *,
     groups: Iterable[str] | None = None,
-    wordings: Sequence[int] | None = None,
+    wordings: Sequence[int | Wording] | None = None,
     revision: str | None = None,
 ) -> Study:
     """Load NormAd (CULNIG, section 4.1 and Table 6); all of it is for evaluation.
@@ -43,7 +45,7 @@ def normad(
     Args:
         path: a local copy of the csv file, or its directory; the hub if None.
         groups: only these countries, by display name, such as `countries.TARGETS`, the 14 of CULNIG; all 75 if None.
-        wordings: which of the four instructions; each makes an example of every story.
+        wordings: which of the four instructions, or a Wording of your own; each makes an example of every story.
         revision: another commit than the pinned one.
 
     Raises:
@@ -62,7 +64,7 @@ def normad(
         if gold not in ANSWERS:
             raise GatescopeError(f"NormAd: story {item!r} has the Gold Label {gold!r}; it must be yes, no or neutral.")
         for number, wording in asked:
-            choices = tuple(shuffled(ANSWERS, item, number))
+            choices = _choices(item, wording)
             examples.append(
                 Example(
                     id=variant(item, number),
@@ -73,16 +75,23 @@ def normad(
                     labels=wording.labels,
                     item=item,
                     facts={"country": row["Country"], "axis": str(row["Axis"]), "subaxis": str(row["Subaxis"])},
-                    **wording.fill(choices, country=group, story=row["Story"].strip()),
+                    **wording.fill(choices, country=row["Country"], story=row["Story"]),
                 )
             )
     notes = {
         "split": "none: all of it is evaluated",
-        "wordings": ", ".join(str(number) for number, _ in asked),
-        "order of options": "by a hash of the row and the wording",
-        "country": "in the prompt by its display name, or as published with spaces",
+        "wordings": numbered(asked),
+        "order of options": "as CULNIG's code draws it for the row and the wording",
+        "country": "in the prompt as the dataset spells it, as in CULNIG's code",
     }
     return Study("normad", [], examples, notes | left.notes(), readout="label")
+
+
+def _choices(item: str, wording: Wording) -> tuple[str, ...]:
+    """The answers in the order of their digits: the first digit drawn stands for yes, the second for no."""
+    digits = [1, 2, 3]
+    drawn(item, wording.text).shuffle(digits)
+    return tuple(answer for _, answer in sorted(zip(digits, ANSWERS, strict=True)))
 
 
 CARD = Card(

@@ -4,15 +4,17 @@
 options stand on one line, separated by spaces, and the full text of the option is the answer. `TEXT` is the same
 without its reference to an image, for examples that have none; where options have labels, the label is asked for.
 
-`WORDINGS` has four instructions for each benchmark of CULNIG (its Appendix A, Tables 5 to 11). The paper's tables do not
-show where lines end; that is ours. BLEnD's multiple-choice questions come with their own instructions, and so do its
-short-answer questions, in a file; SHORT_ANSWER is for those who do not have the file, in our words.
+`WORDINGS` has four instructions for each benchmark of CULNIG (its Appendix A, Tables 5 to 11), to the byte those of its
+published code (github.com/ynklab/CULNIG, commit 323d480), white space, dashes and quotes included; BLEND_CONTROL is its
+control prompt. BLEnD's multiple-choice questions come with their own instructions, and so do its short-answer questions,
+in a file; SHORT_ANSWER is for those who do not have the file, in our words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import Formatter, ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,24 +60,41 @@ class Wording:
     """One way to put a benchmark's questions.
 
     Attributes:
-        text: the user's turn, with a {field} for each part of the row; {options} are the labelled options, one a line.
+        text: the user's turn, with a {field} for each part of the row, and {option_a}, {option_b}, ... for its options, or
+            {options} for all of them with their labels.
         labels: what the options are called, in their order; empty where the row itself says.
         system: the system turn, if any; it has fields too.
+        option, between: how {options} shows one of them, and what stands between two.
     """
 
     text: str
     labels: tuple[str, ...] = ()
     system: str = ""
+    option: str = "{label}. {choice}"
+    between: str = "\n"
 
     def fill(self, choices: Sequence[str] = (), labels: Sequence[str] = (), **fields: object) -> dict[str, Any]:
         """The prompt and the system turn of one row, as an Example takes them.
 
         >>> Wording("Pick one. {question}\\n{options}", ("A", "B")).fill(["x", "{y}"], question="Which?")["prompt"]
         'Pick one. Which?\\nA. x\\nB. {y}'
+        >>> Wording("{option_b} or {option_a}?").fill(["x", "y"])["prompt"]
+        'y or x?'
         """
         names = labels or self.labels
-        options = "\n".join(f"{label}. {choice}" for label, choice in zip(names, choices, strict=False))
-        return {"prompt": self.text.format(options=options, **fields), "system": self.system.format(**fields)}
+        shown = [self.option.format(label=label, choice=choice) for label, choice in zip(names, choices, strict=False)]
+        each = {f"option_{letter}": choice for letter, choice in zip(ascii_lowercase, choices, strict=False)}
+        filled = self.text.format(options=self.between.join(shown), **each, **fields)
+        return {"prompt": filled, "system": self.system.format(**fields)}
+
+    def asks_for(self) -> set[str]:
+        """The fields of its two turns; {option_a}, {option_b}, ... count as {options}.
+
+        >>> sorted(Wording("{question}\\n{option_a}", system="In {country}").asks_for())
+        ['country', 'options', 'question']
+        """
+        fields = {name for _, name, _, _ in Formatter().parse(self.text + self.system) if name is not None}
+        return {"options" if name.startswith("option_") else name for name in fields}
 
 
 LETTERS, DIGITS = ("A", "B", "C", "D", "E"), ("1", "2", "3", "4")
@@ -85,18 +104,23 @@ def _each(ending: str, labels: tuple[str, ...], *instructions: str) -> tuple[Wor
     return tuple(Wording(f"{instruction}\n{ending}", labels) for instruction in instructions)
 
 
-_QUESTION = "Question: {question}\n{options}"
-_STORY = "country: {country}\nStory: {story}\nOptions:\n{options}"
-_PASSAGE = "passage: {passage}\nquestion: {question}\n{options}"
+def _listed(labels: tuple[str, ...]) -> str:
+    return "\n".join(f"{label}. {{option_{letter}}}" for label, letter in zip(labels, ascii_lowercase, strict=False))
+
+
+_QUESTION = "Question: {question}\n"
+_STORY = "\ncountry: {country}\nStory: {story}\nOptions: {options}\n"
+_PASSAGE = "\npassage: {passage}\nquestion: {question}\n"
 _AS_SOMEONE = ("You are a person from {country}.", "Behave as if you are from {country}.")
 _DIGIT = (
-    "Please respond with a single digit only from {low} to {high}. Do not include any other text.",
-    "Your answer should be a single digit between {low} and {high}. Do not add any other information.",
+    "Please respond with a single digit only from {min_option} to {max_option}. Do not include any other text.",
+    "Your answer should be a single digit between {min_option} and {max_option}. Do not add any other information.",
 )
 
+# The dashes and quotes are the published ones: a plain one in their place is another prompt.
 WORDINGS: dict[str, tuple[Wording, ...]] = {
     "culturalbench": _each(
-        _QUESTION,
+        _QUESTION + _listed(LETTERS[:4]),
         LETTERS[:4],
         "To answer the following multiple-choice question, you should choose one option only among A,B,C,D. Do not output "
         "any other things.",
@@ -105,30 +129,33 @@ WORDINGS: dict[str, tuple[Wording, ...]] = {
         "Choose one answer among A, B, C, and D for the question below. Do not include any explanation or extra content.",
         "You must answer the following question by selecting a single choice from A, B, C, or D. Do not write anything else.",
     ),
-    "normad": _each(
-        _STORY,
-        DIGITS[:3],
-        "You will be given a short story involving 2 or more characters about everyday situations. You will also be given a "
-        "country of relevance. Read the story and determine if the character's behavior aligns with the social norms of "
-        "that country. Only consider the provided context and country. Do not include any outside assumptions. Respond "
-        "**only** with the number 1, 2, or 3.",
-        "Read a short story describing everyday events with at least two characters. You'll also receive a country. Your "
-        "task is to judge whether the character's actions are in line with the cultural expectations of that country. Use "
-        "only the given story and cultural context; do not bring in any outside knowledge. Answer strictly with the number "
-        "1, 2, or 3.",
-        "A short scenario featuring multiple characters will be provided, along with the cultural background of a specific "
-        "country. Your role is to determine how well the behavior shown fits that country's social norms. Do not make "
-        "inferences beyond the given content. Only respond with 1, 2, or 3.",
-        "Given a short daily-life story involving multiple characters, along with the country, assess whether the behavior "
-        "depicted fits within the social norms of that culture. Stick strictly to the given material without adding outside "
-        "reasoning. Answer with just 1, 2, or 3.",
+    "normad": tuple(
+        Wording(f"{instruction}\n{_STORY}", DIGITS[:3], option="{label}: {choice}", between=", ")
+        for instruction in (
+            "You will be given a short story involving 2 or more characters about everyday situations. You will also be given "
+            "a country of relevance. Read the story and determine if the character\u2019s behavior aligns with the social "
+            "norms of that country.\n"
+            "Only consider the provided context and country. Do not include any outside assumptions. Respond **only** with "
+            "the number 1, 2, or 3.",
+            "Read a short story describing everyday events with at least two characters. You'll also receive a country. Your "
+            "task is to judge whether the character\u2019s actions are in line with the cultural expectations of that "
+            "country.\n"
+            "Use only the given story and cultural context; do not bring in any outside knowledge. Answer strictly with the "
+            "number 1, 2, or 3.",
+            "A short scenario featuring multiple characters will be provided, along with the cultural background of a "
+            "specific country. Your role is to determine how well the behavior shown fits that country's social norms.\n"
+            "Do not make inferences beyond the given content. Only respond with 1, 2, or 3.",
+            "Given a short daily-life story involving multiple characters, along with the country, assess whether the "
+            "behavior depicted fits within the social norms of that culture.\n"
+            "Stick strictly to the given material without adding outside reasoning. Answer with just 1, 2, or 3.",
+        )
     ),
     "worldvaluesbench": tuple(
         Wording(f"Question: {{question}}\n{digit}", system=someone) for someone in _AS_SOMEONE for digit in _DIGIT
     ),
     "countryrc": (
         *_each(
-            _PASSAGE,
+            f"{_PASSAGE}{_listed(LETTERS[:4])}\n",
             LETTERS[:4],
             "Read the passage carefully and choose a single option from A, B, C, D to answer the question. Do not output any "
             "other text.",
@@ -136,7 +163,7 @@ WORDINGS: dict[str, tuple[Wording, ...]] = {
             "return the letter of your choice (A, B, C, or D).",
         ),
         *_each(
-            _PASSAGE,
+            f"{_PASSAGE}{_listed(DIGITS)}\n",
             DIGITS,
             "From the information provided in the passage, choose the best answer to the question. You must select a single "
             "choice: 1, 2, 3, or 4, and do not include any other text.",
@@ -145,12 +172,13 @@ WORDINGS: dict[str, tuple[Wording, ...]] = {
         ),
     ),
     "commonsenseqa": _each(
-        _QUESTION,
+        _QUESTION + _listed(LETTERS),
         LETTERS,
         "To answer the following multiple-choice question, you should choose one option only among A,B,C,D,E. Do not output "
         "any other things.",
         "Choose one answer among A, B, C, D, and E for the question below. Do not include any explanation or extra content.",
-        "Pick one option only — A, B, C, D, or E — as the answer to the question below. Do not provide any additional text.",
+        "Pick one option only \u2014 A, B, C, D, or E \u2014 as the answer to the question below. Do not provide any "
+        "additional text.",
         "Please choose one and only one of the following options (A, B, C, D, or E) to answer the question. Do not add "
         "anything else.",
     ),
@@ -162,11 +190,11 @@ WORDINGS: dict[str, tuple[Wording, ...]] = {
             "Respond with:\n0 if it does (entailment)\n1 if it does not (not_entailment)\nOnly answer with 0 or 1.",
             "Classify the relationship between the following question and context.\n"
             "Question: {question}\nContext: {sentence}\n"
-            "Label as:\n0: entailment - the question is supported by the context\n"
-            "1: not_entailment - the question is not supported by the context\nPlease respond with either 0 or 1 only.",
+            "Label as:\n0: entailment \u2013 the question is supported by the context\n"
+            "1: not_entailment \u2013 the question is not supported by the context\nPlease respond with either 0 or 1 only.",
             "Read the question and the context.\nQuestion: {question}\nContext: {sentence}\n"
-            "If the context provides enough evidence to answer the question, return 0 (entailment). If the context is "
-            "insufficient or irrelevant, return 1 (not_entailment). Your answer should be either 0 or 1.",
+            "If the context provides enough evidence to answer the question, return 0 (entailment).\n"
+            "If the context is insufficient or irrelevant, return 1 (not_entailment).\nYour answer should be either 0 or 1.",
             "Your task is to judge if the answer to the question can be found in the context.\n"
             "Question: {question}\nContext: {sentence}\n"
             "Answer 0 for entailment, and 1 for not_entailment. Do not include any other text.",
@@ -177,20 +205,24 @@ WORDINGS: dict[str, tuple[Wording, ...]] = {
         for text in (
             "Determine whether the following two sentences are paraphrases of each other in meaning.\n"
             "Sentence 1: {sentence1}\nSentence 2: {sentence2}\n"
-            "Respond with:\n1 - if they are paraphrases\n0 - if they are not paraphrases\nOnly answer with 0 or 1.",
+            "Respond with:\n1 \u2013 if they are paraphrases\n0 \u2013 if they are not paraphrases\nOnly answer with 0 or 1.",
             "You are given two sentences. Judge whether they express the same meaning, even if the wording is different.\n"
             "Sentence 1: {sentence1}\nSentence 2: {sentence2}\n"
-            "Answer with 1 if they are paraphrases, and 0 if they are not. Please respond using only 0 or 1.",
+            "Answer with 1 if they are paraphrases, and 0 if they are not.\nPlease respond using only 0 or 1.",
             "A paraphrase means that two sentences convey the same information using different words or structure.\n"
             "Sentence 1: {sentence1}\nSentence 2: {sentence2}\n"
-            "Decide whether these sentences are paraphrases. Return 1 for paraphrase, 0 for not paraphrase. Your answer must "
-            "be either 0 or 1.",
+            "Decide whether these sentences are paraphrases.\nReturn 1 for paraphrase, 0 for not paraphrase.\n"
+            "Your answer must be either 0 or 1.",
             "Compare the following two sentences. If they convey the same meaning regardless of differences in wording, "
             "classify them as paraphrases.\nSentence 1: {sentence1}\nSentence 2: {sentence2}\n"
-            "Respond with:\n1 - if they are semantically equivalent (paraphrase)\n"
-            "0 - if they are not semantically equivalent\nOnly use 0 or 1 as your answer.",
+            "Respond with:\n1 \u2013 if they are semantically equivalent (paraphrase)\n"
+            "0 \u2013 if they are not semantically equivalent\nOnly use 0 or 1 as your answer.",
         )
     ),
 }
+BLEND_CONTROL = Wording(
+    "Without any explanation, choose only one from the given alphabet choices(e.g., A, B, C). Provide as JSON format: "
+    '{{"answer_choice":""}}\n\n{options}\n\nAnswer:'
+)
 SHORT_ANSWER = Wording("{question}\nGive one short answer, without any explanation.")
 BLEND_PREFIX = '{"answer_choice":"'

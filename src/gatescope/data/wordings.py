@@ -1,24 +1,55 @@
-"""One row, several prompts: an example for each wording asked for."""
+"""One row, several prompts: an example for each wording asked for; and the order its options were published in."""
 
 from __future__ import annotations
 
+import hashlib
+import random
 from collections.abc import Sequence
 
 from gatescope.data.prompts import WORDINGS, Wording
 from gatescope.errors import GatescopeError
 
 
-def chosen_wordings(name: str, which: Sequence[int] | None) -> list[tuple[int, Wording]]:
-    """The wordings of a benchmark that were asked for, each with its number; all if None.
+def chosen_wordings(name: str, which: Sequence[int | Wording] | None) -> list[tuple[int, Wording]]:
+    """The wordings of a benchmark that were asked for, each with its number; all of the published ones if None.
+
+    Args:
+        name: of the benchmark.
+        which: numbers of published wordings, or wordings of one's own, which are numbered after those.
 
     Raises:
-        GatescopeError: for a number it does not have, or none.
+        GatescopeError: for a number it does not have, or none, or a wording that does not fit the benchmark's rows.
     """
     every = WORDINGS[name]
-    numbers = range(len(every)) if which is None else which
-    if not numbers or any(not 0 <= number < len(every) for number in numbers):
-        raise GatescopeError(f"{name} has the wordings 0 to {len(every) - 1}; {list(numbers)} were asked for.")
-    return [(number, every[number]) for number in numbers]
+    asked = range(len(every)) if which is None else which
+    numbers = [number for number in asked if not isinstance(number, Wording)]
+    if not asked or any(not 0 <= number < len(every) for number in numbers):
+        raise GatescopeError(f"{name} has the wordings 0 to {len(every) - 1}; {numbers} were asked for.")
+    own = [wording for wording in asked if isinstance(wording, Wording)]
+    for wording in own:
+        _check(name, wording, every[0])
+    chosen = [(number, every[number]) for number in numbers]
+    return chosen + list(enumerate(own, len(every)))
+
+
+def _check(name: str, own: Wording, published: Wording) -> None:
+    known = set().union(*(wording.asks_for() for wording in WORDINGS[name])) | {"options"}
+    if unknown := own.asks_for() - known:
+        raise GatescopeError(
+            f"A wording of {name} asks for {', '.join(f'{{{field}}}' for field in sorted(unknown))}; its rows have "
+            f"{', '.join(f'{{{field}}}' for field in sorted(known))}. A brace that is meant as one is written twice."
+        )
+    if len(own.labels) != len(published.labels):
+        raise GatescopeError(
+            f"A wording of {name} has the labels {list(own.labels)}; {len(published.labels)} are needed, such as "
+            f"{list(published.labels)}."
+        )
+
+
+def numbered(asked: Sequence[tuple[int, Wording]]) -> str:
+    """Which wordings were asked for, for a study's notes."""
+    published = {wording for wordings in WORDINGS.values() for wording in wordings}
+    return ", ".join(str(number) + ("" if wording in published else " (one's own)") for number, wording in asked)
 
 
 def variant(item: str, number: int) -> str:
@@ -28,3 +59,16 @@ def variant(item: str, number: int) -> str:
     '17/2'
     """
     return f"{item}/{number}"
+
+
+def drawn(*key: object) -> random.Random:
+    """What CULNIG's published code draws from for one row under one wording: seeded by an MD5 of the key.
+
+    The key is the row's and the whole text of the wording, so that options have the published order under the published
+    wordings, and one of their own under others.
+
+    >>> drawn(11, "Pick one.").sample("abcd", 4)
+    ['c', 'a', 'b', 'd']
+    """
+    digest = hashlib.md5("_".join(map(str, key)).encode(), usedforsecurity=False)
+    return random.Random(int(digest.hexdigest()[:8], 16))

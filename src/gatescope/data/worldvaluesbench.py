@@ -27,9 +27,10 @@ import numpy as np
 from gatescope.data.card import Card
 from gatescope.data.countries import display
 from gatescope.data.example import Example, Study
+from gatescope.data.prompts import Wording
 from gatescope.data.source import LeftOut, check_rows, local_file
 from gatescope.data.split import chosen_groups
-from gatescope.data.wordings import chosen_wordings, variant
+from gatescope.data.wordings import chosen_wordings, numbered, variant
 from gatescope.errors import GatescopeError
 
 HOW = (
@@ -53,7 +54,7 @@ class _Question:
 
 
 def worldvaluesbench(
-    path: str | Path | None = None, *, groups: Iterable[str] | None = None, wordings: Sequence[int] | None = None
+    path: str | Path | None = None, *, groups: Iterable[str] | None = None, wordings: Sequence[int | Wording] | None = None
 ) -> Study:
     """Load WorldValuesBench from the files its own script wrote (CULNIG, section 4.1 and Table 7).
 
@@ -61,7 +62,8 @@ def worldvaluesbench(
         path: the directory with `question_metadata.json`, `full/full_value_qa.tsv` and `full/full_demographic_qa.tsv`; the
             two tables may also lie beside the first.
         groups: only these countries, by display name, such as ("UK", "Japan"); all that have answers if None.
-        wordings: which of the four (two system turns, two instructions); each makes an example of every question.
+        wordings: which of the four (two system turns, two instructions), or a Wording of your own; each makes an example of
+            every question.
 
     Raises:
         GatescopeError: if there is no path, a file is not there or cannot be read, a column is missing, or `groups` or
@@ -94,7 +96,7 @@ def worldvaluesbench(
         "split": f"the {FURTHEST} questions of a country with answers furthest from everyone's (KL) to identify on",
         "questions": f"those with at least {FEWEST} answers in a country",
         "answer": "the most frequent one, the smallest of equally frequent ones",
-        "wordings": ", ".join(str(number) for number, _ in asked),
+        "wordings": numbered(asked),
     }
     return Study("worldvaluesbench", first, second, notes | left.notes(), readout="likert")
 
@@ -115,12 +117,12 @@ def _examples(question: _Question, country: str, counts: np.ndarray, asked: Sequ
     group = display("worldvaluesbench", country)
     item = f"{group}/{question.name}"
     facts = {"country": country, "question": question.name, "category": question.category, "answers": str(counts.sum())}
-    fields = {"question": question.text, "low": question.low, "high": question.high, "country": country}
+    fields = {"question": question.text, "min_option": question.low, "max_option": question.high, "country": country}
     return [
         Example(
             id=variant(item, number),
             group=group,
-            question=question.text,
+            question=question.text.strip(),
             choices=scale,
             answer=scale[int(counts.argmax())],  # the first of equal counts is the smallest answer
             labels=scale,
@@ -146,7 +148,7 @@ def _question(file: Path, name: str, about: Mapping) -> _Question:
     try:
         low, high = about["answer_scale_min"], about["answer_scale_max"]
         if isinstance(low, int) and isinstance(high, int) and 0 <= low < high:
-            return _Question(name, about["question"].strip(), about["category"], low, high)
+            return _Question(name, about["question"], about["category"], low, high)
         problem = f"has the scale {low!r} to {high!r}; two numbers are needed, the first the smaller"
     except KeyError as error:
         problem = f"has no {error}; the fields found are {list(about)}"
