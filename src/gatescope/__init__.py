@@ -1,7 +1,7 @@
 """gatescope finds the neurons of a language or vision-language model that matter for a group of inputs, and proves
 it by switching them off, inside ordinary nnsight traces."""
 
-from gatescope import _typing  # noqa: F401, I001 - beartype must be in before nnsight
+from gatescope import _typing  # noqa: F401, I001 - beartype and anyio must be in before nnsight
 from gatescope import data, organism, remote, select
 from gatescope.attribute import attribute
 from gatescope.attributions import Attributions

@@ -1,38 +1,49 @@
-"""beartype, imported so that it works whichever of it and nnsight came first; and the checker built on it.
+"""beartype and anyio, imported so that they work whichever of them and nnsight came first; and the checker on beartype.
 
 nnsight mounts `.save` on `object`. beartype, imported after that, finds the mounted method where it expects a plain
-attribute and fails with "unhashable type: 'instancemethod'". Taking the mount off while beartype is imported, and
-putting it back, is enough.
+attribute and fails with "unhashable type: 'instancemethod'"; anyio finds it in `dir()` of its own classes and fails with
+"Attribute 'save' is missing its type annotation", and with it what imports anyio late: httpx's asynchronous client, the
+clients of APIs, web servers. Taking the mount off while they are imported, and putting it back, is enough for beartype.
+anyio does the same for every class it makes later, so it is told of the name as well.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 
-def _import_beartype() -> None:
-    if "nnsight" not in sys.modules:
-        import beartype
-
+@contextlib.contextmanager
+def _unmounted() -> Iterator[None]:
+    """Without `object.save`, where it is there."""
+    if "nnsight" not in sys.modules or not hasattr(object, "save"):
+        yield
         return
     from nnsight import save
     from nnsight._c import mount, unmount
 
-    if unmount is None or not hasattr(object, "save"):  # nnsight without its C extension, or APP.PYMOUNT off
-        import beartype
-
-        return
-    if "beartype" not in sys.modules:
-        for name in [name for name in sys.modules if name.startswith("beartype.")]:
-            del sys.modules[name]  # left behind by an import of beartype that failed
     unmount("save")
     try:
-        import beartype  # noqa: F401
+        yield
     finally:
         mount(save, "save")
 
 
-_import_beartype()
+def _imported(name: str) -> Any:
+    """A package, also where an import of it failed before and left parts behind."""
+    if name not in sys.modules:
+        for part in [part for part in sys.modules if part.startswith(f"{name}.")]:
+            del sys.modules[part]
+    return importlib.import_module(name)
+
+
+with _unmounted():
+    _imported("beartype")
+    with contextlib.suppress(ImportError):  # anyio may not be installed
+        _imported("anyio").TypedAttributeSet.__annotations__.setdefault("save", Any)
 
 from beartype import BeartypeConf, beartype  # noqa: E402
 from jaxtyping import jaxtyped  # noqa: E402

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -177,18 +178,64 @@ class Study:
     readout: str = "generate"
 
 
-def listed(examples: Sequence[Example] | Study) -> Sequence[Example]:
+def listed(examples: Any) -> Sequence[Example]:
     """Examples as they were given.
 
     Raises:
-        GatescopeError: if it is a whole Study.
+        GatescopeError: if it is anything but a list (or another sequence) of Examples; it says what was given, and what to
+            make of it.
     """
     if isinstance(examples, Study):
         raise GatescopeError(
             f"{examples.name!r} is a study, of two halves; give one of them: study.identification to find neurons on, "
             f"study.evaluation to measure their effect on."
         )
+    if isinstance(examples, str) or not isinstance(examples, Sequence):
+        raise GatescopeError(f"Examples are given as a list, and {_what(examples)} was given. {_instead(examples)}")
+    for number, example in enumerate(examples):
+        if not isinstance(example, Example):
+            way = _OF_TEXTS if isinstance(example, str) else _OF_ROWS.format(rows="rows")
+            raise GatescopeError(f"Item {number} of the examples is {_what(example)}, and each must be an Example. {way}")
     return examples
+
+
+_OF_ROWS = (
+    "Make one of each row: [Example(row['id'], row['group'], row['question'], tuple(row['choices']), row['answer']) for row in "
+    "{rows}]."
+)
+_OF_TEXTS = "Make one of each text: [Example.passage(id, group, text)], recorded with readout='none' and only_correct=False."
+
+
+def _what(given: Any) -> str:
+    """A value in a message: its type, with the package it is of; a text, by its beginning.
+
+    >>> _what("Where is it?"), _what({}), _what(Path("x.jsonl"))
+    ("the text 'Where is it?'", 'a dict', "a Path ('x.jsonl')")
+    """
+    if given is None:
+        return "None"
+    if isinstance(given, str):
+        return f"the text {given[:60]!r}"
+    if isinstance(given, Path):
+        return f"a Path ({str(given)!r})"
+    package = type(given).__module__.partition(".")[0]
+    named = f"{'an' if type(given).__name__[0] in 'AEIOUaeiou' else 'a'} {type(given).__name__}"
+    return named if package in ("builtins", "gatescope") else f"{named} ({package})"
+
+
+def _instead(given: Any) -> str:
+    """What to make of something that is no list of Examples."""
+    if isinstance(given, Example):
+        return "Put it in a list: [example]."
+    if isinstance(given, str | Path):
+        return f"Questions in a file: gatescope.data.jsonl(path), and one of its halves, such as .evaluation. {_OF_TEXTS}"
+    if isinstance(given, Mapping):
+        return "Give one list; each Example says its own group."
+    if hasattr(given, "columns"):
+        return _OF_ROWS.format(rows="frame.to_dicts()" if hasattr(given, "to_dicts") else "frame.to_dict('records')")
+    if hasattr(given, "column_names"):
+        return _OF_ROWS.format(rows="dataset")
+    return "Give list(...) of its Examples." if hasattr(given, "__iter__") else "Each is a gatescope.data.Example."
 
 
 def readout_of(examples: Sequence[Example]) -> str:

@@ -74,6 +74,11 @@ def perplexity(
             f"batch_size is {batch_size} and max_length {max_length}; at least 1 text a batch and 2 tokens a text are needed, "
             f"the first token being given and the next predicted."
         )
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise GatescopeError(
+            f"texts must be a list of strings; {'one string' if isinstance(texts, str) else 'a list of something else'} was "
+            f"given. One text: [text]; the texts of examples: [example.prompt for example in examples]."
+        )
     masks: list[Intervention | None] = [None, *interventions.values()]
     loss, tokens = [0.0] * len(masks), 0
     with bar(len(texts) * len(masks), "perplexity", "texts", show=progress) as shown:
