@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -50,6 +51,24 @@ def test_saving_and_loading_keeps_members_order_and_provenance(tmp_path_factory,
     again = gs.NeuronSet.load(path, {"id": "elsewhere", "digest": "d"})
     assert list(again) == a and again.layout == LAYOUT
     assert again.model == {"id": "m", "digest": "d"} and again.origin == {"method": "CAS"}
+
+
+@pytest.mark.parametrize(
+    "flat",
+    [
+        pytest.param(torch.from_numpy(np.array([], dtype=np.int64)), id="none, stride 0"),
+        pytest.param(torch.from_numpy(np.arange(9)[np.arange(9) > 8]), id="none, by a mask"),
+        pytest.param(torch.arange(9)[4::5], id="one, stride 5"),
+        pytest.param(torch.from_numpy(np.arange(9)[::-3].copy())[::2], id="two, stride 2"),
+        pytest.param(torch.arange(4).expand(2, 4)[1], id="a row that shares its storage"),
+    ],
+)
+def test_a_set_can_be_saved_wherever_its_numbers_came_from(tmp_path, flat):
+    path = tmp_path / "n.safetensors"
+    gs.NeuronSet(LAYOUT, flat).save(path)
+    assert gs.NeuronSet.load(path).flat.tolist() == flat.tolist()
+    gs.NeuronSet(LAYOUT, torch.tensor(flat.tolist(), dtype=torch.int64)).save(tmp_path / "plain.safetensors")
+    assert path.read_bytes() == (tmp_path / "plain.safetensors").read_bytes()
 
 
 def test_loading_against_another_model_names_both(tmp_path):

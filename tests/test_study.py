@@ -113,6 +113,21 @@ def test_a_group_with_nothing_right_is_named_and_the_others_kept(llama_path, tmp
     assert "Traceback" not in done.stderr
 
 
+def test_a_selector_that_finds_nothing_for_a_group_does_not_end_the_study(tmp_path):
+    examples = letter_examples(("north", "south", "east"), 4, image=False)
+    model = gs.load_model(teach(tiny_llama(tmp_path / "model"), examples))
+    study = gs.data.Study("letters", tuple(examples[::2]), tuple(examples[1::2]))
+    how = {"selectors": ("LAPE",), "options": {"LAPE": {"rho": 0.1}}, "out": tmp_path / "run"}
+    first = gs.run_study(model, study, rate=0.05, **how)
+    sizes = {group: len(neurons) for group, neurons in first.selections["LAPE"].items()}
+    assert sorted(sizes.values()) == [0, 0, 1]  # one neuron is the 0.1% of lowest entropy, rounded up
+    empty = min(sizes, key=sizes.__getitem__)
+    assert len(gs.open_result(tmp_path / "run").selections["LAPE"][empty]) == 0
+    again = gs.run_study(model, study, rate=0.05, **how)
+    assert str(again) == str(first) == str(gs.open_result(tmp_path / "run"))
+    assert f"LAPE found 0 of 7 neurons for '{empty}'" in str(first)
+
+
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory):
     return jsonl(tmp_path_factory.mktemp("data") / "q.jsonl", text_examples())
