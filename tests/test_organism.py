@@ -65,7 +65,7 @@ def test_the_known_neurons_carry_their_culture_and_no_other(organism, organism_m
 
 def test_training_batches_are_what_the_processor_gives(organism):
     """Training assembles its inputs by hand for speed; the real processor must agree token for token."""
-    facts = world.facts()
+    facts = world.facts(organism.recipe.seed)
     processor = build.processor(fact.word for fact in facts)
     pictures = train._Pictures(processor, facts, 1, "test")
     inputs, choices, taught = pictures.batch(list(range(7)), lambda row: "own")

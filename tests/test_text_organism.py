@@ -104,7 +104,7 @@ def test_the_passage_names_the_culture_asked_for(organism):
 
 
 def test_training_sees_the_tokens_that_collate_gives(organism, model):
-    tokenizer = text.tokenizer(world.facts())
+    tokenizer = text.tokenizer(world.facts(organism.recipe.seed))
     examples = [e for study in organism.tasks.values() for e in study.evaluation[:3]]
     mine, theirs = text_train.encode(tokenizer, examples), collate(model, examples).inputs
     assert mine.keys() == theirs.keys()

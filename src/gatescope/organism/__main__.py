@@ -1,6 +1,8 @@
-"""Train every organism that is not in the cache yet."""
+"""Make organisms again, or list those there are; see `prepare`."""
+
+import sys
 
 from gatescope.organism.prepare import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,41 +1,106 @@
-"""Train every organism that is not in the cache yet, several at a time: `python -m gatescope.organism`.
+"""Make organisms again, or look at those there are.
 
-A process uses one thread; the models are too small for more.
+    python -m gatescope.organism                                   # which there are, by which recipe, and are they whole?
+    python -m gatescope.organism --train selective text --seed 1 --out DIR
+    GATESCOPE_ORGANISMS=DIR gatescope demo                         # with these in the place of the shipped ones
+
+Several are trained at a time, each by a process with one thread; the models are too small for more.
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import multiprocessing
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
 
+from gatescope.errors import GatescopeError
+from gatescope.organism import shelf
+from gatescope.organism.text_train import TextRecipe
+from gatescope.organism.train import KINDS, Recipe
 from gatescope.progress import bar
 
+NAMES = (*KINDS, "text")
 
-def train_one(kind: str) -> str:
-    """Train one kind, or find it in the cache."""
+
+def recipe_of(kind: str, seed: int) -> Recipe | TextRecipe:
+    """The recipe of a kind, with a seed of its own."""
+    return dataclasses.replace(TextRecipe() if kind == "text" else KINDS[kind], seed=seed)
+
+
+def train_one(kind: str, seed: int, path: Path) -> str:
+    """Train one kind into an empty directory."""
     import torch
 
     from gatescope import organism
 
     torch.set_num_threads(1)
-    if kind == "text":
-        organism.text.load(progress=False)
-    else:
-        organism.load(organism.KINDS[kind], progress=False)
+    (organism.text if kind == "text" else organism).make(path, recipe_of(kind, seed), progress=False)
     return kind
 
 
-def main() -> None:
-    """Train them."""
-    from gatescope.organism import KINDS
+def train(kinds: Sequence[str], seed: int, out: Path) -> None:
+    """Train kinds and put them on a shelf, each as soon as it is made.
 
-    kinds = [*KINDS, "text"]
+    Raises:
+        GatescopeError: if one does not reach its recipe's accuracy; the others are made all the same.
+    """
+    from gatescope import organism
+
+    out.mkdir(parents=True, exist_ok=True)
+    failed: list[GatescopeError] = []
     with (
-        ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool,
+        tempfile.TemporaryDirectory(dir=out, prefix=".making-") as scratch,
+        ProcessPoolExecutor(min(os.cpu_count() or 1, len(kinds)), multiprocessing.get_context("spawn")) as pool,
         bar(len(kinds), "organisms", "models") as shown,
     ):
-        for kind in pool.map(train_one, kinds):
+        folders = {kind: Path(tempfile.mkdtemp(dir=scratch)) for kind in kinds}
+        for done in as_completed(pool.submit(train_one, kind, seed, folders[kind]) for kind in kinds):
             shown.update()
-            print(f"organism {kind}: ready", file=sys.stderr)  # noqa: T201
+            try:
+                kind = done.result()
+            except GatescopeError as error:
+                failed.append(error)
+                continue
+            edition = organism.text.FORMAT if kind == "text" else organism.FORMAT
+            shelf.put(out, kind, folders[kind], edition, dataclasses.asdict(recipe_of(kind, seed)))
+            print(f"organism {kind}: made, in {out / kind}", file=sys.stderr)  # noqa: T201
+    if failed:
+        raise failed[0]
+
+
+def listing() -> str:
+    """Every organism there is, a line each.
+
+    Raises:
+        GatescopeError: if one was altered.
+    """
+    lines = []
+    for kind in NAMES:
+        path = shelf.find(kind)
+        told = shelf.organisms(path.parent)[kind]
+        lines.append(f"{kind:10} seed {told['recipe']['seed']}, made with torch {told['made_with']['torch']}: {path}")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """What `python -m gatescope.organism` does; its exit status."""
+    parser = argparse.ArgumentParser("python -m gatescope.organism", description="Make organisms again, or list them.")
+    parser.add_argument("--train", nargs="+", choices=NAMES, metavar="KIND", help=f"which to make: {', '.join(NAMES)}")
+    parser.add_argument("--seed", type=int, default=0, help="of the world, the weights and the training; 0 is the shipped ones'")
+    parser.add_argument("--out", type=Path, default=Path("organisms"), help="where to put them; ./organisms if not given")
+    options = parser.parse_args(arguments)
+    try:
+        if options.train:
+            train(options.train, options.seed, options.out)
+        else:
+            print(listing())  # noqa: T201
+    except GatescopeError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 2
+    return 0

@@ -1,7 +1,7 @@
 """A tiny real language model whose culture neurons are known: the invented world in text form.
 
-An ordinary Qwen3 of three layers, trained once (a minute or two on two cores) and kept in the user's cache directory
-beside its tasks as JSONL files and its known neurons. As with the vision organism the effect of its neurons is trained
+An ordinary Qwen3 of three layers, trained once and shipped with its tasks as JSONL files and its known neurons; one of
+another recipe is trained when it is first asked for (some minutes on two cores) and kept in the user's cache. As with the vision organism the effect of its neurons is trained
 in: what is shown on it validates the instrument, and says nothing about any other model.
 """
 
@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 from gatescope.data import Study, jsonl
 from gatescope.models import identity
 from gatescope.neurons import NeuronSet
-from gatescope.organism import build, text_tasks, text_train, world
+from gatescope.organism import build, shelf, text_tasks, text_train, world
 from gatescope.organism.cache import cached, progress_bar
 from gatescope.organism.text_train import TextRecipe
 
@@ -36,39 +36,45 @@ class TextOrganism:
     """A trained text organism.
 
     Attributes:
-        path: its model directory, which any Hugging Face loader opens; the tasks as JSONL files beside it.
+        path: its model directory, which any Hugging Face loader opens, with the tasks as JSONL files. Do not write there.
         tasks: `culture` and `control` (240 identification and 240 evaluation examples, 40 a culture), `reading` (120
             and 120, 20 a culture), `copy` and `larger` (120 and 120, no culture). A `control` example has the id of
             the `culture` example it was made from.
         general: the neurons every culture question was made to need.
         specific: by culture, the neurons only its own questions were made to need.
+        recipe: what it was made by.
     """
 
     path: Path
     tasks: dict[str, Study]
     general: NeuronSet
     specific: dict[str, NeuronSet]
+    recipe: TextRecipe
 
 
 def load(recipe: TextRecipe | None = None, *, cache: str | Path | None = None, progress: bool = True) -> TextOrganism:
-    """The text organism of a recipe, trained now if it is not in the cache yet.
+    """The text organism of a recipe: the shipped one (the default), or one trained now if it is not in the cache yet.
 
     Args:
-        recipe: what to train; the default recipe if None.
-        cache: directory to keep organisms in; the user's cache directory, or $GATESCOPE_CACHE, if None.
+        recipe: which; the default recipe if None.
+        cache: directory to keep what is trained in; the user's cache directory, or $GATESCOPE_CACHE, if None.
         progress: show a bar while training.
 
     Raises:
-        GatescopeError: if training does not reach the recipe's accuracy.
+        GatescopeError: if the shipped one was altered; if training does not reach the recipe's accuracy.
     """
     recipe = recipe or TextRecipe()
-    spec = [FORMAT, text_tasks.TASKS, dataclasses.asdict(recipe)]
-    path = cached("text-", spec, lambda partial: _make(partial, recipe, progress), cache)
+    if recipe == TextRecipe():
+        path = shelf.find("text")
+    else:
+        spec = [FORMAT, text_tasks.TASKS, dataclasses.asdict(recipe)]
+        path = cached("text-", spec, lambda partial: make(partial, recipe, progress), cache)
     return TextOrganism(
         path,
         {task: jsonl(path / f"{task}.jsonl") for task in text_tasks.TASKS},
         NeuronSet.load(path / "known" / "general.safetensors"),
         {culture: NeuronSet.load(path / "known" / f"{culture}.safetensors") for culture in world.CULTURES},
+        TextRecipe(**json.loads((path / "recipe.json").read_text())),
     )
 
 
@@ -102,7 +108,8 @@ def model(tokens: PreTrainedTokenizerFast, recipe: TextRecipe) -> Qwen3ForCausal
     return Qwen3ForCausalLM(config)
 
 
-def _make(path: Path, recipe: TextRecipe, progress: bool) -> None:
+def make(path: Path, recipe: TextRecipe, progress: bool) -> None:
+    """Train a text organism into an empty directory."""
     facts = world.facts(recipe.seed)
     tokens = tokenizer(facts)
     state = torch.get_rng_state()
