@@ -63,9 +63,10 @@ def organisms(shelf: Path) -> dict[str, dict[str, Any]]:
             f"{shelf} holds no organisms: manifest.json cannot be read ({error}). {VARIABLE} must name a directory made by "
             f"`python -m gatescope.organism --train KIND --out DIR`; without it the shipped organisms are used."
         ) from error
-    if manifest.get("format") != FORMAT:
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
         raise GatescopeError(
-            f"{shelf} holds organisms of format {manifest.get('format')!r}; this version reads {FORMAT!r}. Make them again: "
+            f"{shelf} holds organisms of format {found!r}; this version reads {FORMAT!r}. Make them again: "
             f"`python -m gatescope.organism --train KIND --out DIR`."
         )
     return manifest["organisms"]
