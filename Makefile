@@ -8,7 +8,6 @@ demo: .venv/installed
 
 # One thread a process: the models are tiny, and as many processes as cores.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m gatescope.organism
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile
 
 check: .venv/installed
