@@ -48,7 +48,7 @@ def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], metadata
 
     The metadata is one text, since safetensors keeps several in no order: the same content gives the same bytes.
     """
-    whole = {name: _whole(tensor) for name, tensor in tensors.items()}
+    whole = _apart({name: _whole(tensor) for name, tensor in tensors.items()})
     about = {"format": format} | dict(metadata)
     about["checksum"] = checksum(whole, about)
     write_bytes(Path(path), save(whole, {"about": json.dumps(about)}))
@@ -58,6 +58,17 @@ def _whole(tensor: Tensor) -> Tensor:
     """A tensor as safetensors takes it, contiguous and alone in its storage; itself where it is that already."""
     plain = tensor.detach().cpu().contiguous()
     return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with storage of their own: groups may share one (a draw of all neurons), which safetensors refuses."""
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        if place and place in seen:
+            tensors[name] = tensor.clone()
+        seen.add(place)
+    return tensors
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:

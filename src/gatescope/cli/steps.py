@@ -219,6 +219,11 @@ def neurons(
                 continue
             label = name if of == ALL else f"{name}.{of}"
             file = out / f"{label.replace(' ', '-').replace('/', '-')}.safetensors" if out is not None else None
+            if file is not None and (other := next((row for row in told if row["file"] == file), None)):
+                raise GatescopeError(
+                    f"{other['selector']} of {other['group']!r} and {name} of {of!r} would both be {file.name}. Write "
+                    f"each to a directory of its own, with --selector and --group."
+                )
             if file is not None:
                 found.save(file)
             told.append({"selector": name, "group": of, "file": file, "neurons": list(found)})

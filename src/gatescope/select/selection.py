@@ -81,7 +81,7 @@ class Selection(Mapping[str, NeuronSet]):
 
     def report(self) -> str:
         """How many neurons each group has, in which layers, and why fewer than wanted."""
-        wide = max(len(group) for group in self.sets)
+        wide = max(map(len, self.sets), default=0)
         lines = [f"{self.method}: {'no fixed number' if self.wanted is None else self.wanted} wanted for each group"]
         for group, neurons in self.sets.items():
             layers = [f"{neurons.per_layer(site.site).tolist()}" for site in neurons.layout.sites]
@@ -91,7 +91,13 @@ class Selection(Mapping[str, NeuronSet]):
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> None:
-        """Write sets, scores and provenance as one safetensors file."""
+        """Write sets, scores and provenance as one safetensors file.
+
+        Raises:
+            GatescopeError: for a selection of no group, or if it cannot be written.
+        """
+        if not self.sets:
+            raise GatescopeError(f"{self.method} has no group, so there is nothing to save; select for one group at least.")
         first = next(iter(self.sets.values()))
         tensors = {f"set.{i}": s.flat for i, s in enumerate(self.sets.values())}
         tensors |= {} if self.scores is None else {"scores": self.scores}
