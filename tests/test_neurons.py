@@ -105,3 +105,48 @@ def test_restriction_and_sampling(a, sites, layers):
     assert len(half) == len(a) // 2 and set(half) <= set(a) and half == one.sample(len(a) // 2, seed=1)
     with pytest.raises(gs.GatescopeError, match="Cannot draw"):
         one.sample(len(a) + 1, seed=0)
+
+
+@pytest.mark.parametrize("neuron", [("gate", 0, 4), ("gate", 2, 0), ("q", 1, 3), ("q", 2, 0), ("gate", 0, -1), ("q", -1, 0)])
+def test_a_neuron_one_past_the_end_is_refused_not_counted_in_the_next_layer(neuron):
+    with pytest.raises(gs.GatescopeError, match=r"No neuron \('\w', -?\d, -?\d\)|No neuron \('gate', -?\d, -?\d\)"):
+        build([neuron])
+
+
+def test_a_draw_is_another_with_another_seed_and_says_which_it_was():
+    every = gs.NeuronSet(LAYOUT, torch.arange(LAYOUT.size), {"id": "m"}, {"method": "CAS"})
+    drawn = {tuple(every.sample(7, seed=seed).flat.tolist()) for seed in range(20)}
+    assert len(drawn) == 20
+    one = every.sample(7, seed=3)
+    assert one.origin == {"method": "CAS", "sample": "7", "seed": "3"} and one.model == {"id": "m"}
+    times = torch.zeros(LAYOUT.size)
+    for seed in range(400):
+        times[every.sample(7, seed=seed).flat] += 1
+    assert (times - 200).abs().max() < 50  # five standard deviations of a fair draw of half
+
+
+def test_models_without_weights_are_told_apart_by_revision():
+    one, other = ({"id": "org/m", "revision": revision, "digest": ""} for revision in ("r1", "r2"))
+    with pytest.raises(gs.GatescopeError, match=r"one model is org/m revision r1, the other org/m revision r2"):
+        gs.NeuronSet.of(LAYOUT, [], one) | gs.NeuronSet.of(LAYOUT, [], other)
+    assert len(gs.NeuronSet.of(LAYOUT, [], one) | gs.NeuronSet.of(LAYOUT, [], dict(one))) == 0
+
+
+@given(members, members)
+def test_operations_keep_the_first_sets_order_and_its_model(a, b):
+    of = {"id": "m", "digest": "d"}
+    one, other = gs.NeuronSet.of(LAYOUT, a, of, {"method": "CAS"}), gs.NeuronSet.of(LAYOUT, b, of)
+    assert list(one | other) == a + [n for n in b if n not in a]
+    assert list(one & other) == [n for n in a if n in b]
+    assert list(one - other) == [n for n in a if n not in b]
+    for found in (one | other, one & other, one - other, one.complement(), one.restrict(layers=[0]), one.sample(0, seed=0)):
+        assert found.model == of and found.layout == LAYOUT
+    assert one.restrict(sites=["q"]).origin == {"method": "CAS"}
+
+
+def test_sets_of_two_spaces_are_not_equal_and_one_without_a_model_goes_with_any():
+    deep, wide = (gs.NeuronSet(gs.Layout.single("gate", *shape), torch.tensor([1])) for shape in ((4, 2), (2, 4)))
+    assert deep != wide
+    of = gs.NeuronSet.of(LAYOUT, [("q", 0, 0)], {"id": "m", "digest": "d"})
+    nobodys = gs.NeuronSet.of(LAYOUT, [("q", 0, 1)])
+    assert list(of | nobodys) == [("q", 0, 0), ("q", 0, 1)] and len(nobodys - of) == 1
