@@ -123,14 +123,25 @@ def test_scores_agree_with_finite_differences(family):
             assert found.site(site)[0, layer, index].item() * length == pytest.approx(whole * slope, rel=1e-3)
 
 
+def with_biases(module):
+    """The model with biases as training leaves them; those of a fresh one are all zero."""
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.normal_(0, 0.5, generator=generator)
+    return module
+
+
 @pytest.mark.parametrize("family", ["qwen2", "phi3", "gpt2"], indirect=True)
 def test_norm_is_the_inner_product_of_weight_row_and_weight_gradient(family):
     """Against real weight gradients (CULNIG, appendix I); qwen2 and gpt2 have biases, which are no part of the row."""
     name, spec, path, model = family
     sites = ("gate_pre", "q", "k", "v")
+    plain = with_biases(spec.auto.from_pretrained(path)).eval().requires_grad_(True)
+    model = gs.load_model(with_biases(spec.auto.from_pretrained(path)), tokenizer=model.tokenizer)
+    assert all(b.abs().min() > 0 for n, b in plain.named_parameters() if n.endswith("bias"))
     examples = questions(model)
     found = gs.attribute(model, examples, sites=sites, reduce="norm", batch_size=3, progress=False)
-    plain = spec.auto.from_pretrained(path).eval().requires_grad_(True)
     projections = {
         "qwen2": {"gate_pre": "mlp.gate_proj", "q": "self_attn.q_proj", "k": "self_attn.k_proj", "v": "self_attn.v_proj"},
         "phi3": {"gate_pre": "mlp.gate_up_proj"} | dict.fromkeys("qkv", "self_attn.qkv_proj"),
@@ -169,6 +180,54 @@ def test_groups_and_batches_only_add_up(qwen3):
     clamped = sum(a.sums[0].clamp(min=0) for a in (alone[1], alone[3]))
     torch.testing.assert_close(whole.clamped[1], clamped, rtol=1e-4, atol=1e-9)
     assert whole.seen.tolist() == [2, 2]
+
+
+def test_shards_only_add_up(qwen3):
+    """Three shards, the last one shorter, against every example alone."""
+    examples = [dataclasses.replace(e, group=g) for e, g in zip(questions(qwen3, 4) * 2, "babaabab", strict=True)][:5]
+    found = gs.attribute(qwen3, examples, batch_size=1, shard_size=2, progress=False)
+    alone = [gs.attribute(qwen3, [e], progress=False) for e in examples]
+    assert found.groups == ("b", "a") and found.seen.tolist() == [2, 3]
+    for part in ("sums", "clamped"):
+        each = [getattr(a, part)[0] for a in alone]
+        wanted = torch.stack([each[0] + each[2], each[1] + each[3] + each[4]])
+        torch.testing.assert_close(getattr(found, part), wanted, rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pad_zero": True}, r'was begun \(attribute\) with pad_zero "False", and this is pad_zero "True"'),
+        ({"reduce": "mean"}, 'with reduce "max", and this is reduce "mean"'),
+        ({"sites": ("gate",)}, 'with sites "gate_pre,q,k,v", and this is sites "gate"'),
+        ({"attention": "eager"}, 'with attention "sdpa", and this is attention "eager"'),
+        ({"question": "Else?"}, "with other examples"),
+    ],
+)
+def test_a_run_is_continued_with_what_it_was_begun_with_only(qwen3, tmp_path, change, message):
+    examples = questions(qwen3, 2)
+    before = gs.attribute(qwen3, examples, run=tmp_path / "run", progress=False)
+    assert (before.origin["pad_zero"], before.origin["reduce"]) == ("False", "max")
+    attention = change.pop("attention", "sdpa")
+    if "question" in change:
+        examples = [dataclasses.replace(e, question=change["question"]) for e in examples]
+    options = {name: value for name, value in change.items() if name != "question"}
+    qwen3._module.set_attn_implementation(attention)
+    try:
+        with pytest.raises(gs.GatescopeError, match=message):
+            gs.attribute(qwen3, examples, run=tmp_path / "run", progress=False, **options)
+    finally:
+        qwen3._module.set_attn_implementation("sdpa")
+
+
+def test_a_run_keeps_several_attributions_by_their_names(qwen3, tmp_path):
+    examples = questions(qwen3, 3)
+    whole = gs.attribute(qwen3, examples, run=tmp_path / "run", progress=False)
+    control = gs.attribute(qwen3, examples[1:], run=tmp_path / "run", name="control", progress=False)
+    found = gs.open_run(tmp_path / "run").attributions
+    assert set(found) == {"", "control"}
+    assert torch.equal(found[""].sums, whole.sums) and torch.equal(found["control"].sums, control.sums)
+    assert found["control"].groups == tuple(e.id for e in examples[1:])
 
 
 def test_variants_of_one_item_count_once(qwen3):
@@ -219,6 +278,24 @@ def test_train_mode_is_put_in_eval_and_back_with_a_note(qwen3):
         assert qwen3._module.training and qwen3._module.model.layers[0].training
     finally:
         qwen3._module.eval()
+    assert torch.equal(before.sums, again.sums)
+
+
+@pytest.mark.parametrize("family", ["gpt2"], indirect=True)
+def test_dropout_plays_no_part_and_every_module_keeps_its_own_mode(family):
+    """GPT-2 drops a tenth of its activations in train mode; here one block of it is in train mode, and stays so."""
+    model = family[3]
+    examples = questions(model)
+    before = gs.attribute(model, examples, progress=False)
+    block = model._module.transformer.h[1].train()
+    assert any(part.p > 0 for part in block.modules() if isinstance(part, torch.nn.Dropout))
+    training = {name for name, part in model._module.named_modules() if part.training}
+    try:
+        with pytest.warns(UserWarning, match="scored in eval mode"):
+            again = gs.attribute(model, examples, progress=False)
+        assert {name for name, part in model._module.named_modules() if part.training} == training
+    finally:
+        model._module.eval()
     assert torch.equal(before.sums, again.sums)
 
 

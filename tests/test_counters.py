@@ -80,3 +80,42 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     with pytest.raises(gs.GatescopeError, match="cannot be read"):
         gs.Counters.load(tmp_path / "broken.safetensors")
+
+
+def test_some_of_the_groups_are_taken_in_the_order_asked_for_with_their_provenance():
+    numbers = torch.arange(30).view(3, 2, 5)
+    t = torch.tensor([1, 2, 3])
+    one = gs.Counters(GROUPS, LAYOUT, numbers, numbers.double(), t, t + 10, t + 20, {"id": "m"}, {"site": "gate"})
+    found = one.of(["c", "a"])
+    assert found.groups == ("c", "a") and found.T.tolist() == [3, 1]
+    assert (found.seen.tolist(), found.counted.tolist()) == ([13, 11], [23, 21])
+    assert torch.equal(found.K, numbers[[2, 0]]) and torch.equal(found.S, numbers[[2, 0]].double())
+    assert (dict(found.model), dict(found.origin)) == ({"id": "m"}, {"site": "gate"})
+    assert one.empty == () and one.with_tokens().groups == GROUPS  # one token is enough
+
+
+def test_a_sum_keeps_the_provenance_of_the_first():
+    one, other = (gs.Counters.zeros(["a"], LAYOUT, {"id": "m"}, {"from": name}) for name in ("one", "other"))
+    assert (one + other).origin == {"from": "one"}
+
+
+def test_a_mean_of_nan_names_group_layer_and_neuron():
+    s = torch.zeros(3, 2, 5, dtype=torch.float64)
+    s[1, 0, 4] = torch.nan
+    one = dataclasses.replace(gs.Counters.zeros(GROUPS, LAYOUT), S=s, T=torch.tensor([1, 1, 1]))
+    with pytest.raises(gs.GatescopeError, match="S is NaN for 'b', layer 0, neuron 4: the model gave NaN there"):
+        _ = one.M
+
+
+def test_counts_of_another_shape_are_refused_with_both():
+    zeros = gs.Counters.zeros(["a", "b"], LAYOUT)
+    with pytest.raises(gs.GatescopeError, match=r"K is \(2, 2, 5\); 2 groups of site 'gate' with 3 layers of 5 neurons need"):
+        dataclasses.replace(zeros, layout=gs.Layout.single("gate", 3, 5))
+
+
+def test_counters_of_nothing_share_no_memory():
+    one = gs.Counters.zeros(["a"], LAYOUT)
+    one.T.add_(1)
+    assert (one.seen.tolist(), one.counted.tolist()) == ([0], [0])
+    one.seen.add_(2)
+    assert (one.T.tolist(), one.counted.tolist()) == ([1], [0])

@@ -116,9 +116,27 @@ def test_a_copy_is_read_as_published(copy):
     assert korean.picture().size == (56, 56) and korean.picture().mode == "RGB"
     assert study.notes["split"] == "half of every country-language pair by question, seed 0"
     native = cvqa(copy, language="native", groups=["KOR"])
+    assert (study.notes["language"], native.notes["language"]) == ("english", "native")
     assert native.evaluation[0].choices == ("ka", "kb", "kc", "kd")
     assert native.evaluation[0].question == f"native {native.evaluation[0].id}?"
     assert {e.group for e in (*native.identification, *native.evaluation)} == {"KOR"}
+
+
+@SHORT
+def test_every_pair_of_language_and_country_is_cut_by_itself(tmp_path):
+    """Three questions each: one of them is to identify on. By culture India's six would give three, by language Urdu's six."""
+    pairs = [("Tamil", "India"), ("Urdu", "India"), ("Urdu", "Pakistan")]
+    rows = [row(f"{10 * p + n}_0", str(pair)) for p, pair in enumerate(pairs) for n in range(3)]
+    write(tmp_path / "c", rows)
+
+    def counted(half):
+        return Counter((e.facts["language"], e.facts["country"]) for e in half)
+
+    for split in ("question", "image"):
+        study = cvqa(tmp_path / "c", split=split)
+        assert counted(study.identification) == dict.fromkeys(pairs, 1), split
+        assert counted(study.evaluation) == dict.fromkeys(pairs, 2), split
+        assert {e.group for e in study.identification} == {"IND", "PAK"}
 
 
 @SHORT
@@ -139,6 +157,19 @@ def test_parquet_without_the_hubs_marks_is_read_too(tmp_path):
     rows = [row(f"{n}_0", "('Korean', 'South Korea')") for n in range(4)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
     assert cvqa(tmp_path / "x.parquet").evaluation[0].picture().size == (56, 56)
+
+
+@SHORT
+def test_every_question_has_its_own_picture_in_the_file_or_beside_it(tmp_path):
+    """Pictures of unequal width, by which each is known; the last is stored as the path of a file."""
+    widths = {f"{n}_0": 28 + n for n in range(4)}
+    rows = [row(name, "('Korean', 'South Korea')", data=picture(size=(width, 28))) for name, width in widths.items()]
+    beside = tmp_path / "three.png"
+    beside.write_bytes(rows[3]["image"]["bytes"])
+    rows[3]["image"] = {"bytes": None, "path": str(beside)}
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
+    study = cvqa(tmp_path / "x.parquet")
+    assert {e.id: e.picture().width for e in (*study.identification, *study.evaluation)} == widths
 
 
 @SHORT

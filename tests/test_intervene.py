@@ -200,3 +200,97 @@ def test_neurons_of_another_shape_are_refused(organism_model):
     wrong = gs.NeuronSet.of(gs.Layout.single("gate", 3, 299), [("gate", 0, 0)])
     with pytest.raises(gs.GatescopeError, match=r"gate \[3 layers x 299\]; the model has gate \[3 layers x 300\]"):
         gs.ablate(wrong).edit(organism_model)
+
+
+def hooked_generation(case, change, steps=8):
+    """Plain generation in which `change(activation, layer, call)` replaces the chosen columns; `call` counts from 0."""
+    calls = dict.fromkeys(case.modules, -1)
+
+    def hook(module, _inputs, output):
+        calls[module] += 1
+        layer = case.modules.index(module)
+        off = case.neurons.mask("gate")[layer]
+        return torch.where(off, change(output, calls[module]), output)
+
+    handles = [module.register_forward_hook(hook) for module in case.modules]
+    try:
+        return case.plain.generate(**case.inputs, **GREEDY | {"max_new_tokens": steps, "min_new_tokens": steps})
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.fixture(scope="module")
+def text_case(llama_path, llama, examples):
+    text = [gs.data.Example(e.id, e.group, e.question, e.choices, e.answer) for e in examples[:3]]
+    return Case(llama_path, llama, AutoModelForCausalLM, "model.layers", text)
+
+
+@pytest.mark.parametrize("where", ["at once", "in a loop", "in a helper's loop"])
+def test_a_factor_is_applied_once_a_step_wherever_it_is_applied(text_case, where):
+    """Switching off twice is switching off; a factor is not so patient."""
+    case, steps = text_case, {**GREEDY, "max_new_tokens": 8, "min_new_tokens": 8}
+    double = gs.scale(case.neurons, -2.0)
+
+    def in_a_helper(tracer):
+        for _ in tracer.iter[:]:
+            double.apply(case.model)
+
+    with case.model.generate(**steps) as tracer:
+        with tracer.invoke(**case.inputs):
+            ids = tracer.result.save()
+        with tracer.invoke():
+            if where == "at once":
+                double.apply(case.model)
+            elif where == "in a helper's loop":
+                in_a_helper(tracer)
+            else:
+                for _ in tracer.iter[:]:
+                    double.apply(case.model)
+    expected = hooked_generation(case, lambda old, _: old * -2)
+    assert torch.equal(ids, expected)
+    for wrong in (lambda old, _: old * 4, lambda old, call: old * (4 if call else -2)):
+        assert not torch.equal(expected, hooked_generation(case, wrong)), "these prompts cannot tell once from twice"
+
+
+@pytest.mark.parametrize("loop", ["iter", "all"])
+def test_in_a_loop_it_holds_for_the_steps_in_which_it_is_applied(text_case, loop):
+    """Applied at the first step of a loop over all steps, and at no other."""
+    case, steps = text_case, {**GREEDY, "max_new_tokens": 8, "min_new_tokens": 8}
+    embedding = case.model.model.embed_tokens
+    with case.model.generate(**steps) as tracer:
+        with tracer.invoke(**case.inputs):
+            ids = tracer.result.save()
+        with tracer.invoke():
+            if loop == "iter":
+                for step in tracer.iter[:]:
+                    _ = embedding.input
+                    if step == 0:
+                        case.intervention.apply(case.model)
+            else:
+                for step in tracer.all():
+                    _ = embedding.input
+                    if step == 0:
+                        case.intervention.apply(case.model)
+    expected = hooked_generation(case, lambda old, call: old * (0 if call == 0 else 1))
+    assert torch.equal(ids, expected)
+    assert not torch.equal(expected, hooked_generation(case, lambda old, _: old * 0))
+
+
+def test_a_digest_tells_apart_all_that_can_change_a_result(llama):
+    """By it a run knows whether it is continued with the same masks."""
+    gate, pre = (gs.sites_of(llama)[name].layout for name in ("gate", "gate_pre"))
+    first, other = gs.NeuronSet(gate, torch.tensor([3, 50])), gs.NeuronSet(gate, torch.tensor([3, 51]))
+    different = [
+        gs.ablate(first), gs.ablate(other), gs.ablate(gs.NeuronSet(pre, torch.tensor([3, 50]))),
+        gs.scale(first, 2.0), gs.scale(first, 3.0), gs.set_to(first, 2.0), gs.add(first, 2.0),
+        gs.add(first, torch.tensor([2.0, 3.0])), gs.add(first, torch.tensor([3.0, 2.0])),
+    ]  # fmt: skip
+    assert len({mask.digest() for mask in different}) == len(different)
+    again = gs.scale(gs.NeuronSet(gate, torch.tensor([3, 50]), identity(llama)), 2.0)
+    assert again.digest() == gs.scale(first, 2.0).digest()
+
+
+def test_a_whole_selection_is_refused_with_what_to_write():
+    with pytest.raises(gs.GatescopeError, match=r"An intervention is on one NeuronSet, and this is a dict\. Of a selection"):
+        gs.ablate({"north": 1})

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import gatescope as gs
+from families import FAMILIES
 from gatescope.batches import collate
 from oracles.hooks import activation_modules
+from tiny import text_examples
 
 
 @pytest.mark.parametrize("site", ["gate", "gate_pre"])
@@ -48,3 +50,29 @@ def test_neurons_can_be_held_at_their_means(organism_model, examples):
 def test_a_mean_of_nothing_is_an_error(organism_model):
     with pytest.raises(gs.GatescopeError, match="needs examples"):
         gs.mean_activation(organism_model, [])
+
+
+@pytest.mark.parametrize(("name", "site"), [("phi3", "up"), ("phi3", "k"), ("opt", "gate")])
+def test_means_are_of_the_sites_own_columns_and_tokens(name, site, tmp_path):
+    """Columns of a fused projection; OPT's MLP, which is given the tokens of all rows as one list."""
+    spec = FAMILIES[name]
+    spec.build(tmp_path)
+    model, plain = gs.load_model(tmp_path), spec.auto.from_pretrained(tmp_path).eval()
+    examples = text_examples(groups=("north", "a longer one"), each=1)
+    found = gs.mean_activation(model, examples, site=site, batch_size=2, progress=False)
+    path, io, columns = spec.where[site]
+    assert io == "out"
+    seen: dict[int, list[torch.Tensor]] = {}
+    for layer, block in enumerate(plain.get_submodule(spec.blocks)):
+        block.get_submodule(path).register_forward_hook(
+            lambda _m, _i, out, layer=layer: seen.setdefault(layer, []).append(out.reshape(-1, out.shape[-1]))
+        )
+    for example in examples:
+        batch = collate(model, [example])
+        with torch.no_grad():
+            plain(**batch.inputs)
+        for outs in seen.values():
+            outs[-1] = outs[-1][batch.valid[0]]
+    expected = torch.stack([torch.cat(seen[layer]).double().mean(0) for layer in sorted(seen)])
+    expected = expected if columns is None else expected[:, columns]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

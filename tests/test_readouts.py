@@ -123,6 +123,38 @@ def test_generation_is_a_plain_loops(llama, plain, questions):
         assert text == tokenizer.decode(ids[start:], skip_special_tokens=True)
 
 
+def test_a_checkpoints_own_sampling_and_beams_play_no_part(llama, llama_path, questions):
+    other = gs.load_model(llama_path)
+    other._module.generation_config.update(do_sample=True, temperature=9.0, num_beams=4, top_k=50, early_stopping=True)
+    rows = [
+        gs.sweep(model, questions, {}, readout="generate", max_new_tokens=8, progress=False).rows for model in (llama, other)
+    ]
+    assert rows[0] == rows[1]
+    free = other._module.generate(**collate(other, questions).inputs, max_new_tokens=8)
+    texts = other.tokenizer.batch_decode(free[:, -8:], skip_special_tokens=True)
+    assert texts != [row.text for row in rows[0]], "its own settings make no difference here"
+
+
+def test_labels_are_compared_in_float32_whatever_the_weights(llama_path, questions):
+    """Logits 1 and 1 + 1/64 are two numbers in bfloat16; their log-probabilities, some six lower, are one."""
+    model = gs.load_model(llama_path, dtype=torch.bfloat16)
+    examples = [dataclasses.replace(e, labels=("A", "B", "C", "D")) for e in questions[:3]]
+    head, token = model._module.lm_head.weight, model.tokenizer.convert_tokens_to_ids
+    for example in examples:
+        inputs = collate(model, [example]).inputs
+        with torch.no_grad():
+            hidden = model._module.model(**inputs).last_hidden_state[0, -1].float()
+            peak = int(hidden.abs().argmax())
+            for label, wanted in zip("ABCD", (1.0, 1 + 1 / 64, -2.0, -2.0), strict=True):
+                head[token(label)] = 0
+                head[token(label), peak] = wanted / hidden[peak]
+            logits = model._module(**inputs).logits[0, -1]
+        assert logits[token("B")] > logits[token("A")]
+        assert logits.log_softmax(-1)[token("B")] == logits.log_softmax(-1)[token("A")], "bfloat16 can tell them apart"
+        ((found, _),), _ = ask(model, collate(model, [example]), readout="label")
+        assert found == "B"
+
+
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
     """A tiny model that answers k, and one that answers 3."""
@@ -249,6 +281,8 @@ def test_a_tables_accuracy_is_the_mean_score_where_there_are_scores():
     [
         ("label", {}, "Example 'x' has no labels, which readout='label' needs; 'generate' can read it"),
         ("likert", {}, "Example 'x' has no choices that are numbers on a scale, which readout='likert' needs"),
+        ("likert_label", {"labels": ("A", "B")}, "no choices that are numbers on a scale, which readout='likert_label' needs"),
+        ("likert_label", {}, r"Example 'x' has no labels, which readout='likert_label' needs.*labels=\('A', 'B', \.\.\.\)"),
         ("short", {}, "Example 'x' has no accepted answers, which readout='short' needs; 'generate' can read it"),
         ("generate", {"choices": (), "accepted": ("a",)}, "Example 'x' has no choices, .*; 'short' can read it"),
         ("read", {}, "readout is 'read'; it must be 'generate' or 'short' or"),
@@ -342,3 +376,26 @@ def test_a_pass_that_was_stopped_leaves_nothing_behind(llama, run):
         gc.enable()
         for handle in handles:
             handle.remove()
+
+
+def test_a_scale_may_begin_at_zero():
+    from gatescope.generate import check
+
+    choices = ("0", "1", "2")
+    example = Example("x", "north", "How much?", choices, "0", labels=choices)
+    for readout in ("likert", "likert_label"):
+        check(example, readout)
+
+
+def test_a_short_answer_is_read_in_the_language_of_its_example(llama):
+    """The same model, the same text; in Chinese one character of it is an answer, in a language with words it is not."""
+    asked = Example("x", "north", "What?", (), "zz", accepted=("zz",), prompt="What?")
+    text = gs.sweep(llama, [asked], {}, readout="short", progress=False, max_new_tokens=12).rows[0].text
+    word = next(w for w in text.split() if len(w) > 2 and w.isalpha())
+    part = word[1:-1] if len(word) > 3 else word[1:]
+    found = {}
+    for language in ("zh", "ha"):
+        example = dataclasses.replace(asked, accepted=(part,), answer=part, facts={"language": language})
+        found[language] = gs.sweep(llama, [example], {}, readout="short", progress=False, max_new_tokens=12).rows[0]
+    assert found["zh"].text == found["ha"].text == text
+    assert found["zh"].reading.correct and not found["ha"].reading.correct

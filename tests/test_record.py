@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText
@@ -9,6 +11,7 @@ from transformers import AutoModelForImageTextToText
 import gatescope as gs
 from gatescope.batches import collate
 from oracles.hooks import activation_modules, prefill_counters
+from tiny import text_examples
 
 
 def reference(path, model, examples, batch_size, layers_path="model.language_model.layers"):
@@ -106,3 +109,97 @@ def test_recording_nothing_is_an_error(organism_model):
 def test_an_unknown_site_is_named(organism_model, examples):
     with pytest.raises(gs.GatescopeError, match=r"no site 'gatte'; it has 'gate_pre', 'gate', 'up', 'hidden', 'q', 'k', 'v'"):
         gs.record(organism_model, examples, site="gatte", progress=False)
+
+
+def test_sums_over_the_examples_of_a_batch_are_float64_to_the_bit(llama):
+    """Passages of one length, so nothing is padded: an example's float32 sums by hooks on the same batch, added in float64."""
+    passages = [gs.data.Example.passage(str(i), "g", f"the drums of village {i:02} at dusk") for i in range(24)]
+    found = gs.record(llama, passages, readout="none", only_correct=False, batch_size=24, progress=False)
+    batch, seen = collate(llama, passages), []
+    assert batch.inputs["attention_mask"].all()
+    handles = [
+        m.register_forward_hook(lambda _m, _i, out: seen.append(out.clone()))
+        for m in activation_modules(llama._module, "model.layers")
+    ]
+    try:
+        with torch.no_grad():
+            llama._module(**batch.inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    each = torch.stack([torch.where(batch.valid[..., None], out, 0).clamp(min=0).sum(1) for out in seen])  # [l, b, n]
+    assert each.dtype == torch.float32
+    exact = each.double().sum(1)
+    assert torch.equal(found.S[0], exact)
+    assert not torch.equal(each.sum(1).double(), exact), "these sums cannot tell float32 from float64"
+
+
+@pytest.fixture
+def ending(llama_path):
+    """A model whose rows end at different steps, and what each row says up to its end: an end is any token we call one.
+
+    Free generation is taken first; then a token that some rows come to early, others late or never, is made the end.
+    """
+    model = gs.load_model(llama_path)
+    questions = [gs.data.Example(f"e{i}", "g", f"What of {i * 'ra'}?", ("a", "b"), "a") for i in range(6)]
+    free, module, tokenizer = [], model._module, model.tokenizer
+    for question in questions:
+        inputs = collate(model, [question]).inputs
+        ids = module.generate(**inputs, max_new_tokens=12, min_new_tokens=12, do_sample=False)
+        free.append(ids[0, inputs["input_ids"].shape[1] :].tolist())
+    special = set(tokenizer.all_special_ids)
+
+    def said(end: int) -> list[list[int]]:
+        return [row[: row.index(end)] if end in row else row for row in free]
+
+    ends = [t for row in free for t in row if t not in special and len(tokenizer.decode([t]).strip()) == 1]
+    end = max(ends, key=lambda t: len({len(row) for row in said(t)}))
+    assert len({len(row) for row in said(end)}) >= 3 and not special & {t for row in said(end) for t in row}
+    tokenizer.add_special_tokens({"eos_token": tokenizer.convert_ids_to_tokens(end)})
+    module.generation_config.eos_token_id = end
+    return model, questions, said(end)
+
+
+def test_ends_and_the_padding_after_them_are_not_counted_as_generated(ending):
+    """T is what each row said before its end; the last of all, at the twelfth step, is never fed back."""
+    model, questions, said = ending
+    options = {"tokens": "generated", "only_correct": False, "max_new_tokens": 12, "progress": False}
+    found = gs.record(model, questions, batch_size=6, **options)
+    assert found.T.tolist() == [sum(min(len(row), 11) for row in said)]
+    alone = gs.record(model, questions, batch_size=1, **options)
+    assert torch.equal(alone.T, found.T) and torch.equal(alone.K, found.K)
+    torch.testing.assert_close(alone.S, found.S, rtol=1e-5, atol=1e-5)
+    assert int(found.K.max()) in range(1, int(found.T[0]) + 1)
+
+
+def test_answers_are_read_without_ends_and_padding(ending):
+    model, questions, said = ending
+    table = gs.sweep(model, questions, {}, batch_size=6, max_new_tokens=12, progress=False)
+    for row, tokens in zip(table.rows, said, strict=True):
+        assert row.text == model.tokenizer.decode(tokens)
+
+
+def test_groups_stand_in_the_order_in_which_they_are_met(llama):
+    examples = text_examples(groups=("southward", "north", "east"), each=1)
+    found = gs.record(llama, examples, only_correct=False, max_new_tokens=1, progress=False)
+    assert found.groups == ("southward", "north", "east")
+    lengths = [int(collate(llama, [e]).valid.sum()) for e in examples]
+    assert found.T.tolist() == lengths and len(set(lengths)) == 3
+
+
+def test_an_example_that_is_wrong_is_seen_and_not_counted(llama):
+    """Of a random model's answers by label, some are right: T is those examples' tokens, in one shard or in several."""
+    examples = [dataclasses.replace(e, labels=("A", "B", "C", "D")) for e in text_examples(each=6)]
+    answers = gs.sweep(llama, examples, {}, readout="label", progress=False).rows
+    said = {row.id: row.text for row in answers}
+    right = [
+        dataclasses.replace(e, answer=e.choices[e.labels.index(said[e.id])]) if i % 3 else
+        dataclasses.replace(e, answer=next(c for c, name in zip(e.choices, e.labels, strict=True) if name != said[e.id]))
+        for i, e in enumerate(examples)
+    ]  # fmt: skip
+    tokens = {g: sum(int(collate(llama, [e]).valid.sum()) for i, e in enumerate(right) if i % 3 and e.group == g)
+              for g in ("north", "south")}  # fmt: skip
+    for sizes in ({"batch_size": 12}, {"batch_size": 2, "shard_size": 4}):
+        found = gs.record(llama, right, readout="label", progress=False, **sizes)
+        assert found.seen.tolist() == [6, 6] and found.counted.tolist() == [4, 4]
+        assert found.T.tolist() == [tokens["north"], tokens["south"]]

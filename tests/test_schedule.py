@@ -42,6 +42,28 @@ def test_backing_off_does_every_item_once_in_order(items, fits):
     assert not items or tried[0] == len(items)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+        MemoryError("Unable to allocate 2.00 GiB for an array"),
+    ],
+    ids=lambda error: f"{type(error).__name__} {error}",
+)
+def test_every_way_memory_runs_out_is_backed_off_from(error, monkeypatch):
+    monkeypatch.setattr(schedule.gc, "collect", lambda: 0)
+
+    def work(some):
+        if len(some) > 1:
+            raise error
+        return some[0]
+
+    assert backing_off(work, [1, 2, 3]) == [1, 2, 3]
+
+
 def test_other_errors_are_passed_on():
     def work(_some):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
@@ -94,6 +116,17 @@ def test_running_out_of_memory_loses_no_attribution_and_no_answer(llama, small):
     torch.testing.assert_close(again.sums, scores.sums, rtol=1e-5, atol=1e-9)
     assert again.seen.tolist() == scores.seen.tolist()
     assert gs.sweep(llama, questions, masks, batch_size=8, max_new_tokens=3, progress=False).rows == table.rows
+
+
+def test_masks_that_do_not_fit_side_by_side_go_one_after_the_other(llama, small, monkeypatch):
+    """One example fits, three of its rows do not: it is the masks that are halved, and no example is to blame."""
+    layout = gs.sites_of(llama)["gate"].layout
+    masks = {g: gs.ablate(gs.NeuronSet(layout, torch.arange(i, layout.size, 3), {})) for i, g in enumerate("ab")}
+    options = {"batch_size": 2, "max_new_tokens": 3, "progress": False}
+    monkeypatch.setattr(schedule.gc, "collect", lambda: 0)
+    table = gs.sweep(llama, text_examples(each=1), masks, **options)
+    small(llama, 1)
+    assert gs.sweep(llama, text_examples(each=1), masks, **options).rows == table.rows
 
 
 def test_one_example_that_does_not_fit_is_named(llama, small):
