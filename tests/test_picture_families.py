@@ -53,8 +53,8 @@ def mask_of(case, site: str) -> gs.Intervention:
 def off(case, site: str | None):
     """The same neurons off, by plain hooks. A layer's width is a multiple of 2 and of 3."""
     handles = []
-    for block in case.blocks if site else ():
-        name, io, every = OFF[site]
+    for block in case.blocks if site is not None else ():
+        name, io, every = OFF[str(site)]
 
         def zeroed(tensor, every=every):
             changed = tensor.clone()
@@ -134,7 +134,7 @@ def test_counts_of_a_batch_are_those_of_its_questions_alone(case):
                 handle.remove()
         valid = collate(case.model, [example]).valid[0]
         g = found["all"].groups.index(example.group)
-        special = set(case.model.tokenizer.all_special_ids)
+        special = {i for i, token in case.model.tokenizer.added_tokens_decoder.items() if token.special}
         content = [i not in special for i in ids.tolist()]
         t["all"][g] += valid.sum()
         t["generated"][g] += sum(content[: len(steps[0]) - 1])

@@ -6,6 +6,7 @@ Mllama's layer 1 of 3 attends to a picture, and does not run where there is none
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import nnsight
 import pytest
@@ -127,7 +128,7 @@ def hooked(plain, layers):
 @pytest.mark.parametrize(("layers", "pictures"), [((0, 2), False), ((0, 1, 2), True), ((1,), True)], ids=str)
 def test_layers_that_run_are_masked_at_every_step(mllama_path, mllama, texts, layers, pictures):
     inputs = collate(mllama, varied_examples(2) if pictures else texts).inputs
-    plain = AutoModelForImageTextToText.from_pretrained(mllama_path).eval()
+    plain: Any = AutoModelForImageTextToText.from_pretrained(mllama_path).eval()
     free = plain.generate(**inputs, **GREEDY)
     with hooked(plain, layers):
         expected = plain.generate(**inputs, **GREEDY)
