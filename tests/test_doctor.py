@@ -10,22 +10,218 @@ import pytest
 import torch
 
 import gatescope as gs
-from families import FAMILIES
-from gatescope import doctor, sites
+from families import FAMILIES, MISLEADING
+from gatescope import doctor, intervene, sites, vision
 from gatescope.cli import main
+from gatescope.doctor.below import below
+from gatescope.doctor.checks import examine_batch
+from gatescope.doctor.inputs import Patient, picture_questions, random_text
+from gatescope.doctor.pictures import rows_alone
+from gatescope.doctor.references import apart
+from gatescope.intervene import Intervention
+from picture_families import PICTURES
+
+TEXT = ["below", "counters", "attributions", "ablate", "scale", "set", "add", "side by side", "generation"]
+PICTURED = TEXT[1:]  # of each site; and once "rows alone"
+ALL = FAMILIES | MISLEADING
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", ALL)
 def test_every_family_is_read_and_edited_as_plain_hooks_do(name, tmp_path):
-    FAMILIES[name].build(tmp_path)
+    ALL[name].build(tmp_path)
+    model = gs.load_model(tmp_path)
+    report = doctor.examine(model)
+    assert report.healthy, str(report)
+    assert set(report.sites) == set(ALL[name].where)
+    checks = {(f.inputs, f.site, f.check) for f in report.findings}
+    expected = {("text", site, check) for site in report.sites for check in TEXT}
+    if model.processor is not None:
+        expected |= {("pictures", site, check) for site in report.sites for check in PICTURED}
+        expected.add(("pictures", "batch", "rows alone"))
+    assert checks == expected and len(report.findings) == len(expected)
+
+
+@pytest.mark.parametrize("name", ["paligemma", "llava-onevision", "mistral3", "qwen3-vl", "chameleon"])
+def test_models_that_see_pictures_are_examined_with_them(name, tmp_path):
+    PICTURES[name](tmp_path)
     report = doctor.examine(gs.load_model(tmp_path))
     assert report.healthy, str(report)
-    assert set(report.sites) == set(FAMILIES[name].where)
-    assert len(report.findings) == 7 * len(report.sites)
+    assert {f.check for f in report.findings if f.inputs == "pictures"} == {*PICTURED, "rows alone"}
 
 
-def test_k_and_v_swapped_in_a_fused_projection_are_caught(tmp_path):
-    """The doctor trusts the resolved columns; the hand-made places of tests/families.py catch what it cannot."""
+@pytest.mark.parametrize("name", ["llama", "gemma3-multimodal"])
+def test_a_list_of_ends_is_no_obstacle(name, tmp_path):
+    """Llama 3 Instruct and Gemma 3 it end at any of several tokens."""
+    FAMILIES[name].build(tmp_path)
+    ends = [gs.load_model(tmp_path).tokenizer.eos_token_id, 7, 9]
+    for file in ("config.json", "generation_config.json"):
+        written = json.loads((tmp_path / file).read_text()) | {"eos_token_id": ends}
+        (tmp_path / file).write_text(json.dumps(written))
+    model = gs.load_model(tmp_path)
+    assert model._module.generation_config.eos_token_id == ends
+    report = doctor.examine(model)
+    assert report.healthy, str(report)
+    assert not {7, 9} & set(random_text(model).inputs["input_ids"].flatten().tolist())
+
+
+def test_half_precision_is_no_false_alarm(tmp_path):
+    """Of text, nnsight numbers positions from each row's first token; in bfloat16 the reference must do so too."""
+    FAMILIES["qwen2.5-vl"].build(tmp_path)
+    report = doctor.examine(gs.load_model(tmp_path, dtype="bfloat16"))
+    assert report.healthy, str(report)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    path = tmp_path_factory.mktemp("llama")
+    FAMILIES["llama"].build(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory):
+    """Every picture takes four tokens, so that features can be given to the wrong row without an error."""
+    path = tmp_path_factory.mktemp("gemma")
+    FAMILIES["gemma3-multimodal"].build(path)
+    return path
+
+
+def failures(findings):
+    return {(f.site, f.check) for f in findings if not f.holds}
+
+
+def patient(path, inputs="text", only=("gate",)):
+    """A model on the doctor's batch, with few of its sites, so that a planted fault is soon found."""
+    model = gs.load_model(path)
+    batch = random_text(model) if inputs == "text" else picture_questions(model)
+    return Patient.of(model, {name: gs.sites_of(model)[name] for name in only}, inputs, batch)
+
+
+def planted(model, **sites):
+    """The model with its sites resolved otherwise."""
+    model._module.__dict__["_gatescope_sites"] = gs.sites_of(model) | sites
+    return model
+
+
+@pytest.mark.parametrize("name", ["llama", "phi3", "codegen"])
+def test_k_and_v_swapped_are_seen_below_the_modules(name, tmp_path):
+    """Plain hooks at the same wrong place agree: only what attention is given tells."""
+    ALL[name].build(tmp_path)
+    model = gs.load_model(tmp_path)
+    k, v = (gs.sites_of(model)[which] for which in "kv")
+    swapped = {"k": dataclasses.replace(v, name="k", rank=k.rank), "v": dataclasses.replace(k, name="v", rank=v.rank)}
+    report = doctor.examine(planted(model, **swapped))
+    assert {("k", "below"), ("v", "below")} <= failures(report.findings)
+    assert failures(report.findings) - {("k", "below"), ("v", "below")} <= {("v", "add"), ("v", "side by side")}
+    assert "v: below failed: in layer 0, k is made of " in str(report)
+
+
+def test_a_projection_called_up_that_makes_the_gate_is_not_up(tmp_path):
+    MISLEADING["nemotron"].build(tmp_path)
+    model = gs.load_model(tmp_path)
+    paths = tuple(path.replace("act_fn", "up_proj") for path in gs.sites_of(model)["gate"].paths)
+    report = doctor.examine(planted(model, up=sites.Site("up", paths, "output", 48, rank=6)))
+    assert ("up", "below") in failures(report.findings)
+    assert "in layer 0, the gate is not multiplied with it" in str(report)
+
+
+@pytest.mark.parametrize("order", [(1, 0), (1, 1), (0, 0)])
+@pytest.mark.parametrize("site", ["gate", "q", "hidden"])
+def test_a_site_of_a_neighbouring_layer_is_seen(llama, site, order):
+    sick = patient(llama, only=("gate", "up", "hidden", "q", "k", "v"))
+    right = sick.sites[site]
+    wrong = dataclasses.replace(right, paths=tuple(right.paths[layer] for layer in order))
+    found = list(below(dataclasses.replace(sick, sites=dict(sick.sites) | {site: wrong})))
+    assert (site, "below") in failures(found)
+
+
+def test_counts_of_a_neighbouring_layer_are_seen(llama, monkeypatch):
+    read = sites.read
+    monkeypatch.setattr(doctor.checks, "read", lambda model, path, io: read(model, path.replace("layers.0", "layers.1"), io))
+    assert ("gate", "counters") in failures(examine_batch(patient(llama)))
+
+
+def test_a_mask_that_reaches_the_first_layer_only_is_seen(llama, monkeypatch):
+    targets = Intervention.targets
+    monkeypatch.setattr(Intervention, "targets", lambda self, model: targets(self, model)[:1])
+    edits = {"ablate", "scale", "set", "add", "side by side", "generation"}
+    assert failures(examine_batch(patient(llama))) == {("gate", check) for check in edits}
+
+
+def test_a_mask_without_effect_is_seen_where_some_logits_are_forbidden(tmp_path, monkeypatch):
+    """Chameleon gives the tokens of pictures the least number there is: next to it any difference is small."""
+    PICTURES["chameleon"](tmp_path)
+    sick = patient(tmp_path)
+    assert (sick.logits == torch.finfo(sick.logits.dtype).min).any()
+    monkeypatch.setattr(Intervention, "targets", lambda self, model: [])
+    edits = {"ablate", "scale", "set", "add", "side by side", "generation"}
+    assert failures(examine_batch(sick)) == {("gate", check) for check in edits}
+
+
+def test_a_mask_that_is_gone_after_the_prompt_is_seen(llama, monkeypatch):
+    monkeypatch.setattr(intervene, "every_step", lambda walk, start=0: walk())
+    assert failures(examine_batch(patient(llama))) == {("gate", "generation")}
+
+
+def test_an_intervention_that_moves_nothing_proves_nothing(llama):
+    sick = patient(llama)
+    for layer in sick.module.model.layers:
+        layer.mlp.down_proj.weight.data.zero_()
+    sick = Patient.of(sick.model, sick.sites, "text", sick.batch)
+    found = [f for f in examine_batch(sick) if f.check in ("ablate", "scale", "set", "add", "side by side")]
+    assert {f.detail for f in found} == {"the reference does not move the logits, so nothing is proved"}
+    assert not any(f.holds for f in found)
+
+
+def test_features_given_to_the_wrong_row_of_a_sweep_are_seen(gemma, monkeypatch):
+    features = vision.features
+
+    def wrong(model, batch):
+        made = features(model, batch)
+        made["pooler_output"] = made["pooler_output"].flip(0)
+        return made
+
+    monkeypatch.setattr(vision, "features", wrong)
+    assert failures(examine_batch(patient(gemma, "pictures"))) == {("gate", "side by side")}
+
+
+def test_pictures_given_to_the_wrong_row_of_a_batch_are_seen(gemma):
+    healthy = patient(gemma, "pictures")
+    assert failures(rows_alone(healthy)) == set()
+    inputs = healthy.batch.inputs | {"pixel_values": healthy.batch.inputs["pixel_values"].flip(0)}
+    sick = Patient.of(healthy.model, healthy.sites, "pictures", dataclasses.replace(healthy.batch, inputs=inputs))
+    assert failures(rows_alone(sick)) == {("batch", "rows alone")}
+
+
+def test_a_picture_that_changes_nothing_proves_nothing(gemma):
+    blind = patient(gemma, "pictures")
+    blind.module.model.multi_modal_projector.mm_input_projection_weight.data.zero_()
+    blind = Patient.of(blind.model, blind.sites, "pictures", blind.batch)
+    (finding,) = rows_alone(blind)
+    assert not finding.holds and "another picture moves the gate by 0.0e+00" in finding.detail
+
+
+def test_a_check_that_dies_is_a_finding_and_the_others_are_told(llama, monkeypatch):
+    def dies(*_, **__):
+        raise RuntimeError("no such kernel\nand a long story")
+
+    monkeypatch.setattr(doctor.checks, "side_by_side", dies)
+    found = list(examine_batch(patient(llama)))
+    assert failures(found) == {("gate", "side by side")}
+    (dead,) = [f for f in found if not f.holds]
+    assert dead.detail.endswith("RuntimeError: no such kernel") or "no such kernel" in dead.detail
+
+
+def test_forbidden_logits_and_nan_do_not_hide_a_difference():
+    least = torch.finfo(torch.float32).min
+    theirs = torch.tensor([1.0, -4.0, least, -torch.inf])
+    assert apart(theirs, theirs) == 0
+    assert apart(torch.tensor([3.0, -4.0, least, -torch.inf]), theirs) == 0.5
+    assert apart(torch.tensor([1.0, -4.0, 0.0, -torch.inf]), theirs) == float("inf")
+    assert apart(torch.tensor([torch.nan, -4.0, least, -torch.inf]), theirs) == float("inf")
+
+
+def test_k_and_v_of_a_fused_projection_are_where_they_were_placed_by_hand(tmp_path):
     FAMILIES["phi3"].build(tmp_path)
     model = gs.load_model(tmp_path)
     right = gs.sites_of(model)

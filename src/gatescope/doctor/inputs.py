@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,9 @@ class Patient:
         """The model on a batch, run once as it is."""
         batch = batch.to(model._module.device)
         options = forward_options(model, batch.inputs, keep=1)
+        if "pixel_values" not in batch.inputs and "position_ids" in inspect.signature(model._module.forward).parameters:
+            # Of text, nnsight numbers positions from each row's first token, whatever the model would do.
+            options["position_ids"] = (batch.inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         with torch.no_grad():
             logits = model._module(**batch.inputs, **options).logits[:, -1]
         return cls(model, model._module, sites, inputs, batch, options, logits)
