@@ -345,8 +345,12 @@ def test_the_command_refuses_the_examples_of_another_seed(tmp_path):
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     evaluation = gs.data.jsonl(data, seed=3).evaluation
     run = gs.Run.at(tmp_path / "run", MODEL)
-    said = [("", "", True), ("RND", "*", False)]
-    answers = [Row(e.id, e.group, s, m, "boat", Reading("boat", right, False)) for s, m, right in said for e in evaluation]
+    said = [("", "", "boat"), ("RND", "*", "kite")]
+    answers = [
+        Row(e.id, e.group, selector, mask, word, Reading(word, word == e.answer, False))
+        for selector, mask, word in said
+        for e in evaluation
+    ]
     run.add_answers(Table(answers))
     run.note({"sweep": {"fingerprint": gs.data.fingerprint(evaluation)}, "study": {"data": str(data), "seed": 3}})
     foreign = len({e.id for e in gs.data.jsonl(data, seed=1).evaluation} - {e.id for e in evaluation})
