@@ -1,4 +1,4 @@
-"""nnsight and beartype work together in whichever order a user imports them."""
+"""nnsight, beartype and anyio work together in whichever order a user imports them."""
 
 from __future__ import annotations
 
@@ -37,6 +37,45 @@ print("fine")
 )
 def test_import_order_does_not_matter(order):
     done = subprocess.run([sys.executable, "-c", f"{order}\n{CHECK}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "fine"
+
+
+# What an asynchronous client or a web server does with anyio: its late modules, and attribute sets of its own.
+ASYNCHRONOUS = """
+import anyio.abc, anyio.streams.file, anyio.streams.tls, anyio._backends._asyncio
+import asyncio, httpx
+class Mine(anyio.TypedAttributeSet):
+    place: str = anyio.typed_attribute()
+try:
+    class Wrong(anyio.TypedAttributeSet):
+        place = anyio.typed_attribute()
+except TypeError:
+    pass
+else:
+    raise SystemExit("anyio checks nothing any more")
+async def ask():
+    async with httpx.AsyncClient() as client:
+        await client.get("http://127.0.0.1:9")
+try:
+    asyncio.run(ask())
+except httpx.ConnectError:
+    print("fine")
+"""
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import gatescope",
+        "import anyio.abc, anyio.streams.file; import gatescope",
+        "import nnsight; import gatescope",
+        "import nnsight\ntry:\n    import anyio.streams.file\nexcept TypeError:\n    pass\nimport gatescope",
+    ],
+)
+def test_anyio_and_what_stands_on_it_work_before_and_after_gatescope(order):
+    pytest.importorskip("httpx")
+    done = subprocess.run([sys.executable, "-c", f"{order}\n{ASYNCHRONOUS}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "fine"
 

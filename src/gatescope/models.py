@@ -211,7 +211,8 @@ def _config(model: str, revision: str | None):
         first = str(error).splitlines()[0]
         if local:
             raise GatescopeError(f"The config.json of {model} cannot be read: {first}") from error
-        if "does not appear to have a file named" in first and (file := find_adapter_config_file(model, revision=revision)):
+        no_config = "Unrecognized model" in first or "does not appear to have a file" in first  # the name itself is known
+        if no_config and (file := find_adapter_config_file(model, revision=revision)):
             raise GatescopeError(said_of_adapter(model, Path(file))) from error
         raise GatescopeError(
             f"No model {model!r}: it is not a local directory, and the hub did not give it "

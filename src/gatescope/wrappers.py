@@ -125,6 +125,6 @@ def said_of_adapter(named: str, file: Path) -> str:
         base = None
     of = repr(base) if base else "its base model"
     return (
-        f"{named} is a PEFT adapter of {of} and no model by itself: it has {ADAPTER} and no config.json. Load both and give the "
-        f"model, with its tokenizer: peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({of}), {named!r})."
+        f"{named} is a PEFT adapter of {of} and no model by itself: it has {ADAPTER} and no config.json. Load both and give "
+        f"the model, with its tokenizer: peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({of}), {named!r})."
     )
