@@ -34,7 +34,7 @@ SAID = {
     "texts": f"Item 0 of the examples is the text 'The drums are heard at dusk.', and each must be an Example. {TEXT}",
     "a text": LIST.format("the text 'questions.jsonl'")
     + f"Questions in a file: gatescope.data.jsonl(path), and one of its halves, such as .evaluation. {TEXT}",
-    "a path": LIST.format("a PosixPath ('questions.jsonl')")
+    "a path": LIST.format("a Path ('questions.jsonl')")
     + f"Questions in a file: gatescope.data.jsonl(path), and one of its halves, such as .evaluation. {TEXT}",
     "pandas": LIST.format("a DataFrame (pandas)") + "Make one of each row: " + ROW.format("frame.to_dict('records')"),
     "polars": LIST.format("a DataFrame (polars)") + "Make one of each row: " + ROW.format("frame.to_dicts()"),
@@ -67,7 +67,8 @@ tried("perplexity of a text", gs.perplexity, "The drums", {})
 tried("perplexity of examples", gs.perplexity, examples, {})
 frame, dataset = pandas.DataFrame(rows), datasets.Dataset.from_list(rows)
 Example = gs.data.Example
-for name, source in {"pandas": "frame.to_dict('records')", "polars": "polars.DataFrame(rows).to_dicts()", "datasets": "dataset"}.items():
+sources = {"pandas": "frame.to_dict('records')", "polars": "polars.DataFrame(rows).to_dicts()", "datasets": "dataset"}
+for name, source in sources.items():
     said["made from " + name] = str(eval(sys.argv[3].format(source)) == examples)
 print(json.dumps(said))
 """

@@ -212,9 +212,10 @@ def test_a_dtype_is_taken_by_name_or_as_it_is(llama_path, dtype):
 def test_the_command_line_prints_the_sentence_about_a_dtype(llama_path, tmp_path):
     line = {"id": "1", "group": "a", "question": "Which?", "choices": ["x", "y"], "answer": "x"}
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(line | {"id": n}) + "\n" for n in "1234"))
-    given = ["record", "--model", str(llama_path), "--data", str(tmp_path / "q.jsonl"), "--out", str(tmp_path / "run")]
+    given = ["record", "--model", str(llama_path), "--data", str(tmp_path / "q.jsonl"), "--run", str(tmp_path / "run")]
     done = CliRunner().invoke(app, [*given, "--dtype", "float12"])
-    assert isinstance(done.exception, gs.GatescopeError) and str(done.exception).startswith("dtype is 'float12'; it must be")
+    assert isinstance(done.exception, gs.GatescopeError), done.output  # `main` prints it, and exits with 2
+    assert str(done.exception).startswith("dtype is 'float12'; it must be 'auto'")
 
 
 # --- directories
