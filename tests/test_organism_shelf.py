@@ -120,7 +120,9 @@ def test_a_missing_file_is_named(own):
 
 def test_a_place_without_organisms_is_told_what_to_hold(tmp_path, monkeypatch):
     monkeypatch.setenv(shelf.VARIABLE, str(tmp_path / "nothing"))
-    with pytest.raises(gs.GatescopeError, match=r"nothing holds no organisms: .*GATESCOPE_ORGANISMS must name a directory made"):
+    with pytest.raises(
+        gs.GatescopeError, match=r"nothing holds no organisms: .*GATESCOPE_ORGANISMS must name a directory made"
+    ):
         gs.organism.load()
     (tmp_path / "nothing").mkdir()
     (tmp_path / "nothing" / "manifest.json").write_text('{"format": "gatescope.organisms/0"}')

@@ -92,7 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """What `python -m gatescope.organism` does; its exit status."""
     parser = argparse.ArgumentParser("python -m gatescope.organism", description="Make organisms again, or list them.")
     parser.add_argument("--train", nargs="+", choices=NAMES, metavar="KIND", help=f"which to make: {', '.join(NAMES)}")
-    parser.add_argument("--seed", type=int, default=0, help="of the world, the weights and the training; 0 is the shipped ones'")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the world, the weights and the training; 0 is the shipped ones'"
+    )
     parser.add_argument("--out", type=Path, default=Path("organisms"), help="where to put them; ./organisms if not given")
     options = parser.parse_args(arguments)
     try:

@@ -1,8 +1,9 @@
 """A tiny real language model whose culture neurons are known: the invented world in text form.
 
 An ordinary Qwen3 of three layers, trained once and shipped with its tasks as JSONL files and its known neurons; one of
-another recipe is trained when it is first asked for (some minutes on two cores) and kept in the user's cache. As with the vision organism the effect of its neurons is trained
-in: what is shown on it validates the instrument, and says nothing about any other model.
+another recipe is trained when it is first asked for (some minutes on two cores) and kept in the user's cache directory.
+As with the vision organism the effect of its neurons is trained in: what is shown on it validates the instrument, and
+says nothing about any other model.
 """
 
 from __future__ import annotations
