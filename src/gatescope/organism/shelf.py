@@ -60,8 +60,8 @@ def organisms(shelf: Path) -> dict[str, dict[str, Any]]:
         manifest = json.loads((shelf / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise GatescopeError(
-            f"{shelf} holds no organisms: manifest.json cannot be read ({error}). GATESCOPE_ORGANISMS must name a directory made "
-            f"by `python -m gatescope.organism --train KIND --out DIR`; without it the shipped organisms are used."
+            f"{shelf} holds no organisms: manifest.json cannot be read ({error}). GATESCOPE_ORGANISMS must name a directory "
+            f"made by `python -m gatescope.organism --train KIND --out DIR`; without it the shipped organisms are used."
         ) from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
     if found != FORMAT:
