@@ -174,3 +174,40 @@ def test_the_fingerprint_sees_every_field_and_the_picture(tmp_path):
     Image.new("RGB", (4, 4), "blue").save(tmp_path / "p.png")
     seen.add(gs.data.fingerprint([base]))
     assert len(seen) == 8
+
+
+def test_pictures_with_one_question_are_different_questions(tmp_path):
+    """Which is why they may lie in either half, and rows of one question without a picture may not."""
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "p.png")
+    rows = [ROW | {"id": f"{i}", "question": f"What is {i % 2}?", "image": "p.png"} for i in range(16)]
+    study = gs.data.jsonl(write(tmp_path, *rows))
+    assert [len(half) for half in (study.identification, study.evaluation)] == [8, 8]
+    for half in (study.identification, study.evaluation):
+        assert {e.question for e in half} == {"What is 0?", "What is 1?"}
+
+
+def test_every_field_of_a_row_is_in_its_example(tmp_path):
+    more = {"labels": ["A", "B"], "prompt": "p?", "prefix": "It is", "item": "i", "system": "Be brief.", "facts": {"year": "3"}}
+    rows = [ROW | more | {"id": str(i), "split": s} for i, s in enumerate(("identification", "evaluation"))]
+    (found,) = gs.data.jsonl(write(tmp_path, *rows)).evaluation
+    assert (found.labels, found.prompt, found.prefix, found.item, found.system) == (("A", "B"), "p?", "It is", "i", "Be brief.")
+    assert dict(found.facts) == {"year": "3"} and found.chat
+    (passage,) = gs.data.jsonl(
+        write(tmp_path, *(ROW | {"id": s, "prompt": "p", "chat": False, "split": s} for s in ("identification", "evaluation")))
+    ).evaluation
+    assert not passage.chat
+
+
+def test_halves_by_another_seed_are_other_halves_and_blocks_are_not_taken_beyond_the_half():
+    from gatescope.data.split import halves
+
+    items = [f"{group}{block}{i}" for group in "ab" for block in range(6) for i in range(2)]
+    cuts = set()
+    for seed in range(8):
+        first, second = halves(items, lambda s: s[0], lambda s: s[:2], seed)
+        assert len(first) == len(second) == 12 and sorted(first + second) == sorted(items)
+        assert all(sum(s[0] == group for s in first) == 6 for group in "ab")
+        cuts.add(tuple(first))
+    assert len(cuts) == 8
+    odd, even = halves("abcdefg", lambda s: "", lambda s: s, 0)
+    assert (len(odd), len(even)) == (3, 4)

@@ -80,3 +80,15 @@ def test_parts_are_taken_until_they_exceed_the_budget_and_no_further(parts, budg
 def test_a_budget_of_nothing_is_refused():
     with pytest.raises(gs.GatescopeError, match="must be 1 or more"):
         choose([Part(0, "MLP", ("a",), 1, 1)], 0)
+
+
+def test_parts_come_in_the_order_of_their_neurons_and_a_budget_is_met_to_the_last_parameter():
+    parts = [Part(0, "MLP", ("a",), 10, 2), Part(1, "MLP", ("b",), 10, 9), Part(2, "MLP", ("c",), 10, 5)]
+    assert [part.layer for part in choose(parts, 20)] == [1, 2, 0]  # 20 do not exceed 20: one more is taken
+    assert [part.layer for part in choose(parts, 19)] == [1, 2]
+
+
+def test_parts_without_neurons_are_taken_in_an_order_that_the_seed_decides():
+    parts = [Part(i, "MLP", (str(i),), 1, 0) for i in range(6)]
+    orders = {tuple(part.layer for part in choose(parts, 99, which="none", seed=seed)) for seed in range(10)}
+    assert len(orders) > 5 and all(sorted(order) == list(range(6)) for order in orders)

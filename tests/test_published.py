@@ -105,3 +105,25 @@ def test_lists_of_another_shape_are_refused(tmp_path):
         gs.GatescopeError, match=r"holds 1 languages of \[3\] layers; 2 groups \(en, zh\) of 2 layers are wanted"
     ):
         published.read_lape(path, GATE, ["en", "zh"])
+
+
+def test_every_module_of_culnigs_code_is_a_site_and_comes_back_with_the_models_name(tmp_path):
+    layout = gs.Layout.parse([["gate_pre", 1, 2], ["up", 1, 2], ["q", 1, 2], ["k", 1, 2], ["v", 1, 2]])
+    sites = {"mlp.gate_proj": "gate_pre", "mlp.up_proj": "up"} | {f"self_attn.{name}_proj": name for name in "qkv"}
+    neurons = gs.NeuronSet.of(layout, [(site, 0, 1) for site in sites.values()], {"id": "org/m"})
+    published.write_culnig(tmp_path / "n.json", neurons)
+    written = json.loads((tmp_path / "n.json").read_text())
+    assert [row["module_name"] for row in written["top_neurons"]] == list(sites) and written["model_name"] == "org/m"
+    found = published.read_culnig(tmp_path / "n.json", layout)
+    assert list(found) == list(neurons) and found.origin == {"method": "CULNIG", "file": "n.json"}
+
+
+def test_lapes_sets_say_whose_they_are_and_as_many_groups_are_wanted_as_there_are(tmp_path):
+    path = tmp_path / "lape.pth"
+    torch.save([[torch.tensor([1]), torch.tensor([2])]] * 2, path)
+    found = published.read_lape(path, GATE, ["en", "zh"], {"id": "m"})
+    assert {group: (s.origin, s.model) for group, s in found.items()} == {
+        group: ({"method": "LAPE", "group": group, "file": "lape.pth"}, {"id": "m"}) for group in ("en", "zh")
+    }
+    with pytest.raises(gs.GatescopeError, match=r"holds 2 languages of \[2\] layers; 3 groups"):
+        published.read_lape(path, GATE, ["en", "zh", "fr"])

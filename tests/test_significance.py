@@ -232,3 +232,30 @@ def test_mistakes_are_named():
     for call, message in wrong:
         with pytest.raises(gs.GatescopeError, match=message):
             call()
+
+
+def test_groups_are_drawn_apart():
+    """Two groups with the same answers: were they drawn alike, self and cross would be equal in every resample."""
+    right = torch.tensor([True] * 20 + [False] * 20)
+    before, group = torch.ones(80).bool(), torch.tensor([0] * 40 + [1] * 40)
+    after = torch.cat([right, right])[None]
+    found = bootstrap(before, after, ~after, group, torch.tensor([[True, False]]), resamples=200)
+    assert found.accuracy.gap[0] < -5 and found.accuracy.gap[1] > 5
+
+
+def test_the_single_random_set_is_each_of_them_in_its_turn():
+    """Of four random sets the first is as bad as the tested one, the others are perfect: p is a quarter, whichever is first."""
+    for first in range(4):
+        random = torch.ones(4, 30).bool()
+        random[first] = False
+        found = against_random(torch.zeros(30).bool(), random)
+        assert found.single == pytest.approx(0.25, abs=0.05) and found.mean == 0.0
+        assert not found.significant()
+
+
+def test_an_effect_on_ones_own_group_alone_has_a_gap_as_large_as_itself():
+    before, group = torch.ones(40).bool(), torch.tensor([0] * 20 + [1] * 20)
+    after = torch.tensor([[False] * 15 + [True] * 25])
+    found = bootstrap(before, after, ~after, group, torch.tensor([[True, False]]), resamples=200)
+    assert found.accuracy.gap == found.accuracy.self_ and found.accuracy.gap[1] < 0 and found.accuracy.cross == (0.0, 0.0)
+    assert found.flips.gap == found.flips.self_ and found.flips.gap[0] > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -91,3 +93,37 @@ def test_the_papers_gaps_follow_from_its_self_and_cross(selector, measure):
     assert (found.self_, found.cross) == (pytest.approx(self_), pytest.approx(cross))
     misprint = 0.03 if (selector, measure) == ("LAP", 0) else 0.0  # printed -0.08; 0.96 - 1.07 is -0.11
     assert found.gap == pytest.approx(gap - misprint, abs=0.0101)
+
+
+def test_a_flip_is_another_answer_not_another_wording_and_not_another_verdict():
+    """Of four: told in other words, wrong in another way, right and then wrong, the same."""
+    full = [("it is k", "k"), ("d", "d"), ("k", "k"), ("k", "k")]
+    masked = [("surely k", "k"), ("b", "b"), ("k or d", "d"), ("k", "k")]
+    table = Table(
+        Row(f"{i}", "g", selector, selector and "g", text, Reading(read, read == "k", False))
+        for selector, answers in (("", full), ("CAS", masked))
+        for i, (text, read) in enumerate(answers)
+    )
+    assert table.flips("CAS").tolist() == [[50.0]] and table.changes("CAS").tolist() == [[-25.0]]
+
+
+def scored(selector, mask, scores):
+    return [
+        Row(f"{i}", group, selector, mask, f"{score}", Reading(f"{score}", score == 1, False, score))
+        for i, (group, score) in enumerate(zip("bba", scores, strict=True))
+    ]
+
+
+def test_scores_are_averaged_kept_and_of_groups_in_their_order_of_appearance():
+    table = Table(scored("", "", [1.0, 0.5, 0.25]) + scored("CAS", "b", [0.5, 0.25, 0.75]))
+    assert table.groups == ("b", "a")
+    for found in (table, Table(Row.parse(json.loads(json.dumps(row.plain()))) for row in table.rows)):
+        assert found.accuracy().tolist() == [75.0, 25.0]
+        assert found.changes("CAS").tolist() == [[-37.5, 50.0]]
+        assert found.self_cross()["CAS"].accuracy == SelfCross(-37.5, 50.0, -87.5)
+
+
+def test_each_mask_has_its_own_mcnemar_p(table):
+    """a: its mask loses one answer of two; b: its mask loses two of four; the other cells change nothing or win one."""
+    assert table.mcnemar("CAS").tolist() == [[1.0, 1.0], [1.0, 0.5]]
+    assert table.intervals("CAS", seed=3, level=0.9, resamples=50).seed == 3

@@ -133,3 +133,12 @@ def test_polars_is_asked_for_by_name_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "polars", None)  # what makes an import fail
     with pytest.raises(gs.GatescopeError, match=r"polars is not installed: pip install polars"):
         to_table(gs.NeuronSet.of(LAYOUT, []), "polars")
+
+
+@pytest.mark.parametrize("library", FRAMES)
+def test_one_neuron_may_be_in_two_groups_and_not_twice_in_one(library):
+    both = FRAMES[library]({"site": ["q", "q"], "layer": [1, 1], "index": [3, 3], "group": ["a", "b"]})
+    assert {g: list(s) for g, s in groups_from_table(both, LAYOUT).items()} == {"a": [("q", 1, 3)], "b": [("q", 1, 3)]}
+    rows = {"site": ["q", "gate", "q"], "layer": [1, 0, 1], "index": [3, 0, 3], "group": ["a", "a", "a"]}
+    with pytest.raises(gs.GatescopeError, match=r"Rows 0 and 2 of the table are the same neuron, \('q', 1, 3\)"):
+        groups_from_table(FRAMES[library](rows), LAYOUT)
