@@ -192,9 +192,9 @@ def test_every_field_of_a_row_is_in_its_example(tmp_path):
     (found,) = gs.data.jsonl(write(tmp_path, *rows)).evaluation
     assert (found.labels, found.prompt, found.prefix, found.item, found.system) == (("A", "B"), "p?", "It is", "i", "Be brief.")
     assert dict(found.facts) == {"year": "3"} and found.chat
-    (passage,) = gs.data.jsonl(
-        write(tmp_path, *(ROW | {"id": s, "prompt": "p", "chat": False, "split": s} for s in ("identification", "evaluation")))
-    ).evaluation
+    text = ROW | {"prompt": "The drums.", "chat": False, "choices": [], "answer": ""}
+    passages = [text | {"id": split, "split": split} for split in ("identification", "evaluation")]
+    (passage,) = gs.data.jsonl(write(tmp_path, *passages)).evaluation
     assert not passage.chat
 
 
