@@ -293,4 +293,4 @@ def test_a_digest_tells_apart_all_that_can_change_a_result(llama):
 
 def test_a_whole_selection_is_refused_with_what_to_write():
     with pytest.raises(gs.GatescopeError, match=r"An intervention is on one NeuronSet, and this is a dict\. Of a selection"):
-        gs.ablate({"north": 1})
+        gs.Intervention({"north": 1})  # type: ignore[arg-type]
