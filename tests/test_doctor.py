@@ -66,9 +66,10 @@ def test_a_list_of_ends_is_no_obstacle(name, tmp_path):
 
 def test_half_precision_is_no_false_alarm(tmp_path):
     """Of text, nnsight numbers positions from each row's first token; in bfloat16 the reference must do so too."""
-    FAMILIES["qwen2.5-vl"].build(tmp_path)
-    report = doctor.examine(gs.load_model(tmp_path, dtype="bfloat16"))
-    assert report.healthy, str(report)
+    FAMILIES["gemma3-multimodal"].build(tmp_path)
+    for inputs in ("text", "pictures"):
+        ward = patient(tmp_path, inputs, only=("gate", "k"), dtype="bfloat16")
+        assert ward.logits.dtype == torch.bfloat16 and failures(examine_batch(ward)) == set()
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +91,9 @@ def failures(findings):
     return {(f.site, f.check) for f in findings if not f.holds}
 
 
-def patient(path, inputs="text", only=("gate",)):
+def patient(path, inputs="text", only=("gate",), **loading):
     """A model on the doctor's batch, with few of its sites, so that a planted fault is soon found."""
-    model = gs.load_model(path)
+    model = gs.load_model(path, **loading)
     batch = random_text(model) if inputs == "text" else picture_questions(model)
     return Patient.of(model, {name: gs.sites_of(model)[name] for name in only}, inputs, batch)
 
@@ -109,10 +110,8 @@ def test_k_and_v_swapped_are_seen_below_the_modules(name, tmp_path):
     ALL[name].build(tmp_path)
     model = gs.load_model(tmp_path)
     k, v = (gs.sites_of(model)[which] for which in "kv")
-    swapped = {"k": dataclasses.replace(v, name="k", rank=k.rank), "v": dataclasses.replace(k, name="v", rank=v.rank)}
-    report = doctor.examine(planted(model, **swapped))
-    assert {("k", "below"), ("v", "below")} <= failures(report.findings)
-    assert failures(report.findings) - {("k", "below"), ("v", "below")} <= {("v", "add"), ("v", "side by side")}
+    report = doctor.examine(planted(model, k=dataclasses.replace(v, name="k"), v=dataclasses.replace(k, name="v")))
+    assert failures(report.findings) == {("k", "below"), ("v", "below")}
     assert "v: below failed: in layer 0, k is made of " in str(report)
 
 
@@ -209,7 +208,7 @@ def test_a_check_that_dies_is_a_finding_and_the_others_are_told(llama, monkeypat
     found = list(examine_batch(patient(llama)))
     assert failures(found) == {("gate", "side by side")}
     (dead,) = [f for f in found if not f.holds]
-    assert dead.detail.endswith("RuntimeError: no such kernel") or "no such kernel" in dead.detail
+    assert "RuntimeError" in dead.detail and "a long story" not in dead.detail
 
 
 def test_forbidden_logits_and_nan_do_not_hide_a_difference():

@@ -262,9 +262,10 @@ def _activation(path: str, block: nn.Module) -> str:
         )
     if len(found) != 1:
         has = f"{len(found)} activation modules ({', '.join(found)})" if found else "0 activation modules"
+        called = "It is called as a function there, or is of an unknown class."
+        why = "Which of them it is cannot be told." if found else called
         raise GatescopeError(
             f"{path} ({type(block).__name__}) has {has}, and exactly one was looked for, inside its MLP: its output is the "
-            f"gate. {'Which of them it is cannot be told.' if found else 'It is called as a function there, or is of an unknown class.'} Use a "
-            f"model whose MLP holds one activation module."
+            f"gate. {why} Use a model whose MLP holds one activation module."
         )
     return found[0]

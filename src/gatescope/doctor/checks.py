@@ -6,6 +6,7 @@ left alone: where nothing moves, an intervention without any effect would pass.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gatescope import vision
-from gatescope.batches import placeholder_ids
+from gatescope.batches import Batch, placeholder_ids
 from gatescope.doctor.inputs import Patient
 from gatescope.doctor.references import apart, columns, edited, hooked, places, products, watched
 from gatescope.doctor.report import Finding, tried
@@ -46,9 +47,9 @@ def examine_batch(patient: Patient) -> Iterator[Finding]:
     wanted = functools.cache(lambda name, kind: _by_hooks(patient, patient.sites[name], kind))
     for name, site in patient.sites.items():
         checks: dict[str, Callable[[], Finding]] = {
-            kind: lambda site=site, kind=kind: _intervention(patient, site, kind, wanted(site.name, kind)) for kind in KINDS
+            kind: lambda site=site, kind=kind: _intervention(patient, site, kind, wanted(site.name, kind)[0]) for kind in KINDS
         }
-        checks["side by side"] = lambda site=site: _side_by_side(patient, site, {k: wanted(site.name, k) for k in SIDES})
+        checks["side by side"] = lambda site=site: _side_by_side(patient, site, [wanted(site.name, kind) for kind in SIDES])
         checks["generation"] = lambda site=site: _generation(patient, site)
         for check, work in checks.items():
             yield from tried([name], check, patient.inputs, lambda work=work: [work()])
@@ -120,11 +121,30 @@ def _chance(logits: Tensor) -> Tensor:
     return logits[:, -1].float().softmax(-1).max(-1).values.sum()
 
 
-def _by_hooks(patient: Patient, site: Site, kind: str) -> Tensor:
-    """The logits under an intervention, by plain hooks."""
+def _by_hooks(patient: Patient, site: Site, kind: str) -> tuple[Tensor, Tensor]:
+    """The logits under an intervention, by plain hooks, and what is left of every token at the end (see `_witness`)."""
     change = edited(columns(site)[::3], kind)
+    logits: list[Tensor] = []
+
+    def run() -> None:
+        logits.append(patient.module(**patient.batch.inputs, **patient.options).logits[:, -1])
+
+    last = _last(patient)
     with torch.no_grad(), hooked(patient.module, dict.fromkeys(places(site), change)):
-        return patient.module(**patient.batch.inputs, **patient.options).logits[:, -1]
+        (whole,) = watched(patient.module, [last], run).values()
+    return logits[0], _witness(last, whole, patient.batch)
+
+
+def _last(patient: Patient) -> Site:
+    """Where the last layer's MLP ends."""
+    hidden = patient.sites.get("hidden", next(iter(patient.sites.values())))
+    return dataclasses.replace(hidden, paths=hidden.paths[-1:])
+
+
+def _witness(site: Site, whole: Tensor, batch: Batch) -> Tensor:
+    """Positive sums over a row's tokens [b, n]: a picture shows in them also where the last token does not see so far back."""
+    activation = by_token(whole, batch.valid)[..., columns(site)].float().clamp(min=0)
+    return torch.where(batch.valid[..., None].to(activation.device), activation, 0.0).sum(1)
 
 
 def _intervention(patient: Patient, site: Site, kind: str, theirs: Tensor) -> Finding:
@@ -137,14 +157,20 @@ def _intervention(patient: Patient, site: Site, kind: str, theirs: Tensor) -> Fi
     return _compared(patient, site, kind, ours, theirs, SAME, 0.01, idle)
 
 
-def _side_by_side(patient: Patient, site: Site, theirs: dict[str, Tensor]) -> Finding:
+def _side_by_side(patient: Patient, site: Site, theirs: list[tuple[Tensor, Tensor]]) -> Finding:
     """Two masks in one batch, each on its own rows, the pictures' features computed once: as a sweep runs them."""
-    model, neurons = patient.model, _some_neurons(patient.model, site)
-    rows = vision.repeated(patient.batch, len(theirs), vision.features(model, patient.batch))
+    model, neurons, last = patient.model, _some_neurons(patient.model, site), _last(patient)
+    rows = vision.repeated(patient.batch, len(SIDES), vision.features(model, patient.batch))
     with torch.no_grad(), model.trace(**rows.inputs, **forward_options(model, rows.inputs, keep=1)):
-        side_by_side(model, [KINDS[kind](neurons) for kind in theirs])
+        side_by_side(model, [KINDS[kind](neurons) for kind in SIDES])
+        left = nnsight.save(_witness(last, read(model, last.paths[0], last.io), rows))
         ours = nnsight.save(model.output.logits[:, -1])
-    return _compared(patient, site, "side by side", ours, torch.cat(list(theirs.values())), shaped(ours), 0.1)
+    logits, wanted = (torch.cat(each) for each in zip(*theirs, strict=True))
+    found = _compared(patient, site, "side by side", ours, logits, shaped(ours), 0.1)
+    off = apart(left, wanted)
+    if found.holds and not off < shaped(ours):
+        return dataclasses.replace(found, holds=False, detail=f"what the last MLP makes of a row is off by {off:.1e} relative")
+    return found
 
 
 def _compared(
