@@ -61,7 +61,7 @@ def load_model(
     source = unwrapped(model)
     if not isinstance(source, str):
         _check_in_memory(source, revision, dtype, device_map)
-    traced = source if isinstance(source, nnsight.TransformersModel) else None
+    traced: Any = source if isinstance(source, nnsight.TransformersModel) else None
     config = _config(source, revision) if isinstance(source, str) else _module(source).config
     has_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     task = "image-text-to-text" if has_images else "text-generation"
@@ -69,7 +69,7 @@ def load_model(
         tokenizer, processor = tokenizer or traced.tokenizer, processor or traced.processor
     tokenizer, processor = _preprocessors(source, has_images, tokenizer, processor, revision)
     if traced is not None and traced.task == task:
-        loaded = traced
+        loaded: Any = traced
     else:
         loading: dict[str, Any] = {"tokenizer": tokenizer} | ({"processor": processor} if has_images else {})
         if isinstance(source, str):
