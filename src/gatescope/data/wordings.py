@@ -68,7 +68,7 @@ def drawn(*key: object) -> random.Random:
     wordings, and one of their own under others.
 
     >>> drawn(11, "Pick one.").sample("abcd", 4)
-    ['c', 'a', 'b', 'd']
+    ['b', 'c', 'd', 'a']
     """
     digest = hashlib.md5("_".join(map(str, key)).encode(), usedforsecurity=False)
     return random.Random(int(digest.hexdigest()[:8], 16))
