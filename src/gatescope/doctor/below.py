@@ -46,7 +46,8 @@ class _Seen(TorchFunctionMode):
             given = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
             self.attentions.append((given["query"], given["key"], given["value"]))
         elif name in _MATRIX_PRODUCTS:
-            self._matrices(*[a for a in (*args, *(kwargs or {}).values()) if isinstance(a, Tensor)][-2:], result)
+            *_, left, right = [part for part in (*args, *(kwargs or {}).values()) if isinstance(part, Tensor)]
+            self._matrices(left, right, result)
         elif name in _PRODUCTS and all(isinstance(a, Tensor) and a.shape == result.shape for a in args[:2]):
             self.products.append((args[0].detach(), args[1].detach(), result.detach()))
         return result
