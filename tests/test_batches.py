@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import gatescope as gs
+from families import FAMILIES
 from gatescope.batches import collate, placeholder_ids, prompt, token_classes
 from tiny import text_examples, tiny_llama, tiny_llava_next
 
@@ -69,6 +70,19 @@ def test_pictures_and_text_mix_in_a_batch(organism_model, examples):
     assert counts[0] > 0 and counts[1] == counts[2] == 0 and counts[3] > 0
     alone = collate(organism_model, [mixed[1]])
     assert batch.valid[1].sum() == alone.valid[0].sum()
+
+
+def test_every_row_keeps_its_own_picture_where_the_processor_goes_by_rows(tmp_path, examples):
+    """Gemma 3's; the rows without a picture stand first and between."""
+    FAMILIES["gemma3-multimodal"].build(tmp_path)
+    model = gs.load_model(tmp_path)
+    text = text_examples(each=1)
+    batch = collate(model, [text[0], examples[0], text[1], examples[1]])
+    counts = (batch.inputs["input_ids"] == model.tokenizer.image_token_id).sum(1).tolist()
+    assert counts == [0, 4, 0, 4] and len(batch.inputs["pixel_values"]) == 2
+    for place, example in ((0, examples[0]), (1, examples[1])):
+        alone = collate(model, [example]).inputs["pixel_values"]
+        assert torch.equal(batch.inputs["pixel_values"][place], alone[0])
 
 
 def test_a_picture_for_a_text_model_is_refused(llama, examples):

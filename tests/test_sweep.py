@@ -31,7 +31,7 @@ def questions():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"neurons": [(0, 1), (2, 4)]}, r"was begun \(sweep\) with other interventions: their neurons, rate or kind differ"),
+        ({"members": [(0, 1), (2, 4)]}, r"was begun \(sweep\) with other interventions: their neurons, rate or kind differ"),
         ({"factor": 3.0}, "with other interventions: their neurons, rate or kind differ"),
         ({"readout": "loglik"}, 'with readout "generate", and this is readout "loglik"'),
         ({"max_new_tokens": 2}, "with max_new_tokens 3, and this is max_new_tokens 2"),
@@ -39,21 +39,16 @@ def questions():
     ],
 )
 def test_a_run_is_continued_with_what_it_was_begun_with_only(llama, questions, tmp_path, change, message):
-    """Whether it is finished or not: the last shard is taken away."""
+    """One that is not finished: its last shard is taken away."""
 
-    def run(members=((0, 1), (2, 3)), factor=2.0, examples=questions, **options):
+    def run(members=((0, 1), (2, 3)), factor=2.0, question=None, readout="generate", **options):
+        asked = [dataclasses.replace(e, question=question or e.question) for e in questions]
         masks = {"north": gs.scale(neurons(llama, *members), factor)}
-        options = {"readout": "generate", "shard_size": 3} | QUICK | options
-        return gs.sweep(llama, examples, masks, run=tmp_path / "run", **options)
+        options = QUICK | {"shard_size": 3, "readout": readout, "run": tmp_path / "run"} | options
+        return gs.sweep(llama, asked, masks, **options)
 
     run()
     (tmp_path / "run" / "shards.sweep" / "00001.safetensors").unlink()
-    change = dict(change)
-    if "neurons" in change:
-        change["members"] = change.pop("neurons")
-    if "question" in change:
-        change["examples"] = [dataclasses.replace(e, question=change["question"]) for e in questions]
-        del change["question"]
     with pytest.raises(gs.GatescopeError, match=message):
         run(**change)
     assert len(run().rows) == 12
