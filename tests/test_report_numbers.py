@@ -281,6 +281,7 @@ QUESTIONS = {
     ("CAS", "a"): {"a": "kdddk", "b": "kk"},
     ("CAS", "b"): {"a": "bbkbk", "b": "kk"},
     ("CAS", "c"): {"a": "bbkkk", "b": "kk"},
+    ("CAS", "d"): {"a": "kkkkd", "b": "kk"},
     ("RND", "*"): {"a": "bbdkk", "b": "kk"},
 }
 
@@ -291,7 +292,7 @@ def test_the_question_shown_is_the_one_its_own_mask_alone_spoils():
     assert [(a.who, a.read, a.verdict) for a in shown.answers] == [
         ("full model", "k", "right"), ("CAS off", "d", "wrong"), ("RND off", "k", "right")
     ]  # fmt: skip
-    assert shown.others == "CAS masks of other groups: 1 of 2 leave the answer as it was."
+    assert shown.others == "CAS masks of other groups: 2 of 3 leave the answer as it was."
 
 
 def chosen(name, sets, model=MODEL):

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import gatescope as gs
 from gatescope import published
 from gatescope.bake import baked, baked_from, save_baked
+from gatescope.batches import collate
 from gatescope.cli import app
 from gatescope.culnig import matched_random
 from gatescope.evaluate.answers import Reading
@@ -212,7 +213,7 @@ def answers(model, plain, questions, shape=None):
     """Every question's answer alone, by plain Transformers, under plain hooks."""
     found = []
     for question in questions:
-        asked = gs.batches.collate(model, [question]).inputs
+        asked = collate(model, [question]).inputs
         with hooked(plain, shape, "zero") if shape else contextlib.nullcontext():
             ids = plain.generate(**asked, max_new_tokens=4, do_sample=False)
         found.append(model.tokenizer.decode(ids[0, asked["input_ids"].shape[1] :], skip_special_tokens=True))
