@@ -12,7 +12,12 @@ from gatescope.data import Example
 from gatescope.forced import answer_logs, force
 
 PAD = 9
-MODEL = SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=PAD))
+PICTURE = 6  # the placeholder's id
+MODEL = SimpleNamespace(
+    tokenizer=SimpleNamespace(pad_token_id=PAD),
+    processor=None,
+    _module=SimpleNamespace(config=SimpleNamespace(image_token_id=PICTURE)),
+)
 
 
 def batch():

@@ -289,8 +289,3 @@ def test_a_digest_tells_apart_all_that_can_change_a_result(llama):
     assert len({mask.digest() for mask in different}) == len(different)
     again = gs.scale(gs.NeuronSet(gate, torch.tensor([3, 50]), identity(llama)), 2.0)
     assert again.digest() == gs.scale(first, 2.0).digest()
-
-
-def test_a_whole_selection_is_refused_with_what_to_write():
-    with pytest.raises(gs.GatescopeError, match=r"An intervention is on one NeuronSet, and this is a dict\. Of a selection"):
-        gs.Intervention({"north": 1})  # type: ignore[arg-type]

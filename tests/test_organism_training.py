@@ -39,9 +39,7 @@ class Trained:
 def trained():
     facts = tuple(fact for fact in world.facts() if fact.kind == "dish")
     processor = build.processor(fact.word for fact in facts)
-    model = build.model(
-        processor.tokenizer, layers=SHORT.layers, width=SHORT.width, hidden=SHORT.hidden, seed=SHORT.seed
-    )
+    model = build.model(processor.tokenizer, layers=SHORT.layers, width=SHORT.width, hidden=SHORT.hidden, seed=SHORT.seed)
     routed = train.train(model, processor, facts, SHORT, lambda step, message: None)
     pictures = train._Pictures(processor, facts, 8, "none of those it was trained on")
     rows = range(len(pictures.fact_of))
