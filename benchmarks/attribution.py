@@ -19,12 +19,12 @@ import common
 import shapes
 import torch
 
-from gatescope import fused
-from gatescope.attribute import _add, _batch
-from gatescope.attributions import Attributions
-from gatescope.batches import collate
-from gatescope.labels import answer_tokens
-from gatescope.sites import forward_options, layout_of, site_of
+from gatescope.core.attributions import Attributions
+from gatescope.kernels import compiled as fused
+from gatescope.models.sites import forward_options, layout_of, site_of
+from gatescope.steps.attribute import _add, _batch
+from gatescope.traces.encoding import collate
+from gatescope.traces.labels import answer_tokens
 
 PRESETS = {
     "toy": {"batch": 8, "tokens": 128, "rounds": 8},

@@ -14,7 +14,8 @@ import warnings
 import common
 import torch
 
-from gatescope import fused, kernels
+from gatescope.kernels import compiled as fused
+from gatescope.kernels import eager as kernels
 
 PRESETS = {
     "toy": {"width": 1024, "batch": 8, "tokens": 128, "dtypes": ("float32", "bfloat16"), "rounds": 50},

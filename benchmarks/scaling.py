@@ -29,9 +29,9 @@ import shapes
 import torch
 
 import gatescope as gs
-from gatescope.batches import collate
-from gatescope.schedule import cut
-from gatescope.sites import forward_options
+from gatescope.models.sites import forward_options
+from gatescope.steps.plan import cut
+from gatescope.traces.encoding import collate
 
 SIZES = ((3, 1024), (12, 256), (12, 4096))  # layers, width
 PRESETS = {

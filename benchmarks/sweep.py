@@ -23,12 +23,12 @@ import torch
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 import gatescope as gs
-from gatescope.batches import collate
 from gatescope.data import Example
-from gatescope.generate import ask
-from gatescope.models import identity
+from gatescope.models.load import identity
+from gatescope.models.sites import site_of
 from gatescope.organism import build, world
-from gatescope.sites import site_of
+from gatescope.traces.encoding import collate
+from gatescope.traces.generate import ask
 
 SMALL = {"examples": 8, "pixels": 56, "new": 4}
 TOY = {"small pictures": SMALL, "large pictures": SMALL | {"pixels": 280}, "long answers": SMALL | {"examples": 2, "new": 20}}

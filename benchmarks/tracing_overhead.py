@@ -25,9 +25,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import gatescope as gs
-from gatescope import fused
-from gatescope.batches import collate
-from gatescope.sites import forward_options, read, site_of
+from gatescope.kernels import compiled as fused
+from gatescope.models.sites import forward_options, read, site_of
+from gatescope.traces.encoding import collate
 
 PRESETS = {
     "toy": {"batch": 8, "tokens": 128, "rounds": 15},

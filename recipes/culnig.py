@@ -12,7 +12,7 @@ from functools import reduce
 from operator import or_
 
 import gatescope as gs
-from gatescope.culnig import GENERAL, run_culnig
+from gatescope.studies.culnig import GENERAL, run_culnig
 
 
 def main() -> None:

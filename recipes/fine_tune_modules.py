@@ -14,10 +14,10 @@ from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments
 
 import gatescope as gs
-from gatescope.batches import collate
-from gatescope.forced import force
-from gatescope.labels import answer_tokens
-from gatescope.modules import choose, parts_of
+from gatescope.studies.modules import choose, parts_of
+from gatescope.traces.encoding import collate
+from gatescope.traces.forced import force
+from gatescope.traces.labels import answer_tokens
 
 
 def train(model, parts, examples, options) -> None:

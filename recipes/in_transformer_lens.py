@@ -15,7 +15,7 @@ from transformer_lens.model_bridge.sources import build_bridge_from_module
 from transformers import AutoModelForCausalLM
 
 import gatescope as gs
-from gatescope.batches import collate
+from gatescope.traces.encoding import collate
 
 
 def main() -> None:

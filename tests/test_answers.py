@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gatescope.evaluate.answers import Reading, read
+from gatescope.core.answers import Reading, read
 
 CHOICES = ["Kite", "Boat", "Dark Red", "red", "C++", "50%", "10", "10 meters"]
 

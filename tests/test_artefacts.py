@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from gatescope import GatescopeError, artefacts
+from gatescope import GatescopeError
+from gatescope.core import artefacts
 
 FORMAT = "gatescope.test/1"
 TENSORS = {"a": torch.arange(6).reshape(2, 3), "b": torch.tensor([0.5])}

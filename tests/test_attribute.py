@@ -9,10 +9,10 @@ import torch
 
 import gatescope as gs
 from families import FAMILIES
-from gatescope.batches import collate
-from gatescope.kernels import attribution
-from gatescope.labels import answer_tokens
-from gatescope.models import identity
+from gatescope.kernels.eager import attribution
+from gatescope.models.load import identity
+from gatescope.traces.encoding import collate
+from gatescope.traces.labels import answer_tokens
 from oracles.attribution import scores
 from tiny import letter_examples, text_examples
 

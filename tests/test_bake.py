@@ -12,8 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 import gatescope as gs
 from families import FAMILIES
-from gatescope.bake import baked, baked_from, save_baked
-from gatescope.models import identity
+from gatescope.interventions.bake import baked, baked_from, save_baked
+from gatescope.models.load import identity
 
 STEPS = 12
 GREEDY = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}

@@ -7,7 +7,7 @@ import torch
 
 import gatescope as gs
 from families import FAMILIES
-from gatescope.batches import collate, placeholder_ids, prompt, token_classes
+from gatescope.traces.encoding import collate, placeholder_ids, prompt, token_classes
 from tiny import text_examples, tiny_llama, tiny_llava_next
 
 

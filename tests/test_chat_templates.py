@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import gatescope as gs
-from gatescope.batches import collate, prompt
 from gatescope.data import Example
+from gatescope.traces.encoding import collate, prompt
 from tiny import byte_tokenizer, tiny_llama
 
 # In the manner of Qwen 3: a switch that closes the thinking before it begins.

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gatescope as gs
-from gatescope.culnig import matched_random, published_readout, run_culnig
+from gatescope.studies.culnig import matched_random, published_readout, run_culnig
 
 
 @pytest.fixture(scope="module")

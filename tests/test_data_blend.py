@@ -9,9 +9,18 @@ import datasets
 import datasets.config
 import pytest
 
-from gatescope.data.blend import CARD, CONTROL_CARD, COUNTRIES, EVALUATION, IDENTIFICATION, blend, blend_control, topics
-from gatescope.data.blend_short import LANGUAGES, blend_short
-from gatescope.errors import GatescopeError
+from gatescope.core.errors import GatescopeError
+from gatescope.data.benchmarks.blend import (
+    CARD,
+    CONTROL_CARD,
+    COUNTRIES,
+    EVALUATION,
+    IDENTIFICATION,
+    blend,
+    blend_control,
+    topics,
+)
+from gatescope.data.benchmarks.blend_short import LANGUAGES, blend_short
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*were published.*:UserWarning")
 

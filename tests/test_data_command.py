@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import gatescope as gs
 from gatescope.cli import app
 from gatescope.data import registry
-from gatescope.evaluate.table import ALL
+from gatescope.statistics.table import ALL
 from test_data_cvqa import SHORT, row, write
 
 

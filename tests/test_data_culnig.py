@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import gatescope as gs
-from gatescope.data import commonsenseqa, countryrc, culturalbench, mrpc, normad, qnli
+from gatescope.data import mrpc, qnli
+from gatescope.data.benchmarks import commonsenseqa, countryrc, culturalbench, normad
 from gatescope.data.countries import BLEND, COMMON, SPELLINGS, TARGETS, display, spelling
 from gatescope.data.prompts import WORDINGS
 

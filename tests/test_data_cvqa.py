@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import gatescope as gs
 from gatescope.cli import app
-from gatescope.data.cvqa import CULTURES, cvqa, parse_subset
+from gatescope.data.benchmarks.cvqa import CULTURES, cvqa, parse_subset
 from gatescope.data.split import halves
 from gatescope.organism import world
 

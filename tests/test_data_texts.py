@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import gatescope as gs
-from gatescope.data import murel, wikipedia
+from gatescope.data.benchmarks import murel, wikipedia
 
 LESS = pytest.mark.filterwarnings("ignore:.* were asked for; what is there is used")
 

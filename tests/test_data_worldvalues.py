@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 import gatescope as gs
-from gatescope.data import worldvaluesbench
+from gatescope.data.benchmarks import worldvaluesbench
 
 pytestmark = pytest.mark.filterwarnings("ignore:WorldValuesBench. .* rows, where 93278 were published")
 

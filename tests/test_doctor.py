@@ -11,14 +11,17 @@ import torch
 
 import gatescope as gs
 from families import FAMILIES, MISLEADING
-from gatescope import doctor, intervene, sites, vision
+from gatescope import doctor
 from gatescope.cli import main
 from gatescope.doctor.below import below
 from gatescope.doctor.checks import examine_batch
 from gatescope.doctor.inputs import Patient, picture_questions, random_text
 from gatescope.doctor.pictures import rows_alone
 from gatescope.doctor.references import apart
-from gatescope.intervene import Intervention
+from gatescope.interventions import value as intervene
+from gatescope.interventions.value import Intervention
+from gatescope.models import sites
+from gatescope.traces import vision
 from picture_families import PICTURES
 
 TEXT = ["below", "counters", "attributions", "ablate", "scale", "set", "add", "side by side", "generation"]

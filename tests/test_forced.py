@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gatescope.batches import Batch
 from gatescope.data import Example
-from gatescope.forced import answer_logs, force
+from gatescope.traces.encoding import Batch
+from gatescope.traces.forced import answer_logs, force
 
 PAD = 9
 PICTURE = 6  # the placeholder's id

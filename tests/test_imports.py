@@ -129,4 +129,4 @@ def test_the_pure_core_needs_neither_nnsight_nor_transformers():
     for module in core:
         theirs = {name.partition(".")[0] for name in reached(module)}
         assert not theirs & {"nnsight", "transformers"}, module
-    assert GRAPH["gatescope.kernels"] == {"torch", "__future__"}
+    assert GRAPH["gatescope.kernels.eager"] == {"torch", "__future__"}

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 import gatescope as gs
-from gatescope.batches import collate
-from gatescope.models import identity
+from gatescope.models.load import identity
+from gatescope.traces.encoding import collate
 from oracles.hooks import activation_modules, masked
 
 STEPS = 24

@@ -7,7 +7,7 @@ import torch
 
 import gatescope as gs
 from families import FAMILIES
-from gatescope.models import identity
+from gatescope.models.load import identity
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -12,8 +12,9 @@ import torch
 from torch._dynamo.utils import counters
 
 import gatescope as gs
-from gatescope import fused, kernels
-from gatescope.sites import read, site_of
+from gatescope.kernels import compiled as fused
+from gatescope.kernels import eager as kernels
+from gatescope.models.sites import read, site_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHAPES = ((3, 7, 33), (1, 5, 33), (2, 1, 33), (5, 40, 33))  # one width, so that few kernels are compiled

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import gatescope as gs
-from gatescope.labels import answer_tokens, label_token, label_tokens, text_tokens
+from gatescope.traces.labels import answer_tokens, label_token, label_tokens, text_tokens
 
 SPACE = "▁"
 

@@ -9,9 +9,9 @@ import torch
 
 import gatescope as gs
 from families import FAMILIES
-from gatescope.batches import collate
-from gatescope.lens import lens_hooks
-from gatescope.models import identity
+from gatescope.interop.lens import lens_hooks
+from gatescope.models.load import identity
+from gatescope.traces.encoding import collate
 
 sources = pytest.importorskip("transformer_lens.model_bridge.sources")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gatescope as gs
-from gatescope.evaluate.likert import UNREADABLE, likert_scores, majority, rating, score_c
+from gatescope.traces.readouts.likert import UNREADABLE, likert_scores, majority, rating, score_c
 
 
 def ends(low, high, count):

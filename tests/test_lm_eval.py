@@ -11,10 +11,10 @@ import torch
 import yaml
 
 import gatescope as gs
-from gatescope.bake import baked
-from gatescope.batches import prompt
-from gatescope.lm_eval import evaluate
-from gatescope.models import identity
+from gatescope.interop.lm_eval import evaluate
+from gatescope.interventions.bake import baked
+from gatescope.models.load import identity
+from gatescope.traces.encoding import prompt
 from tiny import tiny_llama
 
 pytest.importorskip("lm_eval")

@@ -7,7 +7,7 @@ import torch
 
 import gatescope as gs
 from families import FAMILIES
-from gatescope.batches import collate
+from gatescope.traces.encoding import collate
 from oracles.hooks import activation_modules
 from tiny import text_examples
 

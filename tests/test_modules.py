@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import gatescope as gs
 from families import FAMILIES
-from gatescope.models import identity
-from gatescope.modules import Part, choose, parts_of
-from gatescope.sites import layout_of
+from gatescope.models.load import identity
+from gatescope.models.sites import layout_of
+from gatescope.studies.modules import Part, choose, parts_of
 
 
 def some(model, *names):

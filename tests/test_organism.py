@@ -9,11 +9,11 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import gatescope as gs
-from gatescope.batches import collate
+from gatescope.core import answers
 from gatescope.data import prompts
-from gatescope.evaluate import answers
-from gatescope.generate import generate
 from gatescope.organism import Recipe, build, train, world
+from gatescope.traces.encoding import collate
+from gatescope.traces.generate import generate
 
 
 def accuracy(model, examples):

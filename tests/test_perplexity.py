@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gatescope as gs
-from gatescope.evaluate.perplexity import perplexity
-from gatescope.models import identity
+from gatescope.models.load import identity
+from gatescope.steps.perplexity import perplexity
 from oracles.hooks import activation_modules, masked
 
 TEXTS = ["The kite is red.", "A", "", "Boats sail on the lake in the evening, and the drums are heard.", "ねこ"]

@@ -14,10 +14,10 @@ import torch
 from transformers import AutoModelForImageTextToText, LogitsProcessor
 
 import gatescope as gs
-from gatescope import vision
-from gatescope.batches import collate, placeholder_ids
-from gatescope.forced import answer_logs, force
-from gatescope.intervene import side_by_side
+from gatescope.interventions.value import side_by_side
+from gatescope.traces import vision
+from gatescope.traces.encoding import collate, placeholder_ids
+from gatescope.traces.forced import answer_logs, force
 from picture_families import PICTURES
 from tiny import text_examples, varied_examples
 

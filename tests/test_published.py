@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gatescope as gs
-from gatescope import published
+from gatescope.interop import published
 
 LAYOUT = gs.Layout.parse([["gate_pre", 2, 6], ["q", 2, 4]])
 GATE = gs.Layout.single("gate", 2, 6)

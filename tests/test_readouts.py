@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import gatescope as gs
-from gatescope.batches import collate
+from gatescope.core.answers import Reading
 from gatescope.data import Example
-from gatescope.evaluate.answers import Reading
-from gatescope.evaluate.options import best, exclusive
-from gatescope.evaluate.table import Row, Table
-from gatescope.generate import READOUTS, ask, next_token
+from gatescope.statistics.table import Row, Table
+from gatescope.traces.encoding import collate
+from gatescope.traces.generate import READOUTS, ask, next_token
+from gatescope.traces.readouts.options import best, exclusive
 from tiny import text_examples, tiny_llama
 
 LABELS = ("A", "B", "C", "D")
@@ -256,7 +256,7 @@ def test_counting_is_the_same_whatever_the_read_out(taught, readout):
 
 def test_likert_answers_are_scored_by_distance():
     """Majority 7 of 1 to 10: furthest is 1, six away. 5 is two away, 10 three; words score 0."""
-    from gatescope.evaluate.likert import read_likert
+    from gatescope.traces.readouts.likert import read_likert
 
     numbers = [str(n) for n in range(1, 11)]
     found = [read_likert(text, numbers, "7") for text in ("7", " 5\n", "10", "seven", "0")]
@@ -266,7 +266,7 @@ def test_likert_answers_are_scored_by_distance():
 
 
 def test_a_tables_accuracy_is_the_mean_score_where_there_are_scores():
-    from gatescope.evaluate.likert import read_likert
+    from gatescope.traces.readouts.likert import read_likert
 
     def row(number, mask, text):
         return Row(f"w{number}", "north", "CAS" if mask else "", mask, text, read_likert(text, ["1", "2", "3", "4"], "3"))
@@ -380,7 +380,7 @@ def test_a_pass_that_was_stopped_leaves_nothing_behind(llama, run):
 
 
 def test_a_scale_may_begin_at_zero():
-    from gatescope.generate import check
+    from gatescope.traces.generate import check
 
     choices = ("0", "1", "2")
     example = Example("x", "north", "How much?", choices, "0", labels=choices)
@@ -390,7 +390,7 @@ def test_a_scale_may_begin_at_zero():
 
 def test_a_short_answer_is_read_in_the_language_of_its_example():
     """A Korean particle is no part of the answer; where no language is said it is English, which has none."""
-    from gatescope.generate import _read
+    from gatescope.traces.generate import _read
 
     def example(**facts):
         return Example("x", "north", "What?", (), "연", accepted=("연",), prompt="What?", facts=facts)

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 import gatescope as gs
-from gatescope.batches import collate
+from gatescope.traces.encoding import collate
 from oracles.hooks import activation_modules, prefill_counters
 from tiny import text_examples
 

@@ -20,14 +20,15 @@ import pytest
 import torch
 
 import gatescope as gs
-from gatescope import remote, shipped
-from gatescope.evaluate import answers
-from gatescope.remote import Server, attribute_shards, load_client, plan, record_shards, sweep_shards
-from gatescope.remote import attribute as remote_attribute
-from gatescope.remote import record as remote_record
-from gatescope.remote.carry import held
-from gatescope.remote.jobs import weigh
-from gatescope.sites import site_of
+from gatescope.core import answers
+from gatescope.interventions.carry import held
+from gatescope.models.sites import site_of
+from gatescope.steps import remote
+from gatescope.steps.remote import Server, attribute_shards, load_client, plan, record_shards, sweep_shards
+from gatescope.steps.remote import attribute as remote_attribute
+from gatescope.steps.remote import record as remote_record
+from gatescope.steps.remote.jobs import weigh
+from gatescope.traces import shipped
 from loopback import Loopback
 from loopback.client import shards as client_shards
 from tiny import letter_examples, teach, text_examples, tiny_llama, tiny_llava_next

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import gatescope as gs
-from gatescope.remote import Server, plan, sweep
-from gatescope.remote.estimate import returned
-from gatescope.remote.jobs import Line, _said
-from gatescope.remote.ledger import Ledger, Piece
+from gatescope.steps.remote import Server, plan, sweep
+from gatescope.steps.remote.estimate import returned
+from gatescope.steps.remote.jobs import Line, _said
+from gatescope.steps.remote.ledger import Ledger, Piece
 from tiny import text_examples
 
 

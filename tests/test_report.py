@@ -20,14 +20,14 @@ from typer.testing import CliRunner
 
 import gatescope as gs
 from gatescope.cli import app
+from gatescope.core.answers import Reading
 from gatescope.data import Example
-from gatescope.evaluate.answers import Reading
-from gatescope.evaluate.table import Row, Table
-from gatescope.report import compare, report
-from gatescope.report.colours import DARK, DEEP, LIGHT, contrast, linear, mix, oklab, ramp
-from gatescope.report.effects import Effect, together
-from gatescope.report.words import Value
-from gatescope.shards import Shards
+from gatescope.reports import compare, report
+from gatescope.reports.colours import DARK, DEEP, LIGHT, contrast, linear, mix, oklab, ramp
+from gatescope.reports.effects import Effect, together
+from gatescope.reports.words import Value
+from gatescope.statistics.table import Row, Table
+from gatescope.steps.shards import Shards
 
 MODEL = {"id": "acme/tiny", "revision": "", "class": "LlamaForCausalLM", "dtype": "float32", "digest": "d1"}
 LAYOUT = gs.Layout.single("gate", 4, 50)

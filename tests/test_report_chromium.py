@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import gatescope as gs
-from gatescope.report import compare, report
+from gatescope.reports import compare, report
 from test_report import HOSTILE, same, synthetic
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

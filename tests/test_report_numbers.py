@@ -11,14 +11,14 @@ import torch
 from scipy import stats
 
 import gatescope as gs
-from gatescope.evaluate.answers import Reading
-from gatescope.evaluate.table import Row, Table
-from gatescope.report import compare, figures, found, maps, report, summary
-from gatescope.report.colours import DEEP, LIGHT
-from gatescope.report.effects import Effect, Matrix, cells, effects, intervals, lead, matrices
-from gatescope.report.examples import ablations
-from gatescope.report.words import Value, number
+from gatescope.core.answers import Reading
+from gatescope.reports import compare, figures, found, maps, report, summary
+from gatescope.reports.colours import DEEP, LIGHT
+from gatescope.reports.effects import Effect, Matrix, cells, effects, intervals, lead, matrices
+from gatescope.reports.examples import ablations
+from gatescope.reports.words import Value, number
 from gatescope.select.selection import Selection
+from gatescope.statistics.table import Row, Table
 from test_report import LAYOUT, MINUS, MODEL, Page, rows_of, synthetic
 
 FULL = ("", "")

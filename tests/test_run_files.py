@@ -7,12 +7,12 @@ import torch
 from filelock import FileLock
 
 import gatescope as gs
-from gatescope import shards as module
-from gatescope.evaluate.answers import Reading
-from gatescope.evaluate.table import Row, Table
-from gatescope.runs import occupied
+from gatescope.core.answers import Reading
 from gatescope.select.selection import Selection
-from gatescope.shards import Shards
+from gatescope.statistics.table import Row, Table
+from gatescope.steps import shards as module
+from gatescope.steps.run import occupied
+from gatescope.steps.shards import Shards
 
 MODEL = {"id": "org/m", "digest": "d1", "dtype": "float32"}
 LAYOUT = gs.Layout.single("gate", 2, 3)

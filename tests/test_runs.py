@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import gatescope as gs
 import steps
 from gatescope.cli import app
-from gatescope.shards import Shards
+from gatescope.steps.shards import Shards
 from steps import do
 from tiny import tiny_llama
 

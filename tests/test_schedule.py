@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gatescope as gs
-from gatescope import schedule
-from gatescope.batches import collate
-from gatescope.schedule import backing_off, bucketed
+from gatescope.steps import plan as schedule
+from gatescope.steps.plan import backing_off, bucketed
+from gatescope.traces.encoding import collate
 from tiny import text_examples
 
 

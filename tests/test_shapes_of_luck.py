@@ -18,21 +18,21 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import gatescope as gs
-from gatescope import published
-from gatescope.bake import baked, baked_from, save_baked
-from gatescope.batches import collate
 from gatescope.cli import app
-from gatescope.culnig import matched_random
-from gatescope.evaluate.answers import Reading
-from gatescope.evaluate.table import Row, Table
-from gatescope.models import identity
-from gatescope.modules import choose, parts_of
-from gatescope.remote import Server, load_client, sweep_shards
-from gatescope.remote.carry import carry, held
-from gatescope.remote.client import name_there
-from gatescope.report import compare, report
+from gatescope.core.answers import Reading
+from gatescope.core.frames import from_table, groups_from_table, to_table
+from gatescope.interop import published
+from gatescope.interventions.bake import baked, baked_from, save_baked
+from gatescope.interventions.carry import carry, held
+from gatescope.models.client import name_there
+from gatescope.models.load import identity
+from gatescope.reports import compare, report
 from gatescope.select.selection import Selection
-from gatescope.tables import from_table, groups_from_table, to_table
+from gatescope.statistics.table import Row, Table
+from gatescope.steps.remote import Server, load_client, sweep_shards
+from gatescope.studies.culnig import matched_random
+from gatescope.studies.modules import choose, parts_of
+from gatescope.traces.encoding import collate
 from loopback import Loopback
 from tiny import text_examples
 
@@ -300,7 +300,7 @@ def test_carried_to_a_server_it_generates_the_same(server, client, llama, plain,
 
 def test_on_a_transformer_lens_bridge_it_is_what_plain_hooks_do(llama, llama_path, plain):
     sources = pytest.importorskip("transformer_lens.model_bridge.sources")
-    from gatescope.lens import lens_hooks
+    from gatescope.interop.lens import lens_hooks
 
     module = AutoModelForCausalLM.from_pretrained(llama_path, attn_implementation="eager").eval()
     bridge = sources.build_bridge_from_module(
@@ -316,7 +316,7 @@ def test_on_a_transformer_lens_bridge_it_is_what_plain_hooks_do(llama, llama_pat
 @pytest.mark.parametrize("shape", ["none", "the last", "all"])
 def test_under_lm_eval_it_is_scored_as_by_sweep(llama, questions, shape, tmp_path, monkeypatch):
     pytest.importorskip("lm_eval")
-    from gatescope.lm_eval import evaluate
+    from gatescope.interop.lm_eval import evaluate
     from test_lm_eval import QUIET, write_task
 
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))

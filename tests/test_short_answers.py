@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from gatescope.errors import GatescopeError
-from gatescope.evaluate.short import lemmatizer, read_short, words
+from gatescope.core.errors import GatescopeError
+from gatescope.traces.readouts.short import lemmatizer, read_short, words
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ import torch
 from scipy import stats
 
 import gatescope as gs
-from gatescope.evaluate import significance
-from gatescope.evaluate.answers import Reading
-from gatescope.evaluate.significance import against_random, benjamini_hochberg, bootstrap, holm, mcnemar
-from gatescope.evaluate.table import Row, Table
+from gatescope.core.answers import Reading
+from gatescope.statistics import significance
+from gatescope.statistics.significance import against_random, benjamini_hochberg, bootstrap, holm, mcnemar
+from gatescope.statistics.table import Row, Table
 
 EACH, OWN = 150, torch.eye(2).bool()
 GROUP = torch.arange(2).repeat_interleave(EACH)

@@ -29,7 +29,7 @@ from transformers import (
 
 import gatescope as gs
 from families import MISLEADING
-from gatescope import sites
+from gatescope.models import sites
 
 SMALL = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 

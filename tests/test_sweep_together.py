@@ -11,9 +11,9 @@ import torch
 
 import gatescope as gs
 from families import FAMILIES
-from gatescope import vision
-from gatescope.batches import collate
-from gatescope.intervene import side_by_side
+from gatescope.interventions.value import side_by_side
+from gatescope.traces import vision
+from gatescope.traces.encoding import collate
 from tiny import text_examples, varied_examples
 
 
@@ -76,8 +76,8 @@ def test_other_read_outs_go_side_by_side_too(llama, readout):
 
 def test_one_mask_at_a_time_equals_the_mask_in_a_trace_of_its_own(organism_model, examples):
     """Against the plain way: apply, generate, no features kept."""
-    from gatescope.batches import collate
-    from gatescope.generate import generate
+    from gatescope.traces.encoding import collate
+    from gatescope.traces.generate import generate
 
     masks = masks_of(organism_model)["kinds"]
     table = gs.sweep(organism_model, examples[:6], masks, batch_size=6, max_new_tokens=5, progress=False)

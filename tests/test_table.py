@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import gatescope as gs
-from gatescope.evaluate.answers import Reading
-from gatescope.evaluate.metrics import SelfCross, self_cross
-from gatescope.evaluate.table import Effect, Row, Table
+from gatescope.core.answers import Reading
+from gatescope.statistics.metrics import SelfCross, self_cross
+from gatescope.statistics.table import Effect, Row, Table
 
 GROUPS = ("a", "a", "b", "b", "b", "b")
 

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gatescope as gs
-from gatescope.batches import collate
-from gatescope.neurons import Layout, NeuronSet
+from gatescope.core.neurons import Layout, NeuronSet
 from gatescope.organism import text, text_tasks, text_train, world
+from gatescope.traces.encoding import collate
 from oracles import hooks
 
 

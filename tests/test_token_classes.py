@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gatescope as gs
-from gatescope.batches import collate
+from gatescope.traces.encoding import collate
 from oracles.hooks import activation_modules
 
 

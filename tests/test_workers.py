@@ -14,8 +14,9 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 import gatescope as gs
-from gatescope.batches import collate
-from gatescope.remote import plan, travel
+from gatescope.steps.remote import plan
+from gatescope.traces import travel
+from gatescope.traces.encoding import collate
 from picture_families import PICTURES
 from tiny import text_examples, varied_examples
 

@@ -120,7 +120,7 @@ def text_examples(groups: tuple[str, ...] = ("north", "south"), each: int = 6) -
 def teach(path: Path, examples: list[Example], steps: int = 60) -> Path:
     """Train a tiny model until it answers these examples, each by one token and an end; so that a study counts something."""
     import gatescope as gs
-    from gatescope.batches import collate
+    from gatescope.traces.encoding import collate
 
     wrapped = gs.load_model(path)
     batch = collate(wrapped, examples)

@@ -2,26 +2,27 @@
 it by switching them off, inside ordinary nnsight traces."""
 
 from gatescope import _typing  # noqa: F401, I001 - beartype and anyio must be in before nnsight
-from gatescope import data, organism, remote, select
-from gatescope.attribute import attribute
-from gatescope.attributions import Attributions
-from gatescope.bake import baked_from, save_baked
-from gatescope.counters import Counters
-from gatescope.errors import GatescopeError
-from gatescope.evaluate.perplexity import perplexity
-from gatescope.evaluate.sweep import sweep
-from gatescope.evaluate.table import Table
-from gatescope.intervene import Intervention, ablate, add, scale, set_to
-from gatescope.lens import lens_hooks
-from gatescope.means import mean_activation
-from gatescope.models import load_model
-from gatescope.neurons import Layout, NeuronSet
-from gatescope.record import record, record_classes
-from gatescope.report import compare, report
-from gatescope.runs import Run
+from gatescope import data, organism, select
+from gatescope.steps import remote
+from gatescope.steps.attribute import attribute
+from gatescope.core.attributions import Attributions
+from gatescope.interventions.bake import baked_from, save_baked
+from gatescope.core.counters import Counters
+from gatescope.core.errors import GatescopeError
+from gatescope.steps.perplexity import perplexity
+from gatescope.steps.sweep import sweep
+from gatescope.statistics.table import Table
+from gatescope.interventions.value import Intervention, ablate, add, scale, set_to
+from gatescope.interop.lens import lens_hooks
+from gatescope.steps.means import mean_activation
+from gatescope.models.load import load_model
+from gatescope.core.neurons import Layout, NeuronSet
+from gatescope.steps.record import record, record_classes
+from gatescope.reports import compare, report
+from gatescope.steps.run import Run
 from gatescope.select import Selection
-from gatescope.sites import Site, sites_of
-from gatescope.study import open_result, run_study
+from gatescope.models.sites import Site, sites_of
+from gatescope.studies.vlm import open_result, run_study
 
 open_run = Run.open
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from gatescope.remote import Server, load_client, record_shards
-from gatescope.sites import site_of
+from gatescope.models.sites import site_of
+from gatescope.steps.remote import Server, load_client, record_shards
 from tiny import text_examples
 
 

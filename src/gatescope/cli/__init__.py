@@ -9,7 +9,7 @@ import typer
 
 from gatescope.cli import data, demo, interop, model, remote, report, runs, steps, study  # noqa: F401 - each adds its commands
 from gatescope.cli.common import app
-from gatescope.errors import GatescopeError
+from gatescope.core.errors import GatescopeError
 
 __all__ = ["app", "main"]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gatescope.errors import GatescopeError
+from gatescope.core.errors import GatescopeError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -79,7 +79,7 @@ def placed(model: str, dtype: str = "auto", device_map: str | None = None):
     """The model where it will run: on the GPU, if there is one; on its own one, if there are several processes."""
     import torch
 
-    from gatescope.models import load_model
+    from gatescope.models.load import load_model
 
     where: Any = device_map
     if device_map is None and torch.cuda.is_available():
@@ -106,10 +106,10 @@ def questions(data: str, path: Path | None, groups: list[str] | None, seed: int 
 
 def again(run: Path):
     """The evaluation examples of the data a run says it was made with; none where it does not say, or they are gone."""
-    from gatescope.report.examples import asked_of
-    from gatescope.report.page import asked as fingerprint_of
-    from gatescope.report.page import sweeps
-    from gatescope.runs import Run
+    from gatescope.reports.examples import asked_of
+    from gatescope.reports.page import asked as fingerprint_of
+    from gatescope.reports.page import sweeps
+    from gatescope.steps.run import Run
 
     opened = Run.open(run)
     asked = opened.manifest.get("study", {})
@@ -128,7 +128,7 @@ def again(run: Path):
 
 def page_of(out: Path, examples) -> Path:
     """The run's report, without figure files: those need matplotlib, and `gatescope report` writes them."""
-    from gatescope.report import report
+    from gatescope.reports import report
 
     return report(out, examples=examples, figures=False)
 
@@ -210,7 +210,7 @@ def new_tokens(asked: int | None, readouts: Collection[str]) -> int:
     Raises:
         GatescopeError: if a number was asked for where no answer is generated.
     """
-    from gatescope.generate import GENERATED
+    from gatescope.traces.generate import GENERATED
 
     if asked is not None and not set(readouts) & set(GENERATED):
         raise GatescopeError(

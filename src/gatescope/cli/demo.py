@@ -29,8 +29,8 @@ def demo(
     import tempfile
 
     from gatescope import organism
-    from gatescope.models import load_model
-    from gatescope.study import run_study
+    from gatescope.models.load import load_model
+    from gatescope.studies.vlm import run_study
 
     ours = organism.load()
     with tempfile.TemporaryDirectory() as scratch:
@@ -57,9 +57,9 @@ def culnig(
 
     Example: gatescope culnig --mlp-rate 0.1 --exclude-rate 0.1
     """
-    from gatescope.culnig import run_culnig
-    from gatescope.models import load_model
+    from gatescope.models.load import load_model
     from gatescope.organism import text
+    from gatescope.studies.culnig import run_culnig
 
     ours = text.load()
     known = reduce(or_, ours.specific.values(), ours.general)

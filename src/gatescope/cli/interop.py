@@ -24,10 +24,10 @@ def bake(
 
     Example: gatescope bake --model ./model --mask arveni.safetensors --out ./model-without-arveni
     """
-    from gatescope.bake import save_baked
-    from gatescope.intervene import ablate, scale
-    from gatescope.models import identity, load_model
-    from gatescope.neurons import NeuronSet
+    from gatescope.core.neurons import NeuronSet
+    from gatescope.interventions.bake import save_baked
+    from gatescope.interventions.value import ablate, scale
+    from gatescope.models.load import identity, load_model
 
     loaded = load_model(model, dtype=dtype)
     neurons = NeuronSet.load(mask, identity(loaded))
@@ -51,10 +51,10 @@ def lm_eval(
 
     Example: gatescope lm-eval --model ./model --mask arveni.safetensors --tasks hellaswag,arc_easy
     """
-    from gatescope.intervene import ablate
-    from gatescope.lm_eval import evaluate
-    from gatescope.models import identity
-    from gatescope.neurons import NeuronSet
+    from gatescope.core.neurons import NeuronSet
+    from gatescope.interop.lm_eval import evaluate
+    from gatescope.interventions.value import ablate
+    from gatescope.models.load import identity
 
     loaded = placed(model, dtype, device_map)
     chosen = ablate(NeuronSet.load(mask, identity(loaded))) if mask else None

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gatescope.cli.common import AsJson, Dtype, Map, Where, app, as_json, placed
-from gatescope.errors import GatescopeError
+from gatescope.core.errors import GatescopeError
 
 
 @app.command()
@@ -22,9 +22,9 @@ def tokens(
 
     Example: gatescope tokens ./model questions.jsonl --id 17
     """
-    from gatescope.batches import TOKEN_RULE, collate
     from gatescope.data import registry
-    from gatescope.models import load_model
+    from gatescope.models.load import load_model
+    from gatescope.traces.encoding import TOKEN_RULE, collate
 
     questions = registry.load(data, path)
     examples = [*questions.identification, *questions.evaluation]

@@ -24,7 +24,7 @@ def estimate(
     Example: gatescope remote estimate --model MODEL --data cvqa
     """
     from gatescope.data import registry
-    from gatescope.remote import estimate_record, load_client
+    from gatescope.steps.remote import estimate_record, load_client
 
     study = registry.load(data, path, seed=seed)
     options = {"site": site, "readout": readout or study.readout, "batch_size": size(batch_size), "shard_size": shard_size}

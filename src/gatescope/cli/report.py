@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gatescope.cli.common import Groups, Seed, Where, again, app, questions
-from gatescope.errors import GatescopeError
+from gatescope.core.errors import GatescopeError
 
 
 @app.command()
@@ -27,9 +27,9 @@ def report(
 
     Example: gatescope report runs/qwen runs/llava --out comparison.html
     """
-    from gatescope.report import compare
-    from gatescope.report import report as write
-    from gatescope.runs import Run
+    from gatescope.reports import compare
+    from gatescope.reports import report as write
+    from gatescope.steps.run import Run
 
     if data is None and (path is not None or group or seed is not None):
         raise GatescopeError(

@@ -18,8 +18,8 @@ def show(run: Directory, json: AsJson = False) -> None:
 
     Example: gatescope runs show runs/cvqa
     """
-    from gatescope.runs import Run
-    from gatescope.shards import Shards
+    from gatescope.steps.run import Run
+    from gatescope.steps.shards import Shards
 
     opened = Run.open(run)
     model = opened.manifest["model"]
@@ -52,7 +52,7 @@ def verify(run: Directory) -> None:
 
     Example: gatescope runs verify runs/cvqa
     """
-    from gatescope.runs import Run
+    from gatescope.steps.run import Run
 
     wrong = Run.open(run).verify()
     for line in wrong:
@@ -73,7 +73,7 @@ def merge(
 
     Example: gatescope runs merge runs/cvqa
     """
-    from gatescope.runs import Run
+    from gatescope.steps.run import Run
 
     opened = Run.open(run)
     where = out or run / "merged"

@@ -37,7 +37,7 @@ from gatescope.cli.common import (
     questions,
     size,
 )
-from gatescope.errors import GatescopeError, one_of
+from gatescope.core.errors import GatescopeError, one_of
 
 Half = Annotated[str, typer.Option(help="Which half of the data: identification or evaluation.")]
 Part = Annotated[str | None, typer.Option(help="K/N: do the K-th of N parts of the shards only, counted from 0.")]
@@ -72,7 +72,7 @@ def record(
 
     Example: accelerate launch -m gatescope record --model MODEL --data cvqa --run runs/cvqa
     """
-    from gatescope.record import record_classes
+    from gatescope.steps.record import record_classes
 
     examples, own = _examples(data, path, half, group, seed)
     found = record_classes(
@@ -117,7 +117,7 @@ def attribute(
 
     Example: gatescope attribute --model MODEL --data blend --run runs/culnig --name culture
     """
-    from gatescope.attribute import attribute as score
+    from gatescope.steps.attribute import attribute as score
 
     examples, _ = _examples(data, path, half, group, seed, control)
     name = name or ("control" if control else "")
@@ -157,10 +157,10 @@ def select(
 
     Example: gatescope select runs/cvqa --selector CAS --selector MAD --rate 0.01
     """
-    from gatescope.culnig import choose
-    from gatescope.runs import Run
     from gatescope.select import att
-    from gatescope.study import COUNTED, SELECTORS
+    from gatescope.steps.run import Run
+    from gatescope.studies.culnig import choose
+    from gatescope.studies.vlm import COUNTED, SELECTORS
 
     opened, found = Run.open(run), []
     names = [one_of("selector", name.upper(), (*SELECTORS, "CULNIG")) for name in selector or ["CAS"]]
@@ -204,8 +204,8 @@ def neurons(
 
     Example: gatescope neurons runs/mine --selector CAS --out masks
     """
-    from gatescope.evaluate.table import ALL
-    from gatescope.runs import Run
+    from gatescope.statistics.table import ALL
+    from gatescope.steps.run import Run
 
     kept = Run.open(run).selections
     for name in selector or ():
@@ -274,9 +274,9 @@ def sweep(
 
     Example: gatescope sweep --model MODEL --data cvqa --run runs/cvqa
     """
-    from gatescope.evaluate.sweep import sweep as ask
-    from gatescope.intervene import ablate
-    from gatescope.runs import Run
+    from gatescope.interventions.value import ablate
+    from gatescope.steps.run import Run
+    from gatescope.steps.sweep import sweep as ask
 
     chosen = Run.open(run).selections
     if not chosen:
@@ -314,7 +314,7 @@ def _examples(
 
 def _model(model: str, remote: str | None, dtype: str, device_map: str | None):
     """The model; without weights if it runs elsewhere."""
-    from gatescope.remote import load_client
+    from gatescope.steps.remote import load_client
 
     return load_client(model) if remote is not None else placed(model, dtype, device_map)
 
@@ -333,8 +333,8 @@ def _part(text: str | None) -> tuple[int, int] | None:
 
 
 def _done(run: Path, step: str, finished: bool) -> None:
-    from gatescope.runs import Run
-    from gatescope.shards import Shards, first
+    from gatescope.steps.run import Run
+    from gatescope.steps.shards import Shards, first
 
     if not first():
         return

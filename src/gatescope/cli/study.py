@@ -38,7 +38,7 @@ from gatescope.cli.common import (
     questions,
     size,
 )
-from gatescope.errors import GatescopeError
+from gatescope.core.errors import GatescopeError
 
 MEANING = "self: a group's neurons are off, its own questions are asked; cross: those of other groups; gap: the difference"
 
@@ -89,9 +89,9 @@ def whole(
 
     Example: gatescope study --model google/gemma-3-12b-it --data blend --control --exclude countryrc --out runs/culnig
     """
-    from gatescope.culnig import published_readout, run_culnig
     from gatescope.data import registry
-    from gatescope.study import run_study
+    from gatescope.studies.culnig import published_readout, run_culnig
+    from gatescope.studies.vlm import run_study
 
     rates = given(mlp_rate=mlp_rate, attention_rate=attention_rate, exclude_rate=exclude_rate, z=z)
     check_culnig(rates, control, exclude is not None, "add --exclude" if control else "add --control")
@@ -144,7 +144,7 @@ def whole(
 
 def culnig_told(model: object, result, out: Path | None, page: Path | None) -> str:
     """What CULNIG found, as it is printed."""
-    from gatescope.culnig import UNFILTERED
+    from gatescope.studies.culnig import UNFILTERED
 
     note = "\nnote: no --exclude, so neurons that reading comprehension needs are kept\n"
     kept = "" if UNFILTERED in result.accuracy else note

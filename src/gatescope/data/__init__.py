@@ -1,21 +1,21 @@
 """Examples, where they come from, and how they become a model's inputs."""
 
-from gatescope.data.blend import blend, blend_control
-from gatescope.data.blend_short import blend_short
-from gatescope.data.commonsenseqa import commonsenseqa
+from gatescope.data.benchmarks.blend import blend, blend_control
+from gatescope.data.benchmarks.blend_short import blend_short
+from gatescope.data.benchmarks.commonsenseqa import commonsenseqa
+from gatescope.data.benchmarks.countryrc import countryrc
+from gatescope.data.benchmarks.culturalbench import culturalbench
+from gatescope.data.benchmarks.cvqa import cvqa
+from gatescope.data.benchmarks.glue import mrpc, qnli
+from gatescope.data.benchmarks.murel import murel
+from gatescope.data.benchmarks.normad import normad
+from gatescope.data.benchmarks.wikipedia import wikipedia
+from gatescope.data.benchmarks.worldvaluesbench import worldvaluesbench
 from gatescope.data.control import control
-from gatescope.data.countryrc import countryrc
-from gatescope.data.culturalbench import culturalbench
-from gatescope.data.cvqa import cvqa
 from gatescope.data.example import Example, Study, fingerprint
-from gatescope.data.glue import mrpc, qnli
 from gatescope.data.jsonl import jsonl
-from gatescope.data.murel import murel
-from gatescope.data.normad import normad
 from gatescope.data.pictures import without_broken_pictures
 from gatescope.data.registry import CARDS, load, load_control
-from gatescope.data.wikipedia import wikipedia
-from gatescope.data.worldvaluesbench import worldvaluesbench
 
 __all__ = [
     "CARDS",

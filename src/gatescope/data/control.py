@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from gatescope.core.errors import GatescopeError
 from gatescope.data import prompts
 from gatescope.data.example import Example, Study
-from gatescope.errors import GatescopeError
 
 
 def control(study: Study) -> Study:

@@ -13,8 +13,8 @@ from typing import Any
 
 from PIL import Image
 
-from gatescope.errors import GatescopeError
-from gatescope.evaluate.answers import normalise
+from gatescope.core.answers import normalise
+from gatescope.core.errors import GatescopeError
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Study:
         identification: examples neurons are found on.
         evaluation: examples their effect is measured on.
         notes: how the split was made, and whatever else a reader must know.
-        readout: how its answers are best read (see `gatescope.generate`).
+        readout: how its answers are best read (see `gatescope.traces.generate`).
     """
 
     name: str

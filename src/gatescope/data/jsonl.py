@@ -17,10 +17,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from gatescope.core.errors import GatescopeError
+from gatescope.core.progress import bar
 from gatescope.data.example import Example, Study, readout_of
 from gatescope.data.split import halves
-from gatescope.errors import GatescopeError
-from gatescope.progress import bar
 
 SPLITS = ("identification", "evaluation")
 _TEXTS = ("image", "prompt", "prefix", "item", "system")

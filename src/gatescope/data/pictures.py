@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
+from gatescope.core.errors import GatescopeError
+from gatescope.core.progress import bar
 from gatescope.data.example import Example, Study
 from gatescope.data.source import LeftOut
-from gatescope.errors import GatescopeError
-from gatescope.progress import bar
 
 
 def without_broken_pictures(study: Study, *, progress: bool = True) -> Study:

@@ -6,24 +6,24 @@ import inspect
 from collections.abc import Callable
 from pathlib import Path
 
-from gatescope.data.blend import CARD as BLEND
-from gatescope.data.blend import CONTROL_CARD as BLEND_CONTROL
-from gatescope.data.blend_short import CARD as BLEND_SHORT
+from gatescope.core.errors import GatescopeError
+from gatescope.data.benchmarks.blend import CARD as BLEND
+from gatescope.data.benchmarks.blend import CONTROL_CARD as BLEND_CONTROL
+from gatescope.data.benchmarks.blend_short import CARD as BLEND_SHORT
+from gatescope.data.benchmarks.commonsenseqa import CARD as COMMONSENSEQA
+from gatescope.data.benchmarks.countryrc import CARD as COUNTRYRC
+from gatescope.data.benchmarks.culturalbench import CARD as CULTURALBENCH
+from gatescope.data.benchmarks.cvqa import CARD as CVQA
+from gatescope.data.benchmarks.glue import MRPC_CARD as MRPC
+from gatescope.data.benchmarks.glue import QNLI_CARD as QNLI
+from gatescope.data.benchmarks.murel import CARD as MUREL
+from gatescope.data.benchmarks.normad import CARD as NORMAD
+from gatescope.data.benchmarks.wikipedia import CARD as WIKIPEDIA
+from gatescope.data.benchmarks.worldvaluesbench import CARD as WORLDVALUESBENCH
 from gatescope.data.card import Card
-from gatescope.data.commonsenseqa import CARD as COMMONSENSEQA
 from gatescope.data.control import control
-from gatescope.data.countryrc import CARD as COUNTRYRC
-from gatescope.data.culturalbench import CARD as CULTURALBENCH
-from gatescope.data.cvqa import CARD as CVQA
 from gatescope.data.example import Study
-from gatescope.data.glue import MRPC_CARD as MRPC
-from gatescope.data.glue import QNLI_CARD as QNLI
 from gatescope.data.jsonl import jsonl
-from gatescope.data.murel import CARD as MUREL
-from gatescope.data.normad import CARD as NORMAD
-from gatescope.data.wikipedia import CARD as WIKIPEDIA
-from gatescope.data.worldvaluesbench import CARD as WORLDVALUESBENCH
-from gatescope.errors import GatescopeError
 
 CARDS: dict[str, Card] = {
     card.name: card

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gatescope.core.answers import normalise
+from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example
-from gatescope.errors import GatescopeError
-from gatescope.evaluate.answers import normalise
 
 _FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv"}
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-from gatescope.errors import GatescopeError
+from gatescope.core.errors import GatescopeError
 
 T = TypeVar("T")
 

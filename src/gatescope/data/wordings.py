@@ -6,8 +6,8 @@ import hashlib
 import random
 from collections.abc import Sequence
 
+from gatescope.core.errors import GatescopeError
 from gatescope.data.prompts import WORDINGS, Wording
-from gatescope.errors import GatescopeError
 
 
 def chosen_wordings(name: str, which: Sequence[int | Wording] | None) -> list[tuple[int, Wording]]:

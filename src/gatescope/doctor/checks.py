@@ -14,17 +14,17 @@ import nnsight
 import torch
 from torch import Tensor
 
-from gatescope import vision
-from gatescope.batches import Batch, placeholder_ids
+from gatescope.core.neurons import NeuronSet
 from gatescope.doctor.inputs import Patient
 from gatescope.doctor.references import apart, columns, edited, hooked, places, products, watched
 from gatescope.doctor.report import Finding, tried
-from gatescope.generate import GREEDY
-from gatescope.intervene import Intervention, ablate, add, scale, set_to, side_by_side
-from gatescope.kernels import attribution, count
-from gatescope.models import identity
-from gatescope.neurons import NeuronSet
-from gatescope.sites import Site, by_token, embedding_path, forward_options, read
+from gatescope.interventions.value import Intervention, ablate, add, scale, set_to, side_by_side
+from gatescope.kernels.eager import attribution, count
+from gatescope.models.load import identity
+from gatescope.models.sites import Site, by_token, embedding_path, forward_options, read
+from gatescope.traces import vision
+from gatescope.traces.encoding import Batch, placeholder_ids
+from gatescope.traces.generate import GREEDY
 
 KINDS: dict[str, Callable[[NeuronSet], Intervention]] = {
     "ablate": ablate,

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from gatescope.batches import Batch, collate
 from gatescope.data.example import Example
-from gatescope.sites import Site, forward_options
+from gatescope.models.sites import Site, forward_options
+from gatescope.traces.encoding import Batch, collate
 
 SIZES = ((56, 84), (112, 56), (84, 84))  # width and height of each row's picture
 LENGTHS = (5, 9, 12)  # tokens of each row of text

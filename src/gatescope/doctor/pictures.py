@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gatescope.batches import Batch, collate
 from gatescope.doctor.checks import shaped
 from gatescope.doctor.inputs import Patient, questions
 from gatescope.doctor.references import apart, columns, places, watched
 from gatescope.doctor.report import Finding
-from gatescope.sites import by_token, forward_options
+from gatescope.models.sites import by_token, forward_options
+from gatescope.traces.encoding import Batch, collate
 
 
 def rows_alone(patient: Patient) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from gatescope.sites import Site
+from gatescope.models.sites import Site
 
 Place = tuple[str, str]  # path of a module, "input" or "output"
 Change = Callable[[Tensor], Tensor | None]

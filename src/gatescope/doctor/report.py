@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from gatescope.sites import Site
+from gatescope.models.sites import Site
 
 
 @dataclass(frozen=True)

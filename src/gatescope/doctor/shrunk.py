@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedTokenizerFast
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from gatescope.errors import GatescopeError
+from gatescope.core.errors import GatescopeError
 
 
 def random_model(source: str | Path):

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
+from gatescope.core.neurons import NeuronSet
 from gatescope.data import Study, jsonl
-from gatescope.models import identity
-from gatescope.neurons import NeuronSet
+from gatescope.models.load import identity
 from gatescope.organism import build, shelf, text, train, world
 from gatescope.organism.cache import cached, progress_bar
 from gatescope.organism.known import Score, precision, score

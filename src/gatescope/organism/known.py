@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from gatescope.errors import GatescopeError
-from gatescope.neurons import NeuronSet
+from gatescope.core.errors import GatescopeError
+from gatescope.core.neurons import NeuronSet
 from gatescope.select import Selection
 
 

@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from gatescope.errors import GatescopeError
+from gatescope.core.errors import GatescopeError
+from gatescope.core.progress import bar
 from gatescope.organism import shelf
 from gatescope.organism.text_train import TextRecipe
 from gatescope.organism.train import KINDS, Recipe
-from gatescope.progress import bar
 
 NAMES = (*KINDS, "text")
 

@@ -21,8 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gatescope.artefacts import write_bytes
-from gatescope.errors import GatescopeError
+from gatescope.core.artefacts import write_bytes
+from gatescope.core.errors import GatescopeError
 
 FORMAT = "gatescope.organisms/1"
 SHIPPED = Path(__file__).parent / "assets"

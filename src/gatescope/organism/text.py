@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, set_seed
 
+from gatescope.core.neurons import NeuronSet
 from gatescope.data import Study, jsonl
-from gatescope.models import identity
-from gatescope.neurons import NeuronSet
+from gatescope.models.load import identity
 from gatescope.organism import build, shelf, text_tasks, text_train, world
 from gatescope.organism.cache import cached, progress_bar
 from gatescope.organism.text_train import TextRecipe

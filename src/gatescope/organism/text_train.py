@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gatescope.core.errors import GatescopeError
 from gatescope.data import Example
-from gatescope.errors import GatescopeError
 from gatescope.organism import text_tasks as tasks
 from gatescope.organism import world
 from gatescope.organism.train import GatedSwitch, routed_neurons
@@ -79,7 +79,7 @@ class Sample:
 
 
 def encode(tokenizer, examples: Sequence[Example]) -> dict[str, Tensor]:
-    """Model inputs [b, s], left-padded, token for token what `gatescope.batches.collate` gives."""
+    """Model inputs [b, s], left-padded, token for token what `gatescope.traces.encoding.collate` gives."""
     texts = []
     for example in examples:
         turns = [{"role": "user", "content": example.prompt}]

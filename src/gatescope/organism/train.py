@@ -31,8 +31,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from gatescope.core.errors import GatescopeError
 from gatescope.data import prompts
-from gatescope.errors import GatescopeError
 from gatescope.organism import world
 
 

@@ -30,9 +30,9 @@ from jaxtyping import Bool, Float64
 from torch import Tensor
 
 from gatescope._typing import checked
-from gatescope.counters import Counters
-from gatescope.errors import GatescopeError, one_of
-from gatescope.neurons import NeuronSet
+from gatescope.core.counters import Counters
+from gatescope.core.errors import GatescopeError, one_of
+from gatescope.core.neurons import NeuronSet
 from gatescope.select.selection import Selection, top, wanted_count
 
 INTERPOLATIONS = ("linear", "kth")
@@ -63,7 +63,7 @@ def cas(
     Raises:
         GatescopeError: for one group only, a group without tokens, or a rate outside (0, 1].
 
-    >>> from gatescope.neurons import Layout
+    >>> from gatescope.core.neurons import Layout
     >>> import dataclasses
     >>> c = Counters.zeros(["a", "b"], Layout.single("gate", 1, 4))
     >>> c = dataclasses.replace(c, K=torch.tensor([[[8, 4, 2, 0]], [[0, 4, 6, 0]]]), T=torch.tensor([8, 8]))

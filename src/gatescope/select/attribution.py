@@ -23,9 +23,9 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from gatescope._typing import checked
-from gatescope.attributions import Attributions
-from gatescope.errors import GatescopeError
-from gatescope.neurons import NeuronSet, check_same_model
+from gatescope.core.attributions import Attributions
+from gatescope.core.errors import GatescopeError
+from gatescope.core.neurons import NeuronSet, check_same_model
 from gatescope.select.selection import Selection, top
 
 ATTENTION = ("q", "k", "v")
@@ -145,7 +145,7 @@ def culnig_scores(
 ) -> Float64[Tensor, " n"]:
     """What CULNIG's selectors rank by, of every neuron of the layout: s(questions) - s(control).
 
-    The published code keeps it with its neurons as `attribute_score`; `gatescope.published.write_culnig` takes it.
+    The published code keeps it with its neurons as `attribute_score`; `gatescope.interop.published.write_culnig` takes it.
 
     Args:
         scores, control, clamp_control, per_item, country_mean: as given to the selector.

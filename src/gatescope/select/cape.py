@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gatescope._typing import checked
-from gatescope.errors import GatescopeError, one_of
+from gatescope.core.errors import GatescopeError, one_of
 from gatescope.select.selection import Selection
 
 

@@ -16,12 +16,12 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from gatescope import artefacts
 from gatescope._typing import checked
-from gatescope.attributions import Attributions
-from gatescope.counters import Counters
-from gatescope.errors import GatescopeError
-from gatescope.neurons import Layout, NeuronSet
+from gatescope.core import artefacts
+from gatescope.core.attributions import Attributions
+from gatescope.core.counters import Counters
+from gatescope.core.errors import GatescopeError
+from gatescope.core.neurons import Layout, NeuronSet
 
 FORMAT = "gatescope.selection/1"
 
@@ -74,8 +74,8 @@ class Selection(Mapping[str, NeuronSet]):
         return torch.tensor([[both / max(either, 1) for both, either in row] for row in table], dtype=torch.float64)
 
     def to_table(self, library: str = "pandas"):
-        """A data frame of every group's neurons and their scores; see `gatescope.tables`."""
-        from gatescope.tables import to_table  # here: it imports this module
+        """A data frame of every group's neurons and their scores; see `gatescope.core.frames`."""
+        from gatescope.core.frames import to_table  # here: it imports this module
 
         return to_table(self, library)
 

@@ -1,0 +1,1 @@
+"""Values and their arithmetic: torch and numpy only."""

@@ -1,0 +1,119 @@
+"""Files that say where they came from: safetensors with JSON metadata, written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from gatescope.core.errors import GatescopeError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, flush it to disk, then rename: readers see all of it or none.
+
+    Raises:
+        GatescopeError: if it cannot be written: a full disk, a read-only directory.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        raise GatescopeError(
+            f"{path} cannot be written: {error.strerror or error}. What was written before is whole; make room, or give a "
+            f"directory that can be written to, and run the same command again."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write tensors and JSON-able metadata as one safetensors file of a named format.
+
+    The metadata is one text, since safetensors keeps several in no order: the same content gives the same bytes.
+    """
+    whole = _apart({name: _whole(tensor) for name, tensor in tensors.items()})
+    about = {"format": format} | dict(metadata)
+    about["checksum"] = checksum(whole, about)
+    write_bytes(Path(path), save(whole, {"about": json.dumps(about)}))
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A tensor as safetensors takes it, contiguous and alone in its storage; itself where it is that already."""
+    plain = tensor.detach().cpu().contiguous()
+    return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with storage of their own: groups may share one (a draw of all neurons), which safetensors refuses."""
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        if place and place in seen:
+            tensors[name] = tensor.clone()
+        seen.add(place)
+    return tensors
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
+    """SHA-256 over every tensor and every word of the metadata."""
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor).numpy().data)
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """A contiguous tensor's bytes, uint8 [b]. `view` wants a stride of 1, and where there are not two elements to step
+    between the stride may be anything: NumPy's is 0 for an empty array.
+    """
+    return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+
+
+def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file written by `write`.
+
+    Raises:
+        GatescopeError: if there is none, or it cannot be read (it may be truncated), is of another format, or was altered.
+    """
+    if not Path(path).is_file():
+        there = sorted(p.name for p in Path(path).parent.glob("*.safetensors"))
+        beside = f"; beside it there are {', '.join(there[:6])}{', ...' if len(there) > 6 else ''}" if there else ""
+        raise GatescopeError(f"There is no file {path}{beside}.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            texts = file.metadata() or {}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+        about = json.loads(texts.get("about", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise GatescopeError(
+            f"{path} cannot be read as {format}: {error}. It may be truncated: delete it and make it again."
+        ) from error
+    found = about.get("format") or texts.get("format")
+    if found != format:
+        raise GatescopeError(f"{path} is {found or 'a safetensors file of no gatescope format'}; {format} is wanted here.")
+    if not about:  # as it was written before there were checksums
+        return tensors, {key: json.loads(value) for key, value in texts.items() if key != "format"}
+    if about.pop("checksum", None) != checksum(tensors, about):
+        raise GatescopeError(
+            f"{path} was altered after it was written: its checksum does not fit. Delete it and make it again."
+        )
+    return tensors, {key: value for key, value in about.items() if key != "format"}

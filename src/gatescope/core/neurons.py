@@ -1,0 +1,301 @@
+"""Neuron sets: which neurons, by coordinate (site, layer, index), and where they came from.
+
+A `Layout` is the space of a model's neurons, one (site, layers, width) after the other; a neuron's flat number is its
+place in that space read site by site, layer by layer. A `NeuronSet` is a list of distinct flat numbers: the order is
+the order of selection (best first), and set operations ignore it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+
+from gatescope._typing import checked
+from gatescope.core import artefacts
+from gatescope.core.errors import GatescopeError
+
+FORMAT = "gatescope.neurons/1"
+
+
+@dataclass(frozen=True)
+class SiteShape:
+    """One site's place in the space: its name, number of layers and neurons a layer."""
+
+    site: str
+    layers: int
+    width: int
+
+    @property
+    def size(self) -> int:
+        """How many neurons it has."""
+        return self.layers * self.width
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The sites a neuron may be in, in order.
+
+    >>> Layout.single("gate", layers=3, width=300).size
+    900
+    """
+
+    sites: tuple[SiteShape, ...]
+
+    @classmethod
+    def single(cls, site: str, layers: int, width: int) -> Layout:
+        """A layout of one site."""
+        return cls((SiteShape(site, layers, width),))
+
+    @property
+    def size(self) -> int:
+        """How many neurons there are."""
+        return sum(site.size for site in self.sites)
+
+    def only(self) -> SiteShape:
+        """The one site.
+
+        Raises:
+            GatescopeError: if there are several.
+        """
+        if len(self.sites) != 1:
+            raise GatescopeError(f"One site is wanted here; this spans {', '.join(s.site for s in self.sites)}.")
+        return self.sites[0]
+
+    def start(self, name: str) -> tuple[int, SiteShape]:
+        """Flat number of a site's first neuron, and the site.
+
+        Raises:
+            GatescopeError: if the layout has no such site.
+        """
+        start = 0
+        for site in self.sites:
+            if site.site == name:
+                return start, site
+            start += site.size
+        raise GatescopeError(f"No site {name!r} here; there is {', '.join(repr(s.site) for s in self.sites)}.")
+
+    def plain(self) -> list[list]:
+        """As lists, for JSON; `parse` reads it back."""
+        return [[s.site, s.layers, s.width] for s in self.sites]
+
+    @classmethod
+    def parse(cls, plain: list[list]) -> Layout:
+        """The layout `plain` came from."""
+        return cls(tuple(SiteShape(*site) for site in plain))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{s.site} [{s.layers} layers x {s.width}]" for s in self.sites)
+
+
+@checked
+@dataclass(frozen=True, eq=False)
+class NeuronSet:
+    """Distinct neurons of one model, best first.
+
+    Attributes:
+        layout: the space they are numbered in.
+        flat: their numbers, int64 [k], distinct.
+        model: identity of the model they belong to (see `gatescope.models.load.identity`); may be empty.
+        origin: how they were found; may be empty.
+
+    >>> s = NeuronSet.of(Layout.single("gate", 2, 4), [("gate", 1, 3), ("gate", 0, 2)])
+    >>> list(s), s.per_layer("gate").tolist()
+    ([('gate', 1, 3), ('gate', 0, 2)], [1, 1])
+    >>> len(s | s), len(s - s), len(s.complement())
+    (2, 0, 6)
+    """
+
+    layout: Layout
+    flat: Int64[Tensor, " k"]
+    model: Mapping[str, str] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.flat.numel() and not (int(self.flat.min()) >= 0 and int(self.flat.max()) < self.layout.size):
+            raise GatescopeError(f"Neuron numbers must lie in 0 .. {self.layout.size - 1} for {self.layout}.")
+        if self.flat.unique().numel() != self.flat.numel():
+            raise GatescopeError("A neuron is listed twice; a NeuronSet holds each neuron once.")
+
+    @classmethod
+    def of(
+        cls,
+        layout: Layout,
+        neurons: Iterable[tuple[str, int, int]],
+        model: Mapping[str, str] | None = None,
+        origin: Mapping[str, str] | None = None,
+    ) -> NeuronSet:
+        """A set from coordinates (site, layer, index).
+
+        Raises:
+            GatescopeError: for a site, layer or index outside the layout, or a neuron listed twice.
+        """
+        flat = []
+        for site, layer, index in neurons:
+            start, shape = layout.start(site)
+            if not (0 <= layer < shape.layers and 0 <= index < shape.width):
+                raise GatescopeError(f"No neuron {(site, layer, index)}; there is {layout}.")
+            flat.append(start + layer * shape.width + index)
+        return cls(layout, torch.tensor(flat, dtype=torch.int64), dict(model or {}), dict(origin or {}))
+
+    @classmethod
+    def from_mask(cls, site: str, mask: Bool[Tensor, "l n"], model: Mapping[str, str] | None = None) -> NeuronSet:
+        """The neurons where `mask` is true, in (layer, index) order."""
+        layout = Layout.single(site, mask.shape[0], mask.shape[1])
+        return cls(layout, mask.flatten().nonzero().flatten(), dict(model or {}))
+
+    def mask(self, site: str) -> Bool[Tensor, "l n"]:
+        """True where a neuron of `site` is in the set."""
+        start, shape = self.layout.start(site)
+        members = torch.zeros(self.layout.size, dtype=torch.bool)
+        members[self.flat] = True
+        return members[start : start + shape.size].view(shape.layers, shape.width)
+
+    def per_layer(self, site: str) -> Int64[Tensor, " l"]:
+        """How many neurons of `site` each layer holds."""
+        return self.mask(site).sum(1)
+
+    def indices(self, site: str) -> dict[int, Int64[Tensor, " k"]]:
+        """The layers of `site` that hold any neuron, ascending, with the indices of their neurons, ascending."""
+        mask = self.mask(site)
+        return {layer: mask[layer].nonzero().flatten() for layer in mask.any(1).nonzero().flatten().tolist()}
+
+    def __len__(self) -> int:
+        return self.flat.numel()
+
+    def __iter__(self) -> Iterator[tuple[str, int, int]]:
+        for number in self.flat.tolist():
+            for site in self.layout.sites:
+                if number < site.size:
+                    yield site.site, number // site.width, number % site.width
+                    break
+                number -= site.size
+
+    def __contains__(self, neuron: object) -> bool:
+        return neuron in set(self)
+
+    def __eq__(self, other: object) -> bool:
+        """The same neurons of the same space, in whatever order."""
+        if not isinstance(other, NeuronSet):
+            return NotImplemented
+        return self.layout == other.layout and torch.equal(self.flat.sort().values, other.flat.sort().values)
+
+    def __hash__(self) -> int:
+        return hash((self.layout, tuple(sorted(self.flat.tolist()))))
+
+    def __or__(self, other: NeuronSet) -> NeuronSet:
+        self._same_space(other)
+        new = other.flat[~torch.isin(other.flat, self.flat)]
+        return NeuronSet(self.layout, torch.cat([self.flat, new]), self.model)
+
+    def __and__(self, other: NeuronSet) -> NeuronSet:
+        self._same_space(other)
+        return NeuronSet(self.layout, self.flat[torch.isin(self.flat, other.flat)], self.model)
+
+    def __sub__(self, other: NeuronSet) -> NeuronSet:
+        self._same_space(other)
+        return NeuronSet(self.layout, self.flat[~torch.isin(self.flat, other.flat)], self.model)
+
+    def complement(self) -> NeuronSet:
+        """Every neuron of the space that is not in the set, in flat order."""
+        rest = torch.ones(self.layout.size, dtype=torch.bool)
+        rest[self.flat] = False
+        return NeuronSet(self.layout, rest.nonzero().flatten(), self.model)
+
+    def restrict(self, *, sites: Iterable[str] | None = None, layers: Iterable[int] | None = None) -> NeuronSet:
+        """The neurons of some sites or layers, in their order; the space stays the same.
+
+        Raises:
+            GatescopeError: for a site that the layout does not have.
+        """
+        keep = torch.zeros(self.layout.size, dtype=torch.bool)
+        wanted = None if layers is None else set(layers)
+        for name in [s.site for s in self.layout.sites] if sites is None else sites:
+            start, shape = self.layout.start(name)
+            for layer in range(shape.layers):
+                if wanted is None or layer in wanted:
+                    keep[start + layer * shape.width : start + (layer + 1) * shape.width] = True
+        return NeuronSet(self.layout, self.flat[keep[self.flat]], self.model, self.origin)
+
+    def sample(self, count: int, *, seed: int) -> NeuronSet:
+        """`count` of these neurons drawn at random, without replacement.
+
+        Raises:
+            GatescopeError: if there are not that many.
+        """
+        if not 0 <= count <= len(self):
+            raise GatescopeError(f"Cannot draw {count} of {len(self)} neurons.")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
+        return NeuronSet(self.layout, self.flat[order], self.model, {**self.origin, "sample": str(count), "seed": str(seed)})
+
+    def __repr__(self) -> str:
+        return f"NeuronSet({len(self)} of {self.layout.size}: {self.layout})"
+
+    def to_table(self, library: str = "pandas"):
+        """A data frame of the neurons; see `gatescope.core.frames`."""
+        from gatescope.core.frames import to_table  # here: it imports this module
+
+        return to_table(self, library)
+
+    @classmethod
+    def from_table(cls, table, layout: Layout, model: Mapping[str, str] | None = None) -> NeuronSet:
+        """The neurons of a data frame; see `gatescope.core.frames`."""
+        from gatescope.core.frames import from_table
+
+        return from_table(table, layout, model=model)
+
+    def _same_space(self, other: NeuronSet) -> None:
+        if self.layout != other.layout:
+            raise GatescopeError(f"Neuron sets of {self.layout} and of {other.layout} cannot be combined.")
+        check_same_model(self.model, other.model, "combine neuron sets")
+
+    def save(self, path: str | Path) -> None:
+        """Write the set and its provenance as one safetensors file."""
+        metadata = {"layout": self.layout.plain(), "model": dict(self.model), "origin": dict(self.origin)}
+        artefacts.write(path, FORMAT, {"flat": self.flat}, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Mapping[str, str] | None = None) -> NeuronSet:
+        """Read a set written by `save`.
+
+        Args:
+            path: the file.
+            model: identity of the model it is to be used with (`gatescope.models.load.identity(model)`).
+
+        Raises:
+            GatescopeError: if the file is not a neuron set, or belongs to another model than `model`.
+        """
+        tensors, metadata = artefacts.read(path, FORMAT)
+        found = cls(Layout.parse(metadata["layout"]), tensors["flat"], metadata["model"], metadata["origin"])
+        if model is not None:
+            check_same_model(found.model, model, f"use {path}")
+        return found
+
+
+def check_same_model(ours: Mapping[str, str], theirs: Mapping[str, str], what: str) -> None:
+    """Refuse to mix artefacts of two models.
+
+    Two identities agree if their weight digests do, or, where one has none (a model without weights, for remote
+    use), if id and revision do. An empty identity agrees with everything.
+
+    Raises:
+        GatescopeError: naming both models.
+    """
+    if not ours or not theirs:
+        return
+    keys = ("digest",) if ours.get("digest") and theirs.get("digest") else ("id", "revision")
+    if any(ours.get(key) != theirs.get(key) for key in keys):
+        raise GatescopeError(
+            f"Cannot {what}: one model is {_name(ours)}, the other {_name(theirs)}. Neurons of one model mean nothing in "
+            f"another; select them again with the model you want to use."
+        )
+
+
+def _name(model: Mapping[str, str]) -> str:
+    parts = [model.get("id", "unknown"), f"revision {model['revision']}" if model.get("revision") else ""]
+    parts.append(f"weights {model['digest'][:12]}" if model.get("digest") else "")
+    return " ".join(part for part in parts if part)

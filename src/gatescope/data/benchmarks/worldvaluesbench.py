@@ -1,0 +1,230 @@
+"""WorldValuesBench: what most people of a country answered to the questions of the World Values Survey, wave 7.
+
+The answers may not be passed on, so everyone makes the files for themselves (`HOW`). From them, for every country and
+every value question with at least ten answers there, the right answer is the most frequent one (the smallest of equally
+frequent ones), on the question's own scale, which may end in 10.
+
+CULNIG identifies on the 40 questions of a country whose answers are furthest from everyone's, and evaluates on the rest:
+
+    KL(country || all) = sum over answers a of  p(a | country) log( p(a | country) / p(a | all) )
+
+where "all" are all participants in the file, those of the country among them. So p(a | all) > 0 wherever
+p(a | country) > 0, and nothing needs smoothing; an answer nobody in the country gave adds 0. Of equal distances the
+question that comes first goes first, in the order of the questions' numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gatescope.core.errors import GatescopeError
+from gatescope.data.card import Card
+from gatescope.data.countries import display
+from gatescope.data.example import Example, Study
+from gatescope.data.prompts import Wording
+from gatescope.data.source import LeftOut, check_rows, local_file
+from gatescope.data.split import chosen_groups
+from gatescope.data.wordings import chosen_wordings, numbered, variant
+
+HOW = (
+    "The World Values Survey's answers may not be passed on: fill in the form for the 'WVS Cross-National Wave 7 csv' at "
+    "https://www.worldvaluessurvey.org/WVSDocumentationWV7.jsp, run dataset_construction/data_preparation.py of "
+    "https://github.com/Demon702/WorldValuesBench on it, and give path= with the directory WorldValuesBench it writes."
+)
+ROWS = 93_278
+FEWEST = 10
+FURTHEST = 40
+_TWICE = 858069901  # a D_INTERVIEW of several people; the dataset's own script leaves them out
+
+
+@dataclass(frozen=True)
+class _Question:
+    name: str
+    text: str
+    category: str
+    low: int
+    high: int
+
+
+def worldvaluesbench(
+    path: str | Path | None = None, *, groups: Iterable[str] | None = None, wordings: Sequence[int | Wording] | None = None
+) -> Study:
+    """Load WorldValuesBench from the files its own script wrote (CULNIG, section 4.1 and Table 7).
+
+    Args:
+        path: the directory with `question_metadata.json`, `full/full_value_qa.tsv` and `full/full_demographic_qa.tsv`; the
+            two tables may also lie beside the first.
+        groups: only these countries, by display name, such as ("UK", "Japan"); all that have answers if None.
+        wordings: which of the four (two system turns, two instructions), or a Wording of your own; each makes an example of
+            every question.
+
+    Raises:
+        GatescopeError: if there is no path, a file is not there or cannot be read, a column is missing, or `groups` or
+            `wordings` names none of it.
+    """
+    asked = chosen_wordings("worldvaluesbench", wordings)
+    if path is None or not Path(path).is_dir():
+        raise GatescopeError(f"WorldValuesBench: {'path= is needed' if path is None else f'{path} is no directory'}. {HOW}")
+    questions = _questions(_file(path, "question_metadata.json"))
+    left = LeftOut("WorldValuesBench")
+    countries, counts = _counted(Path(path), questions, left)
+    enough = [counted.sum(1) >= FEWEST for counted in counts]
+    present = [c for c in range(len(countries)) if any(column[c] for column in enough)]
+    if not present:
+        raise GatescopeError(f"WorldValuesBench: no country in {path} has {FEWEST} answers to a question.")
+    wanted = chosen_groups("WorldValuesBench", groups, [display("worldvaluesbench", countries[c]) for c in present])
+
+    first: list[Example] = []
+    second: list[Example] = []
+    for c in present:
+        if display("worldvaluesbench", countries[c]) not in wanted:
+            continue
+        usable = [q for q in range(len(questions)) if enough[q][c]]
+        distance = [divergence(counts[q][c], counts[q].sum(0)) for q in usable]
+        furthest = {usable[place] for place in np.argsort(-np.array(distance), kind="stable")[:FURTHEST]}
+        for q in usable:
+            made = _examples(questions[q], countries[c], counts[q][c], asked)
+            (first if q in furthest else second).extend(made)
+    notes = {
+        "split": f"the {FURTHEST} questions of a country with answers furthest from everyone's (KL) to identify on",
+        "questions": f"those with at least {FEWEST} answers in a country",
+        "answer": "the most frequent one, the smallest of equally frequent ones",
+        "wordings": numbered(asked),
+    }
+    return Study("worldvaluesbench", first, second, notes | left.notes(), readout="likert")
+
+
+def divergence(country: np.ndarray, everyone: np.ndarray) -> float:
+    """KL(country || everyone) of two rows of counts, in nats; `everyone` has the country's answers among them.
+
+    >>> round(divergence(np.array([2, 0]), np.array([5, 5])), 4)  # 1 log(1 / 0.5)
+    0.6931
+    """
+    given = country > 0
+    p, q = country[given] / country.sum(), everyone[given] / everyone.sum()
+    return float((p * np.log(p / q)).sum())
+
+
+def _examples(question: _Question, country: str, counts: np.ndarray, asked: Sequence[tuple]) -> list[Example]:
+    scale = tuple(str(answer) for answer in range(question.low, question.high + 1))
+    group = display("worldvaluesbench", country)
+    item = f"{group}/{question.name}"
+    facts = {"country": country, "question": question.name, "category": question.category, "answers": str(counts.sum())}
+    fields = {"question": question.text, "min_option": question.low, "max_option": question.high, "country": country}
+    return [
+        Example(
+            id=variant(item, number),
+            group=group,
+            question=question.text.strip(),
+            choices=scale,
+            answer=scale[int(counts.argmax())],  # the first of equal counts is the smallest answer
+            labels=scale,
+            item=item,
+            facts=facts,
+            **wording.fill(**fields),
+        )
+        for number, wording in asked
+    ]
+
+
+def _questions(file: Path) -> list[_Question]:
+    """The value questions, in the order of their numbers: Q2, Q10, Q234, Q234A."""
+    try:
+        metadata = json.loads(file.read_text(encoding="utf-8"))
+        values = {name: about for name, about in metadata.items() if about["use_case"] == "value"}
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+        raise GatescopeError(f"WorldValuesBench: {file} cannot be read: {type(error).__name__}: {error}. {HOW}") from error
+    return [_question(file, name, values[name]) for name in sorted(values, key=_place)]
+
+
+def _question(file: Path, name: str, about: Mapping) -> _Question:
+    try:
+        low, high = about["answer_scale_min"], about["answer_scale_max"]
+        if isinstance(low, int) and isinstance(high, int) and 0 <= low < high:
+            return _Question(name, about["question"], about["category"], low, high)
+        problem = f"has the scale {low!r} to {high!r}; two numbers are needed, the first the smaller"
+    except KeyError as error:
+        problem = f"has no {error}; the fields found are {list(about)}"
+    raise GatescopeError(f"WorldValuesBench: {name} of {file.name} {problem}.")
+
+
+def _place(name: str) -> tuple[int, str]:
+    number = re.search(r"\d+", name)
+    return (int(number[0]) if number else 0, name)
+
+
+def _counted(path: Path, questions: list[_Question], left: LeftOut) -> tuple[list[str], list[np.ndarray]]:
+    """The countries, and for every question how often each of its answers was given: [countries + 1, answers].
+
+    The last row is of participants whose country is not known: they are among all participants, and no group.
+    """
+    people = _table(_file(path, "full/full_demographic_qa.tsv", "full_demographic_qa.tsv"), ["D_INTERVIEW", "B_COUNTRY"])
+    names = [question.name for question in questions]
+    answers = _table(_file(path, "full/full_value_qa.tsv", "full_value_qa.tsv"), ["D_INTERVIEW", *names])
+    people, answers = (table[table["D_INTERVIEW"] != _TWICE] for table in (people, answers))
+    for table in (people, answers):
+        if (again := table["D_INTERVIEW"].duplicated()).any():
+            raise GatescopeError(
+                f"WorldValuesBench: D_INTERVIEW {table['D_INTERVIEW'][again].iloc[0]} is there twice in a table."
+            )
+    check_rows("WorldValuesBench", len(answers), ROWS)
+    if len(answers) and (wrong := list(answers.select_dtypes(exclude="number").columns)):
+        raise GatescopeError(f"WorldValuesBench: the column {wrong[0]!r} of full_value_qa.tsv has answers that are no numbers.")
+    home = people.set_index("D_INTERVIEW")["B_COUNTRY"].reindex(answers["D_INTERVIEW"])
+    codes, countries = home.factorize(sort=True)
+    codes = np.where(codes < 0, len(countries), codes)
+    return [str(country).strip() for country in countries], [
+        _histogram(question, answers[question.name].to_numpy(float), codes, len(countries) + 1, left) for question in questions
+    ]
+
+
+def _histogram(question: _Question, given: np.ndarray, codes: np.ndarray, countries: int, left: LeftOut) -> np.ndarray:
+    width = question.high - question.low + 1
+    place = given - question.low
+    there = ~np.isnan(given)
+    on_scale = there & (place >= 0) & (place < width) & (place == np.floor(place))
+    if off := int((there & ~on_scale).sum()):
+        left.add(f"{off} of {question.name}", f"answers off the scale {question.low} to {question.high}")
+    cells = codes[on_scale] * width + place[on_scale].astype(np.int64)
+    return np.bincount(cells, minlength=countries * width).reshape(countries, width)
+
+
+def _table(file: Path, columns: list[str]) -> Any:  # a DataFrame; pandas is imported only where it is used
+    import pandas as pd
+
+    try:
+        found = list(pd.read_csv(file, sep="\t", nrows=0).columns)
+        missing = [column for column in columns if column not in found]
+        if not missing:
+            return pd.read_csv(file, sep="\t", usecols=columns, low_memory=False)
+    except (OSError, ValueError) as error:
+        raise GatescopeError(f"WorldValuesBench: {file} cannot be read: {type(error).__name__}: {error}.") from error
+    shown = f"{found[:10]}" + (f" and {len(found) - 10} more" if len(found) > 10 else "")
+    raise GatescopeError(f"WorldValuesBench: {file.name} has no column {', '.join(map(repr, missing))}; it has {shown}.")
+
+
+def _file(path: str | Path, *names: str) -> Path:
+    patterns = [pattern for name in names for pattern in (name, f"WorldValuesBench/{name}")]
+    try:
+        return local_file(path, *patterns, what="WorldValuesBench")
+    except GatescopeError as error:
+        raise GatescopeError(f"{error} {HOW}") from error
+
+
+CARD = Card(
+    "worldvaluesbench",
+    worldvaluesbench,
+    "Questions on values with a scale of answers; the right one is what most participants of a country said.",
+    "World Values Survey terms: not to be passed on; every user fetches it (a form)",
+    "239 questions, about 64 countries, 93,278 participants, 4 wordings of each",
+    'by a number on a scale, 1 to 10 the longest, scored by distance; readout="likert"',
+    "https://github.com/Demon702/WorldValuesBench",
+    "CULNIG: evaluation (score_c, equation 11)",
+)

@@ -1,1 +1,0 @@
-"""Answers, metrics and sweeps."""

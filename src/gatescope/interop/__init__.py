@@ -1,0 +1,1 @@
+"""Other people's tools: TransformerLens, lm-eval, published files."""

@@ -1,0 +1,179 @@
+"""Lens: an intervention as hooks of TransformerLens, for its TransformerBridge.
+
+    bridge = build_bridge_from_module(module, "LlamaForCausalLM", hf_config=module.config, tokenizer=tokenizer)
+    logits = bridge.run_with_hooks(tokens, fwd_hooks=lens_hooks(gs.ablate(neurons), bridge))
+
+    site       hook                    what is done there
+    gate_pre   mlp.gate.hook_out       the change itself; mlp.in.hook_out where the MLP has no gate
+    up         mlp.in.hook_out         the change itself
+    hidden     mlp.out.hook_in         the change itself
+    q k v      attn.q.hook_out ...     the change itself, heads [h, d] read as one axis
+    gate       mlp.out.hook_in         gate x up is what can be hooked: zero and scale are the same there; set to c becomes
+                                       c x up, add c becomes + c x up, with up as mlp.in.hook_out gave it
+
+(mlp.hook_pre, hook_pre_linear and hook_post are TransformerLens' other names of the first three.) A hook that is named but
+never runs would mask nothing and say nothing, so the bridge is run once, on two tokens, and each hook must answer with
+the site's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gatescope.core.errors import GatescopeError
+from gatescope.core.neurons import check_same_model
+from gatescope.interventions.value import Intervention, change
+from gatescope.models.load import identity
+
+Hook = Callable[[Tensor, Any], Tensor | None]
+_ATTENTION = ("q", "k", "v")
+_ORDER = ("q", "k", "v", "gate_pre", "up", "gate", "hidden")  # in which a forward pass reaches them
+
+
+def lens_hooks(intervention: Intervention, bridge) -> list[tuple[str, Hook]]:
+    """The intervention as `fwd_hooks` of a TransformerBridge: the same logits as `intervention.apply` gives.
+
+    They hold in `run_with_hooks`, `run_with_cache` under `bridge.hooks(fwd_hooks=...)`, and at every token of
+    `bridge.generate` there.
+
+    Args:
+        intervention: of any kind, on any site.
+        bridge: a TransformerBridge of the model the neurons belong to.
+
+    Returns:
+        Pairs of hook name and function, in the order in which they must act.
+
+    Raises:
+        GatescopeError: if this is no bridge or TransformerLens is not installed, the neurons belong to another model or
+            do not fit, a hook does not run, or q, k, v are asked for in compatibility mode, which may move value biases
+            out of v.
+    """
+    try:
+        from transformer_lens.model_bridge import TransformerBridge
+    except ImportError as error:
+        raise GatescopeError("TransformerLens is not installed: pip install 'gatescope[lens]'.") from error
+    if not isinstance(bridge, TransformerBridge):
+        raise GatescopeError(
+            f"A TransformerBridge of TransformerLens 4 is wanted; this is a {type(bridge).__name__}. Make one with "
+            f"transformer_lens.model_bridge.sources.build_bridge_from_module(module, architecture, hf_config=module.config, "
+            f"tokenizer=tokenizer)."
+        )
+    _same_model(intervention, bridge)
+    hooks: list[tuple[str, Hook]] = []
+    wanted: dict[str, int] = {}
+    neurons = intervention.neurons
+    used = [shape for shape in neurons.layout.sites if neurons.mask(shape.site).any()]
+    for shape in sorted(used, key=lambda shape: _ORDER.index(_known(shape.site))):
+        if shape.site in _ATTENTION and bridge.compatibility_mode:
+            raise GatescopeError(
+                f"Site {shape.site!r} cannot be hooked on a bridge in compatibility mode: it may have folded value biases "
+                f"and refactored attention. Build the bridge anew and leave enable_compatibility_mode() out."
+            )
+        if shape.layers != len(bridge.blocks):
+            raise GatescopeError(f"The neurons are numbered in {neurons.layout}; the bridge has {len(bridge.blocks)} layers.")
+        table = intervention.table(shape)
+        for layer, index in neurons.indices(shape.site).items():
+            made = _hooks(f"blocks.{layer}", bridge.blocks[layer], shape.site, intervention, index, table[layer, index])
+            wanted |= {name: shape.width for name, _ in made}
+            hooks += made
+    _check_that_they_run(bridge, wanted)
+    return hooks
+
+
+def _known(site: str) -> str:
+    if site not in _ORDER:
+        raise GatescopeError(f"Site {site!r} has no hook in TransformerLens; those that have are {', '.join(_ORDER)}.")
+    return site
+
+
+def _hooks(block: str, part, site: str, intervention: Intervention, index: Tensor, values: Tensor) -> list[tuple[str, Hook]]:
+    """The hooks of one site in one layer."""
+    kind = intervention.kind
+    gated = hasattr(part, "mlp") and hasattr(part.mlp, "gate")
+
+    def here(tensor: Tensor, hook: Any) -> Tensor:
+        flat = tensor.flatten(-2) if site in _ATTENTION and tensor.ndim == 4 else tensor
+        changed = change(flat, index.to(tensor.device), kind, values.to(tensor))
+        return changed.reshape(tensor.shape)
+
+    if site in _ATTENTION:
+        return [(f"{block}.attn.{site}.hook_out", here)]
+    if site == "gate_pre":
+        return [(f"{block}.mlp.{'gate' if gated else 'in'}.hook_out", here)]
+    if site == "up":
+        return [(f"{block}.mlp.in.hook_out", here)]
+    if site == "hidden" or not gated or kind in ("zero", "scale"):
+        return [(f"{block}.mlp.out.hook_in", here)]
+
+    held: dict[str, Tensor] = {}
+
+    def keep(tensor: Tensor, hook: Any) -> None:
+        held["up"] = tensor[..., index.to(tensor.device)]
+
+    def after(tensor: Tensor, hook: Any) -> Tensor:
+        columns, product = index.to(tensor.device), values.to(tensor) * held.pop("up")
+        old = 0 if kind == "set" else tensor.index_select(-1, columns)
+        return tensor.index_copy(-1, columns, old + product)
+
+    return [(f"{block}.mlp.in.hook_out", keep), (f"{block}.mlp.out.hook_in", after)]
+
+
+class _Unwrapped:
+    """The model inside a bridge with its parameters' own names, for `identity` to read."""
+
+    def __init__(self, module) -> None:
+        self.module, self.config, self.dtype = module, module.config, module.dtype
+
+    def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name.replace("._original_component", ""), part) for name, part in self.module.named_parameters()]
+
+
+def _same_model(intervention: Intervention, bridge) -> None:
+    """Of a bridge that has split fused projections the weights' digest is another; id and revision are compared then."""
+    theirs = identity(_Unwrapped(bridge.original_model))
+    parts = [part for name in ("attn", "mlp") if (part := getattr(bridge.blocks[0], name, None)) is not None]
+    if any("Joint" in kind.__name__ for part in parts for kind in type(part).__mro__):
+        theirs["digest"] = ""
+    check_same_model(intervention.neurons.model, theirs, "make hooks of an intervention")
+
+
+def _check_that_they_run(bridge, wanted: dict[str, int]) -> None:
+    """Run two ordinary tokens and look at what every hook is given."""
+    seen: dict[str, int] = {}
+
+    def look(name: str) -> Hook:
+        def hook(tensor: Tensor, hook: Any) -> None:
+            seen[name] = tensor[0, 0].numel() if tensor.ndim > 2 else tensor.shape[-1]
+
+        return hook
+
+    missing = [name for name in wanted if name not in bridge.hook_dict]
+    if wanted and not missing:
+        with torch.no_grad():
+            bridge.run_with_hooks(_two_tokens(bridge), fwd_hooks=[(name, look(name)) for name in wanted])
+        missing = [name for name in wanted if name not in seen]
+    if missing:
+        raise GatescopeError(
+            f"The bridge of {type(bridge.original_model).__name__} does not run {missing[0]}: nothing would be changed. "
+            f"Write the intervention into the weights with gatescope.interventions.bake, and build the bridge from that."
+        )
+    for name, width in wanted.items():
+        if seen[name] != width:
+            raise GatescopeError(f"The neurons are numbered in layers of {width}; {name} of the bridge has {seen[name]}.")
+
+
+def _two_tokens(bridge) -> Tensor:
+    module = bridge.original_model
+    text = module.config.get_text_config(decoder=True)
+    named = {
+        value
+        for config in (module.config, text)
+        for key, value in vars(config).items()
+        if "token" in key and isinstance(value, int)
+    }
+    ids = [i for i in range(text.vocab_size) if i not in named][:2]
+    return torch.tensor([ids], device=next(module.parameters()).device)

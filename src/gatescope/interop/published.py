@@ -1,0 +1,138 @@
+"""Neuron files of the papers' published code, read and written: use their neurons here, or ours there.
+
+CULNIG writes JSON: {"model_name", "dataset_ids", "top_neurons": [{"module_name", "layer_idx", "neuron_idx",
+"attribute_score"}]}; its evaluation sorts the neurons by their score. LAPE writes a .pth: a list over languages of a list
+over layers of index tensors; it is read with `weights_only`, never unpickled freely.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from gatescope.core.errors import GatescopeError
+from gatescope.core.neurons import Layout, NeuronSet
+
+MODULES = {
+    "mlp.gate_proj": "gate_pre",
+    "mlp.up_proj": "up",
+    "self_attn.q_proj": "q",
+    "self_attn.k_proj": "k",
+    "self_attn.v_proj": "v",
+}
+
+
+def read_culnig(path: str | Path, layout: Layout, model: Mapping[str, str] | None = None) -> NeuronSet:
+    """Read a neuron list of CULNIG's code, in its order.
+
+    Args:
+        path: the JSON file.
+        layout: the space to number them in, with a site for every module the file names.
+        model: identity of the model they are to be used with; the file has its name only.
+
+    Raises:
+        GatescopeError: if the file is not such a list, names an unknown module, or a neuron outside the layout.
+    """
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))["top_neurons"]
+        named = [(row["module_name"], row["layer_idx"], row["neuron_idx"]) for row in rows]
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise GatescopeError(f"{path} is not a neuron list of CULNIG's code: {error!r}.") from error
+    for module, _, _ in named:
+        if module not in MODULES:
+            raise GatescopeError(f"{path} names the module {module!r}; known are {', '.join(MODULES)}.")
+    neurons = [(MODULES[module], layer, index) for module, layer, index in named]
+    return NeuronSet.of(layout, neurons, model, {"method": "CULNIG", "file": Path(path).name})
+
+
+def write_culnig(path: str | Path, neurons: NeuronSet, scores: Float64[Tensor, " n"] | None = None) -> None:
+    """Write a set in the format of CULNIG's code, every neuron with a score: its evaluation sorts by it.
+
+    Args:
+        path: the JSON file.
+        neurons: the set.
+        scores: of every neuron of the layout, as `gatescope.select.culnig_scores` gives them. A set does not hold them: if
+            None, a neuron's score is its place in the set, from 1 for the first down to 1 / k for the last of k.
+
+    Raises:
+        GatescopeError: for a neuron of a site that code does not know, or scores that are not one finite number for each
+            neuron of the layout.
+    """
+    names = {site: module for module, site in MODULES.items()}
+    unknown = sorted({site for site, _, _ in neurons} - set(names))
+    if unknown:
+        raise GatescopeError(f"CULNIG's code has no module for {unknown}; it knows {list(names)}.")
+    rows = [
+        {"module_name": names[site], "layer_idx": layer, "neuron_idx": index, "attribute_score": score}
+        for (site, layer, index), score in zip(neurons, _scores_of(neurons, scores), strict=True)
+    ]
+    content = {"model_name": neurons.model.get("id", ""), "dataset_ids": {}, "top_neurons": rows}
+    Path(path).write_text(json.dumps(content, indent=4), encoding="utf-8")
+
+
+def _scores_of(neurons: NeuronSet, scores: Tensor | None) -> list[float]:
+    if scores is None:
+        return [1 - place / len(neurons) for place in range(len(neurons))]
+    if scores.shape != (neurons.layout.size,):
+        raise GatescopeError(
+            f"scores are {list(scores.shape)}; one for each of the {neurons.layout.size} neurons of {neurons.layout} is "
+            f"needed: gs.select.culnig_scores(scores, control) gives them."
+        )
+    own = scores[neurons.flat].tolist()
+    for neuron, score in zip(neurons, own, strict=True):
+        if not math.isfinite(score):
+            raise GatescopeError(f"The score of {neuron} is {score}; CULNIG's code sorts by it and needs a finite number.")
+    return own
+
+
+def read_lape(
+    path: str | Path, layout: Layout, groups: Sequence[str], model: Mapping[str, str] | None = None
+) -> dict[str, NeuronSet]:
+    """Read the neurons LAPE's code saved, for each language in the order of its lists.
+
+    Args:
+        path: the .pth file.
+        layout: of the one site, `gate`.
+        groups: names of the languages, in the file's order.
+        model: identity of the model they are to be used with.
+
+    Raises:
+        GatescopeError: if the file cannot be read safely, or does not fit the groups and layers.
+    """
+    site = layout.only()
+    try:
+        lists = torch.load(path, weights_only=True, map_location="cpu")
+        found = [[layer.flatten().tolist() for layer in language] for language in lists]
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
+        raise GatescopeError(f"{path} cannot be read as LAPE's lists of index tensors: {error}.") from error
+    if len(found) != len(groups) or any(len(layers) != site.layers for layers in found):
+        raise GatescopeError(
+            f"{path} holds {len(found)} languages of {sorted({len(layers) for layers in found})} layers; {len(groups)} "
+            f"groups ({', '.join(groups)}) of {site.layers} layers are wanted."
+        )
+    return {
+        group: NeuronSet.of(
+            layout,
+            [(site.site, layer, index) for layer, indices in enumerate(layers) for index in indices],
+            model,
+            {"method": "LAPE", "group": group, "file": Path(path).name},
+        )
+        for group, layers in zip(groups, found, strict=True)
+    }
+
+
+def write_lape(path: str | Path, sets: Mapping[str, NeuronSet]) -> None:
+    """Write sets of one site as LAPE's nested lists, one language for each group in the order given."""
+    lists = []
+    for neurons in sets.values():
+        site = neurons.layout.only()
+        mask = neurons.mask(site.site)
+        lists.append([mask[layer].nonzero().flatten() for layer in range(site.layers)])
+    torch.save(lists, path)

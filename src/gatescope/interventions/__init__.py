@@ -1,0 +1,1 @@
+"""What is done to neurons while the model runs."""

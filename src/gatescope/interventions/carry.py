@@ -1,0 +1,76 @@
+"""Interventions in a remote trace that a user writes. A server does not have gatescope, so what an intervention does must
+travel as plain functions and tensors:
+
+    edited = gs.ablate(neurons).edit(model)                      # for the whole of a run
+    with edited.generate(prompt, remote=True) as tracer: ...
+
+    off = gs.remote.carry(gs.ablate(neurons), model)             # for some steps of it
+    with model.generate(prompt, remote=True) as tracer:
+        for step in tracer.iter[2:5]:
+            off(model)
+
+Anything else of gatescope in a remote block is refused when nnsight packs the block, with the line to write instead.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Callable
+from types import ModuleType
+from typing import NoReturn
+
+from nnsight.intervention.serialization import CustomCloudPickler
+
+from gatescope.core.attributions import Attributions
+from gatescope.core.counters import Counters
+from gatescope.core.errors import GatescopeError
+from gatescope.core.neurons import NeuronSet
+from gatescope.interventions.value import Intervention
+from gatescope.models.sites import Site
+from gatescope.steps.remote import plan
+from gatescope.traces import travel
+
+
+def carry(intervention: Intervention, model) -> Callable[[object], None]:
+    """An intervention as a plain function that travels: called inside a trace, it acts there, at that step.
+
+    Args:
+        intervention: what to do.
+        model: whose neurons; with or without weights.
+
+    Returns:
+        A function of the model.
+
+    Raises:
+        GatescopeError: if the neurons belong to another model.
+    """
+    return travel.shipped().carried(plan.mask(model, intervention))
+
+
+def held(intervention: Intervention, model):
+    """A copy of the model with the intervention in every trace and at every generated token, here and on a server."""
+    mask, hold = plan.mask(model, intervention), travel.shipped().hold
+    with model.edit() as (_, edited):
+        hold(edited, mask)
+    return edited
+
+
+def refuse() -> None:
+    """Tell nnsight's packer of requests what to say to something of gatescope's in a block. No other pickler changes."""
+    table = CustomCloudPickler.dispatch_table
+    by_name = table[ModuleType]
+
+    def module(found: ModuleType):
+        return _refused(found) if found.__name__.partition(".")[0] == "gatescope" else by_name(found)
+
+    ours = dict.fromkeys((NeuronSet, Intervention, Counters, Attributions, Site), _refused)
+    CustomCloudPickler.dispatch_table = ChainMap({ModuleType: module, **ours}, table)  # type: ignore[arg-type]
+
+
+def _refused(found: object) -> NoReturn:
+    what = found.__name__ if isinstance(found, ModuleType) else f"A gatescope {type(found).__name__}"
+    raise GatescopeError(
+        f"{what} is in a block that goes to a server, which does not have gatescope. Before the block write "
+        f"`edited = gs.ablate(neurons).edit(model)` and trace `edited` instead; or, to act at some steps only, "
+        f"`off = gs.remote.carry(gs.ablate(neurons), model)`, and `off(model)` inside."
+    )

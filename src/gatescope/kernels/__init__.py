@@ -1,0 +1,1 @@
+"""The tensor functions that run where the activation is, eager and compiled."""

@@ -1,0 +1,1 @@
+"""Loading, identity and sites."""

@@ -1,0 +1,115 @@
+"""The numbers of the page as CSV, one row a fact, unrounded; empty where there is no number."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from gatescope.core.counters import Counters
+from gatescope.reports import found
+from gatescope.reports.effects import Cell, Effect
+from gatescope.reports.words import Value
+from gatescope.select.selection import Selection
+from gatescope.statistics.table import Table
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    r"""Rows as CSV; NaN is left empty.
+
+    >>> csv_text(["a", "b"], [["x, y", float("nan")]])
+    'a,b\n"x, y",\n'
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([_field(v) for v in row] for row in rows)
+    return buffer.getvalue()
+
+
+def effects_csv(swept: Mapping[str, Sequence[Effect]]) -> str:
+    """Self, cross and gap with their intervals, by sweep."""
+    header = ["sweep", "selector", "measure", *(f"{part}{end}" for part in PARTS for end in ("", " low", " high"))]
+    rows = [
+        [name, effect.selector, measure, *(v for part in PARTS for v in _three(parts[part]))]
+        for name, effects in swept.items()
+        for effect in effects
+        for measure, parts in ((ACCURACY, effect.accuracy), (FLIPS, effect.flips))
+    ]
+    return csv_text(header, rows)
+
+
+def cells_csv(swept: Mapping[str, Sequence[Cell]]) -> str:
+    """Every mask on every group, by sweep."""
+    header = ["sweep", "selector", "mask", "group", "own", "examples", "right before", "right after", "answers changed"]
+    header += [f"{measure}{end}" for measure in (ACCURACY, FLIPS) for end in ("", " low", " high")]
+    rows = [
+        [name, *(getattr(c, part) for part in CELL), *_three(c.accuracy), *_three(c.flips), c.p, c.holm]
+        for name, cells in swept.items()
+        for c in cells
+    ]
+    return csv_text([*header, "McNemar p", "Holm p"], rows)
+
+
+def groups_csv(table: Table, counters: Counters | None) -> str:
+    """The groups: what was seen and counted, and how the full model answers."""
+    accuracy = dict(zip(table.groups, table.accuracy().tolist(), strict=True))
+    sums: dict[str, tuple[object, ...]] = {}
+    if counters is not None:
+        parts = (counters.seen.tolist(), counters.counted.tolist(), counters.T.tolist())
+        sums = dict(zip(counters.groups, zip(*parts, strict=True), strict=True))
+    names = dict.fromkeys([*sums, *accuracy])
+    header = ["group", "identification examples", "counted examples", "counted tokens", "accuracy of the full model"]
+    return csv_text(header, [[name, *sums.get(name, ("", "", "")), accuracy.get(name, "")] for name in names])
+
+
+def layers_csv(selections: Mapping[str, Selection]) -> str:
+    """Neurons by selector, group, site and layer."""
+    rows = [
+        [name, group, site.site, layer, n]
+        for name, selection in selections.items()
+        for group, neurons in selection.items()
+        for site in neurons.layout.sites
+        for layer, n in enumerate(neurons.per_layer(site.site).tolist())
+    ]
+    return csv_text(["selector", "group", "site", "layer", "neurons"], rows)
+
+
+def overlap_csv(selections: Mapping[str, Selection]) -> str:
+    """Jaccard overlap: between the groups of a selector, and of one group between selectors."""
+    rows: list[list[object]] = []
+    for name, selection in selections.items():
+        groups, table = list(selection), selection.jaccard().tolist()
+        rows += [[name, a, name, b, v] for a, row in zip(groups, table, strict=True) for b, v in zip(groups, row, strict=True)]
+    for a, first in selections.items():
+        for b, second in selections.items():
+            if a != b:
+                rows += [[a, group, b, group, v] for group, v in found.between(first, second).items()]
+    return csv_text(["selector", "group", "other selector", "other group", "jaccard"], rows)
+
+
+def scores_csv(histograms: Sequence[found.Histogram]) -> str:
+    """Distributions of scores, bin by bin; a bin of "never" (-inf) first."""
+    rows: list[list[object]] = []
+    for h in histograms:
+        rows.append([h.selector, h.group, "-inf", "-inf", h.never, 0])
+        bins = zip(h.edges, h.edges[1:], h.neurons, h.selected, strict=False)
+        rows += [[h.selector, h.group, *each] for each in bins]
+    return csv_text(["selector", "group", "from", "to", "neurons", "selected"], rows)
+
+
+ACCURACY, FLIPS = "accuracy change (points)", "flip rate (%)"
+CELL = ("selector", "mask", "group", "own", "examples", "before", "after", "changed")
+PARTS = ("self", "cross", "gap")
+
+
+def _field(value: object) -> object:
+    """A number as it stands, a truth as 0 or 1, NaN as nothing."""
+    if isinstance(value, bool):
+        return int(value)
+    return "" if isinstance(value, float) and math.isnan(value) else value
+
+
+def _three(of: Value) -> tuple[float, float, float]:
+    return of.value, of.low, of.high

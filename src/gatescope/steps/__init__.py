@@ -1,0 +1,1 @@
+"""Record, attribute, sweep; plan, shards, run directory."""

@@ -1,0 +1,51 @@
+"""Mean activations: the values mean-ablation holds neurons at (`set_to(neurons, mean_activation(...))`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from gatescope.core.errors import GatescopeError
+from gatescope.core.progress import bar
+from gatescope.data.example import Example, listed
+from gatescope.kernels.eager import total
+from gatescope.models.sites import by_token, read, site_of
+from gatescope.traces.encoding import collate
+from gatescope.traces.passes import until
+
+
+def mean_activation(
+    model, examples: Sequence[Example], *, site: str = "gate", batch_size: int = 16, progress: bool = True
+) -> Float64[Tensor, "l n"]:
+    """Every neuron's mean activation over the valid tokens of the examples' prompts, signed.
+
+    Args:
+        model: from `load_model`.
+        examples: whose prompts are run; answers play no part.
+        site: which neurons.
+        batch_size: examples a batch.
+        progress: show a bar if it takes longer than a few seconds.
+
+    Raises:
+        GatescopeError: without examples, or for an unknown site.
+    """
+    if not listed(examples):
+        raise GatescopeError("A mean needs examples; there are none.")
+    where = site_of(model, site)
+    sums = torch.zeros(len(where.paths), where.width, dtype=torch.float64)
+    tokens = 0
+    with bar(len(examples), "averaging", "examples", show=progress) as shown:
+        for start in range(0, len(examples), batch_size):
+            batch = collate(model, examples[start : start + batch_size])
+
+            def inside(valid: Tensor = batch.valid) -> list[Tensor]:
+                wholes = (where.part(read(model, path, where.io)) for path in where.paths)
+                return [total(by_token(w, valid), valid.to(w.device)).sum(0).cpu() for w in wholes]
+
+            sums += torch.stack(until(model, batch.inputs, inside))
+            tokens += int(batch.valid.sum())
+            shown.update(len(batch.examples))
+    return sums / tokens

@@ -1,0 +1,111 @@
+"""What a run on a server will move, before it begins: jobs, bytes out, bytes back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gatescope.data.example import Example, readout_of
+from gatescope.models.sites import site_of
+from gatescope.steps.plan import plan
+from gatescope.steps.remote.jobs import Build, weigh
+from gatescope.steps.remote.record import Shards, builder
+
+TOKEN = 4  # bytes of a generated token's id
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run moves.
+
+    Attributes:
+        jobs: how many; twice as many where the server cannot read the answers.
+        payload: bytes sent, compressed.
+        result: bytes returned at most, before compression; it depends on neurons, groups and answers, not on prompts.
+        weighed: shards whose request was made to find out; the others are taken to be like them.
+    """
+
+    jobs: int
+    payload: int
+    result: int
+    weighed: int
+
+    def __str__(self) -> str:
+        return f"{self.jobs} jobs, {_size(self.payload)} sent, at most {_size(self.result)} returned"
+
+
+def estimate(model, shards: Shards, build: Callable[[int], Build], *, sample: int = 3) -> Estimate:
+    """Make the requests of a few shards, check that they can travel, send nothing, and extrapolate.
+
+    Args:
+        model: from `load_client` or `load_model`.
+        shards: planned batches by shard number.
+        build: `gatescope.steps.remote.record.builder(...)`, or attribute's, or sweep's.
+        sample: shards to weigh, evenly spaced.
+
+    Raises:
+        GatescopeError: if something a job calls cannot travel.
+    """
+    numbers = list(shards)
+    chosen = numbers[:: max(1, len(numbers) // sample)][:sample]
+    sizes = {number: sum(map(len, batches)) for number, batches in shards.items()}
+    payload = result = jobs = 0
+    for number in chosen:
+        job = build(number)(0, len(shards[number]), None)
+        payload += weigh(model, job)
+        result += returned(job)
+        jobs += 2 if job.get("decides") == "client" else 1
+    scale = sum(sizes.values()) / sum(sizes[number] for number in chosen)
+    jobs = jobs * len(numbers) // len(chosen)
+    twice = jobs // len(numbers)
+    return Estimate(jobs, round(payload * scale) * twice, round(result / len(chosen) * len(numbers)), len(chosen))
+
+
+def estimate_record(
+    model,
+    examples: Sequence[Example],
+    *,
+    site: str = "gate",
+    tokens: Sequence[str] = ("all",),
+    only_correct: bool = True,
+    batch_size: int | str = 16,
+    shard_size: int = 256,
+    readout: str | None = None,
+    max_new_tokens: int = 20,
+) -> Estimate:
+    """What `gatescope.record(..., remote=...)` with these arguments will move; errors as for `estimate`."""
+    readout = readout or readout_of(examples)
+    planned = enumerate(plan(model, examples, batch_size, shard_size))
+    shards = {number: [[examples[i] for i in batch] for batch in batches] for number, batches in planned}
+    groups = tuple(dict.fromkeys(example.group for example in examples))
+    build = builder(model, shards, site_of(model, site), groups, tokens, only_correct, readout, max_new_tokens)
+    return estimate(model, shards, build)
+
+
+def returned(job: dict[str, Any]) -> int:
+    """Bytes a job's result has at most."""
+    answers = sum(_answer(job, batch) for batch in job["batches"])
+    if job["task"] == "record":
+        classes, groups, layers, width = job["shape"]
+        return classes * groups * layers * width * 16 + answers
+    if job["task"] == "attribute":
+        groups, width = job["shape"]
+        return groups * width * 16
+    return answers * len(job["masks"])
+
+
+def _answer(job: dict[str, Any], batch: dict[str, Any]) -> int:
+    if batch.get("way") == "generate":
+        return len(batch["answer"]) * job["generation"]["max_new_tokens"] * TOKEN
+    if batch.get("way") == "argmax":
+        return len(batch["right"]) * TOKEN
+    return sum(len(tokens) for tokens in batch.get("tokens", ())) * 4
+
+
+def _size(count: int) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count = count / 1000  # type: ignore[assignment]
+    raise AssertionError

@@ -1,0 +1,129 @@
+"""Which job runs which piece of a run: what a client that was killed finds when it comes back.
+
+A piece is a range of a shard's batches. A shard is in the ledger from when it is taken up until it has been stored.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gatescope.core import artefacts
+from gatescope.core.errors import GatescopeError
+
+FORMAT = "gatescope.jobs/1"
+
+
+@dataclass
+class Piece:
+    """A range of a shard's batches, and the job that runs it.
+
+    Where the server cannot tell which answers are right, a first job asks (`inquiry`, its answers are `asked`), and a
+    second one counts.
+    """
+
+    shard: int
+    start: int
+    stop: int
+    job: str = ""
+    attempts: int = 0
+    inquiry: str = ""
+    asked: list | None = None
+    result: dict[str, Any] | None = None
+    unknown_since: float | None = None
+
+    @property
+    def current(self) -> str:
+        """The job to look at: the inquiry's, as long as its answers are not here."""
+        return self.inquiry if self.inquiry and self.asked is None else self.job
+
+    def __str__(self) -> str:
+        return f"shard {self.shard}" + (f" (batches {self.start} to {self.stop - 1})" if self.start else "")
+
+
+@dataclass
+class Ledger:
+    """Which job runs which piece, on disk where a run directory is given.
+
+    Attributes:
+        path: the file; None keeps it in memory.
+        work: digest of what the jobs are of; a ledger of other work is refused.
+        key: for a shard's number, a digest of its examples.
+    """
+
+    path: Path | None
+    work: str
+    key: Callable[[int], str]
+    pieces: dict[int, list[Piece]] = field(default_factory=dict)
+    keys: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def at(cls, path: Path | None, work: str, key: Callable[[int], str]) -> Ledger:
+        """The ledger at a path, with the jobs that were under way.
+
+        Raises:
+            GatescopeError: if it cannot be read, or belongs to other work.
+        """
+        ledger = cls(path, work, key)
+        if path is None or not path.is_file():
+            return ledger
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if held["format"] != FORMAT:
+                raise GatescopeError(f"{path} is {held['format']}; this version reads {FORMAT}.")
+            if held["work"] != work:
+                raise ledger.other()
+            for shard, entry in held["shards"].items():
+                ledger.keys[int(shard)] = entry["examples"]
+                ledger.pieces[int(shard)] = [Piece(int(shard), *piece) for piece in entry["pieces"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise GatescopeError(f"{path} cannot be read: {error}. Remove it to submit its jobs again.") from error
+        return ledger
+
+    def expect(self, shards: Iterable[int]) -> None:
+        """Drop the shards that are not wanted any more: stored, but the client was killed before it said so.
+
+        Raises:
+            GatescopeError: if a shard is not the one its job was submitted for.
+        """
+        wanted = set(shards)
+        for shard in list(self.pieces):
+            if shard not in wanted:
+                self.done(shard)
+            elif self.keys[shard] != self.key(shard):
+                raise self.other()
+
+    def begin(self, shard: int, batches: int) -> None:
+        """Take a shard up."""
+        self.pieces[shard] = [Piece(shard, 0, batches)]
+        self.keys[shard] = self.key(shard)
+
+    def other(self) -> GatescopeError:
+        """What is said of a ledger of other work."""
+        return GatescopeError(
+            f"{self.path} holds jobs of other work (other examples, model, server or settings). Finish that with what it "
+            f"was begun with, or remove the file to give its jobs up."
+        )
+
+    def write(self) -> None:
+        """Put the ledger on disk."""
+        if self.path is None:
+            return
+        shards = {
+            shard: {"examples": self.keys[shard], "pieces": [[p.start, p.stop, p.job, p.attempts, p.inquiry] for p in pieces]}
+            for shard, pieces in sorted(self.pieces.items())
+        }
+        text = json.dumps({"format": FORMAT, "work": self.work, "shards": shards}, indent=1)
+        artefacts.write_bytes(self.path, text.encode())
+
+    def done(self, shard: int) -> None:
+        """Forget a shard that has been stored; without shards there is no file."""
+        self.pieces.pop(shard, None)
+        self.keys.pop(shard, None)
+        if self.pieces or self.path is None:
+            self.write()
+        else:
+            self.path.unlink(missing_ok=True)

@@ -1,0 +1,248 @@
+"""A run directory: everything a study produced, complete without the model.
+
+    manifest.json               what was run: model, data, token rule, batches, versions
+    shards/NNNNN.safetensors    counters and answers of one shard of identification examples
+    shards.STEP/...             the same of an attribution, or of a sweep
+    identification.jsonl        the full model's answers to the identification examples
+    selections/NAME.safetensors neuron sets, scores and provenance of a selector
+    answers.jsonl               a sweep: every mask's answer to every evaluation example (answers.TASK.jsonl of several)
+
+Counters are sums, so those of the run are its shards' in order. Files appear whole or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from gatescope.core import artefacts
+from gatescope.core.attributions import Attributions
+from gatescope.core.counters import Counters
+from gatescope.core.errors import GatescopeError
+from gatescope.core.neurons import Layout, check_same_model
+from gatescope.select.selection import Selection
+from gatescope.statistics.table import Row, Table
+from gatescope.steps.shards import Shards
+
+FORMAT = "gatescope.run/2"
+_ORIGIN = (
+    *("site", "sites", "token_rule", "fingerprint", "only_correct", "readout", "versions", "kernel", "server"),
+    *("reduce", "pad_zero", "attention"),
+)
+
+
+class Run:
+    """A run directory; `Run.open` reads one, `Run.at` starts or continues one."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open a run to read.
+
+        Raises:
+            GatescopeError: if there is none, or it is of another format.
+        """
+        run = cls(path)
+        if not run._manifest.is_file():
+            raise GatescopeError(f"No run at {path}: there is no {run._manifest.name}.")
+        if run.manifest.get("format") != FORMAT:
+            raise GatescopeError(f"{path} is {run.manifest.get('format')}; this version reads {FORMAT}.")
+        return run
+
+    @classmethod
+    def at(cls, path: str | Path | Run, model: Mapping[str, str]) -> Run:
+        """The run at `path`, started if it is not there yet.
+
+        Raises:
+            GatescopeError: if it is there and belongs to another model, or the path holds something else.
+        """
+        if isinstance(path, Run):
+            path = path.path
+        run = cls(path)
+        if run._manifest.is_file():
+            check_same_model(cls.open(path).manifest["model"], model, f"continue the run {path}")
+            return run
+        if occupied(run.path):
+            raise GatescopeError(f"{path} exists and is not a run. Choose a directory that is new or empty.")
+        with run.locked():
+            if not run._manifest.is_file():
+                run.note({"format": FORMAT, "model": dict(model)})
+        return run
+
+    @property
+    def _manifest(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What was run.
+
+        Raises:
+            GatescopeError: if it cannot be read.
+        """
+        try:
+            return json.loads(self._manifest.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise GatescopeError(f"{self._manifest} cannot be read: {error}.") from error
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Add facts to the manifest."""
+        before = self.manifest if self._manifest.is_file() else {}
+        text = json.dumps(before | dict(facts), indent=1, ensure_ascii=False)
+        artefacts.write_bytes(self._manifest, text.encode())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """The manifest to oneself, among processes."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / "manifest.lock")
+            lock.acquire()
+        except OSError as error:
+            raise GatescopeError(f"{self.path} cannot be written to: {error.strerror}.") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def counters(self) -> Counters:
+        """The counters of all shards, added in order, where one class of tokens was recorded.
+
+        Raises:
+            GatescopeError: if none were recorded, a shard the manifest plans is missing or damaged, or several classes of
+                tokens were recorded (then ask for one with `counters_of`).
+        """
+        classes = self.manifest.get("record", {}).get("tokens", ["all"])
+        if len(classes) != 1:
+            raise GatescopeError(f"{self.path} has counters of {classes}; ask for one: run.counters_of({classes[0]!r}).")
+        return self.counters_of(classes[0])
+
+    def counters_of(self, tokens: str) -> Counters:
+        """The counters of one class of tokens; errors as for `counters`."""
+        shards = Shards.of(self, "record")
+        origin = {k: v if isinstance(v, str) else json.dumps(v) for k, v in shards.facts.items() if k in _ORIGIN}
+        layout, groups = Layout.parse(shards.facts["layout"]), tuple(shards.facts["groups"])
+        total = None
+        for tensors, facts in shards.all():
+            parts = {name.partition("/")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{tokens}/")}
+            model = self.manifest["model"] | facts.get("model", {})
+            found = Counters(groups, layout, **parts, model=model, origin=origin | {"tokens": tokens})
+            total = found if total is None else total + found
+        assert total is not None  # a plan has a shard at least
+        return total
+
+    @property
+    def attributions(self) -> dict[str, Attributions]:
+        """The attributions of the run, by name ("" where there is one only)."""
+        steps = [step for step in self.manifest if step == "attribute" or step.startswith("attribute of ")]
+        return {step.removeprefix("attribute").removeprefix(" of "): self.attributions_of(step) for step in steps}
+
+    def attributions_of(self, step: str = "attribute") -> Attributions:
+        """The attributions of one step, its shards' added in order; errors as for `counters`."""
+        shards = Shards.of(self, step)
+        origin = {k: v if isinstance(v, str) else json.dumps(v) for k, v in shards.facts.items() if k in _ORIGIN}
+        layout, groups = Layout.parse(shards.facts["layout"]), tuple(shards.facts["groups"])
+        total = None
+        for tensors, facts in shards.all():
+            model = self.manifest["model"] | facts.get("model", {})
+            found = Attributions(groups, layout, **tensors, items=shards.facts["items"], model=model, origin=origin)
+            total = found if total is None else total + found
+        assert total is not None
+        return total
+
+    def verify(self) -> list[str]:
+        """Everything that is wrong with the run: shards that are missing, truncated, altered or another run's."""
+        wrong = []
+        for step, facts in self.manifest.items():
+            if not isinstance(facts, dict) or "shards" not in facts:
+                continue
+            shards = Shards.of(self, step)
+            for index in range(len(shards)):
+                try:
+                    if shards.file(index).is_file():
+                        shards.load(index)
+                except GatescopeError as error:
+                    wrong.append(str(error))
+            if missing := shards.missing:
+                wrong.append(f"{step}: {len(missing)} of {len(shards)} shards are not done: {_ranges(missing)}.")
+        return wrong
+
+    def add_selection(self, selection: Selection) -> None:
+        """Keep a selection, under its method's name.
+
+        Raises:
+            GatescopeError: if the run holds answers under other neurons of that name, which would then be told of these.
+        """
+        file, name = self.path / "selections" / f"{selection.method}.safetensors", selection.method
+        steps = (facts for facts in self.manifest.values() if isinstance(facts, Mapping))
+        swept = any(mask.startswith(f"{name}/") for facts in steps for mask in facts.get("masks", ()))
+        if swept and file.is_file() and dict(Selection.load(file)) != dict(selection):
+            raise GatescopeError(
+                f"{self.path} holds answers under other {name} neurons than these (another rate or another recording). Choose "
+                f"another directory for these, so that its answers and its neurons belong together."
+            )
+        selection.save(file)
+
+    @property
+    def selections(self) -> dict[str, Selection]:
+        """Selections by method."""
+        return {p.stem: Selection.load(p) for p in sorted((self.path / "selections").glob("*.safetensors"))}
+
+    def add_answers(self, table: Table, name: str = "") -> None:
+        """Keep a sweep's answers; under a name of its own where a run has several."""
+        self.write_rows(f"answers{name and '.'}{name}.jsonl", (row.plain() for row in table.rows))
+
+    @property
+    def table(self) -> Table:
+        """The sweep's answers; errors as for `table_of`."""
+        return self.table_of("")
+
+    def table_of(self, name: str) -> Table:
+        """The answers of the sweep of that name.
+
+        Raises:
+            GatescopeError: if no such sweep was run.
+        """
+        path = self.path / f"answers{name and '.'}{name}.jsonl"
+        if not path.is_file():
+            raise GatescopeError(f"{self.path} holds no sweep yet.")
+        return Table(Row.parse(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+
+    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write a JSONL file of the run."""
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        artefacts.write_bytes(self.path / name, text.encode())
+
+
+def occupied(path: Path) -> bool:
+    """Whether something is at a path that is no run; what a process killed at its very beginning leaves does not count.
+
+    >>> occupied(Path("no such directory"))
+    False
+    """
+    if not path.is_dir():
+        return path.exists()
+    return not (path / "manifest.json").is_file() and any(p.suffix not in (".lock", ".partial") for p in path.iterdir())
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Numbers in words.
+
+    >>> _ranges([0, 1, 2, 5])
+    '0 to 2, 5'
+    """
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and spans[-1][-1] == number - 1:
+            spans[-1].append(number)
+        else:
+            spans.append([number])
+    return ", ".join(str(span[0]) if len(span) == 1 else f"{span[0]} to {span[-1]}" for span in spans)

@@ -1,0 +1,222 @@
+"""The shards of one step of a run: the unit of work, of saving, of resuming, of distribution and of a remote job.
+
+    SHARDS/NNNNN.safetensors    tensors and answers of one shard, whole or not there, with a checksum of everything in it
+    SHARDS/NNNNN.lock           held by the process that works on it; the system lets go of it when that process dies
+
+What is to be done (model, data, options, batches) is written in the manifest before the first shard; whoever comes to
+the same run afterwards must mean the same, and runs the same batches. Any number of processes may work on a run at
+once: each takes the shards that are its own by index first, then those that nobody has taken, and waits for the rest.
+So a process that dies costs its current shard, and another number of processes finishes what is left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from gatescope.core import artefacts
+from gatescope.core.errors import GatescopeError
+
+if TYPE_CHECKING:
+    from gatescope.steps.run import Run
+
+FORMAT = "gatescope.shard/1"
+_MAY_DIFFER = {"versions", "shards", "kernel"}  # told, not refused: they change no more than the last bit
+_TOLD = {
+    "fingerprint": "examples: their texts, prompts, options, groups or pictures differ",
+    "masks": "interventions: their neurons, rate or kind differ",
+}
+Plan = list[list[list[int]]]
+
+
+class Shards:
+    """The shards of a step; `Shards.start` begins or continues it, `Shards.of` reads it.
+
+    Attributes:
+        path: their directory.
+        facts: what the manifest says of the step.
+    """
+
+    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
+        self.path = path
+        self.facts = dict(facts)
+        told = {name: value for name, value in self.facts.items() if name not in _MAY_DIFFER - {"shards"}}
+        self.key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+    @classmethod
+    def of(cls, run: Run, step: str) -> Shards:
+        """The shards of a step that was begun.
+
+        Raises:
+            GatescopeError: if it was not.
+        """
+        facts = run.manifest.get(step)
+        if not facts or "shards" not in facts:
+            raise GatescopeError(f"{run.path} holds no {step}.")
+        return cls(run.path / directory(step), facts)
+
+    @classmethod
+    def start(
+        cls, run: Run, step: str, facts: Mapping[str, Any], ids: Sequence[str], planned: Callable[[], Plan]
+    ) -> tuple[Shards, Plan]:
+        """Begin a step, or continue it where it was left.
+
+        Args:
+            run: the run.
+            step: "record", "attribute", or "sweep".
+            facts: everything that decides the result, the batches excepted.
+            ids: of the examples.
+            planned: makes the batches, if they are not in the manifest yet.
+
+        Returns:
+            The shards, and the plan as places in the examples.
+
+        Raises:
+            GatescopeError: if ids are not unique, or the step was begun with other facts; the message names both.
+        """
+        place = {name: i for i, name in enumerate(ids)}
+        if len(place) < len(ids):
+            twice = next(name for i, name in enumerate(ids) if place[name] != i)
+            raise GatescopeError(f"Two examples have the id {twice!r}; a run needs ids that are unique.")
+        with run.locked():
+            before = run.manifest.get(step)
+            if before is None:
+                plan = [[[ids[i] for i in batch] for batch in shard] for shard in planned()]
+                before = dict(facts) | {"shards": plan}
+                run.note({step: before})
+        _same(run.path, step, before, json.loads(json.dumps(dict(facts))))
+        return cls(run.path / directory(step), before), [[[place[i] for i in b] for b in s] for s in before["shards"]]
+
+    def __len__(self) -> int:
+        return len(self.facts["shards"])
+
+    def file(self, index: int) -> Path:
+        """Where a shard is, or will be."""
+        return self.path / f"{index:05d}.safetensors"
+
+    @property
+    def missing(self) -> list[int]:
+        """Shards that are not done."""
+        return [index for index in range(len(self)) if not self.file(index).is_file()]
+
+    def save(self, index: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Store a shard.
+
+        Raises:
+            GatescopeError: if it cannot be written: a full disk, a read-only directory.
+        """
+        artefacts.write(self.file(index), FORMAT, tensors, dict(facts) | {"of": self.key, "index": index})
+
+    def load(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """A shard's tensors and facts.
+
+        Raises:
+            GatescopeError: if it is truncated, altered, or a shard of something else; it is never merged then.
+        """
+        tensors, facts = artefacts.read(self.file(index), FORMAT)
+        if (facts["of"], facts["index"]) != (self.key, index):
+            raise GatescopeError(
+                f"{self.file(index)} is shard {facts['index']} of {facts['of']}; shard {index} of {self.key} belongs here. It "
+                f"came from another run: delete it, and run the same command again."
+            )
+        return tensors, facts
+
+    @property
+    def dtype(self) -> str | None:
+        """What the shards that are done were computed in; None before the first."""
+        done = next((index for index in range(len(self)) if self.file(index).is_file()), None)
+        return None if done is None else self.load(done)[1].get("model", {}).get("dtype")
+
+    def all(self) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+        """Every shard in order; errors as for `load`.
+
+        Raises:
+            GatescopeError: if some are not done.
+        """
+        if missing := self.missing:
+            done = len(self) - len(missing)
+            raise GatescopeError(f"{self.path} has {done} of {len(self)} shards; run the same command again to finish it.")
+        yield from (self.load(index) for index in range(len(self)))
+
+    def open(self, part: tuple[int, int] | None = None) -> Iterator[int]:
+        """The shards to do, one at a time, each locked while it is being worked on.
+
+        Args:
+            part: (k, n) for the k-th of n parts and nothing else; None for all, one's own by index first.
+        """
+        rank, world = part or (int(os.environ.get("RANK", 0)), max(1, int(os.environ.get("WORLD_SIZE", 1))))
+        order = sorted(self.missing, key=lambda index: (index % world != rank % world, index))
+        mine = [index for index in order if part is None or index % world == rank % world]
+        for index in mine:
+            yield from self._claimed(index, wait=False)
+        for index in mine:  # those another process had taken: done by now, or left behind by it
+            yield from self._claimed(index, wait=True)
+
+    def _claimed(self, index: int, wait: bool) -> Iterator[int]:
+        if self.file(index).is_file():
+            return
+        lock = _lock(self.path / f"{index:05d}.lock")
+        try:
+            lock.acquire(timeout=-1 if wait else 0)
+        except Timeout:
+            return
+        try:
+            if not self.file(index).is_file():
+                yield index
+        finally:
+            lock.release()
+
+
+def directory(step: str) -> str:
+    """The directory of a step's shards.
+
+    >>> directory("record"), directory("sweep of qnli")
+    ('shards', 'shards.sweep-of-qnli')
+    """
+    return "shards" if step == "record" else f"shards.{step.replace(' ', '-')}"
+
+
+def first() -> bool:
+    """Whether this process is the one that shows progress."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _lock(path: Path) -> FileLock:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(path)
+    except OSError as error:
+        raise GatescopeError(f"{path.parent} cannot be written to: {error.strerror}.") from error
+
+
+def _same(path: Path, step: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name in now:
+        if name not in _MAY_DIFFER and before.get(name) != now[name]:
+            if name in _TOLD:
+                raise GatescopeError(
+                    f"{path} was begun ({step}) with other {_TOLD[name]}. Continue it with those it was begun with, or choose "
+                    f"another directory. ({name}: {_short(before.get(name))}, and this is {_short(now[name])}.)"
+                )
+            raise GatescopeError(
+                f"{path} was begun ({step}) with {name} {_short(before.get(name))}, and this is {name} {_short(now[name])}. "
+                f"Continue it with what it was begun with, or choose another directory."
+            )
+    if before.get("versions") != now.get("versions"):
+        warnings.warn(
+            f"{path} was begun with {before.get('versions')} and is continued with {now.get('versions')}: sums may differ in "
+            f"their last bit from those of one version.",
+            stacklevel=4,
+        )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 120 else f"{text[:100]} ... (sha256 {hashlib.sha256(text.encode()).hexdigest()[:8]})"

@@ -1,0 +1,1 @@
+"""Whole jobs: the VLM paper's, CULNIG's, modules."""

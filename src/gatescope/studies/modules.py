@@ -1,0 +1,125 @@
+"""Modules: which parts of a model hold the most of some neurons, or none, up to a number of parameters.
+
+CULNIG fine-tunes only some modules of a model (section 4.5): those with the most culture-general neurons, or those
+without any. A gate projection comes with the up and down projections of its MLP, and a query, key or value projection
+with the other two and the output projection of its attention, "since neurons in those modules are connected as subkeys
+and subvalues". So what is chosen is a layer's MLP or a layer's attention, as a whole: a part.
+
+    parts = parts_of(model, general)
+    for part in choose(parts, budget=total // 10):
+        for name in part.modules:
+            model._module.get_submodule(name).requires_grad_(True)
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from gatescope.core.errors import GatescopeError, one_of
+from gatescope.core.neurons import NeuronSet, check_same_model
+from gatescope.models.load import identity
+from gatescope.models.sites import ATTENTION, sites_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """The MLP or the attention of one layer: projections that are trained together or not at all.
+
+    Attributes:
+        layer: which.
+        kind: "MLP" or "attention".
+        modules: paths of its projections, from the root of the model.
+        parameters: of these projections, together.
+        neurons: how many of the neurons asked for lie in it.
+    """
+
+    layer: int
+    kind: str
+    modules: tuple[str, ...]
+    parameters: int
+    neurons: int
+
+    def __str__(self) -> str:
+        return f"layer {self.layer} {self.kind} ({self.neurons})"
+
+
+def parts_of(model, neurons: NeuronSet) -> tuple[Part, ...]:
+    """Every layer's attention and MLP, with the number of the neurons in it.
+
+    A kind of part in whose sites the neurons were not looked for (none of q, k, v in their layout, or no site of the
+    MLP) is left out: nothing is known of it.
+
+    Args:
+        model: from `load_model`, or a plain Hugging Face module.
+        neurons: such as the culture-general ones.
+
+    Raises:
+        GatescopeError: if the neurons belong to another model, or to a site this one does not have.
+    """
+    module: PreTrainedModel = getattr(model, "_module", model)
+    check_same_model(neurons.model, identity(module), "choose modules by these neurons")
+    sites, found = sites_of(module), []
+    kinds = {"attention": [s for s in neurons.layout.sites if s.site in ATTENTION]}
+    kinds["MLP"] = [s for s in neurons.layout.sites if s.site not in ATTENTION]
+    for shape in neurons.layout.sites:
+        if shape.site not in sites or sites[shape.site].layout.only() != shape:
+            raise GatescopeError(f"The neurons are numbered in {neurons.layout}, which this model does not have.")
+    for kind, shapes in kinds.items():
+        held = [neurons.per_layer(shape.site).tolist() for shape in shapes]
+        # The gate is the activation module's output, in the MLP; q is a projection's, in the attention.
+        for layer, path in enumerate(sites["q" if kind == "attention" else "gate"].paths if shapes else ()):
+            holder, _, _ = path.rpartition(".")
+            projections = {
+                f"{holder}.{name}": sum(weight.numel() for weight in part.parameters())
+                for name, part in module.get_submodule(holder).named_children()
+                if isinstance(part, nn.Linear | Conv1D)
+            }
+            count = sum(each[layer] for each in held)
+            found.append(Part(layer, kind, tuple(projections), sum(projections.values()), count))
+    return tuple(sorted(found, key=lambda part: (part.layer, part.kind == "MLP")))
+
+
+def choose(parts: Iterable[Part], budget: int, *, which: str = "most", seed: int = 0) -> tuple[Part, ...]:
+    """Parts in order until their parameters exceed the budget; the one that exceeds it is the last (CULNIG, section 4.5).
+
+    Args:
+        parts: from `parts_of`.
+        budget: a number of parameters, such as a tenth of the model's.
+        which: "most" takes those with the most neurons first, and never one without; "none" only those without any, in
+            random order, as the paper does.
+        seed: of that order.
+
+    Returns:
+        The parts chosen, in the order they were chosen; fewer parameters than the budget if there are no more parts.
+
+    Raises:
+        GatescopeError: for a budget below 1, or if there is no part to choose.
+
+    >>> parts = [Part(0, "MLP", ("a",), 100, 5), Part(1, "MLP", ("b",), 100, 7), Part(2, "MLP", ("c",), 100, 0)]
+    >>> [str(part) for part in choose(parts, 100)], [str(part) for part in choose(parts, 100, which="none")]
+    (['layer 1 MLP (7)', 'layer 0 MLP (5)'], ['layer 2 MLP (0)'])
+    """
+    one_of("which", which, ("most", "none"))
+    if budget < 1:
+        raise GatescopeError(f"budget is {budget}; it is a number of parameters, so it must be 1 or more.")
+    given = list(parts)
+    ordered = [part for part in given if (part.neurons > 0) == (which == "most")]
+    if not ordered:
+        wanted = "holds one of the neurons" if which == "most" else "is without one of the neurons"
+        raise GatescopeError(f"None of the {len(given)} parts {wanted}, so none can be chosen.")
+    if which == "most":
+        ordered.sort(key=lambda part: -part.neurons)
+    else:
+        random.Random(seed).shuffle(ordered)
+    chosen: list[Part] = []
+    for part in ordered:
+        chosen.append(part)
+        if sum(part.parameters for part in chosen) > budget:
+            break
+    return tuple(chosen)

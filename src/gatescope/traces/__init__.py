@@ -1,0 +1,1 @@
+"""Encoding, passes and read-outs: the room that opens traces."""

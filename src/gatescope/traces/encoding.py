@@ -1,0 +1,227 @@
+"""From examples to model inputs: the model's own chat template and processor, padded on the left.
+
+And the one rule for which tokens count (VLM paper, section 3.1: "a valid-token mask to exclude padding and special
+markers"): text and image-patch positions of the prompt. Not padding; not a token its tokenizer marks as special or
+its chat template spells out as a marker (BOS, turn and image delimiters); not the line breaks LLaVA-NeXT inserts
+between rows of image patches. The image placeholder is a special token too, but its positions carry the picture: it
+counts. So does an unknown word.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from jinja2 import TemplateError
+from torch import Tensor
+from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
+
+from gatescope.core.errors import GatescopeError
+from gatescope.data import prompts
+from gatescope.data.example import Example
+
+TOKEN_RULE = "text and image patches of the prompt; no padding, special tokens, template markers or image line breaks"
+CLASSES = ("all", "text", "image", "generated")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Encoded examples.
+
+    Attributes:
+        examples: the examples, one a row.
+        inputs: what the model takes: input_ids and attention_mask [b, s], and the images' tensors if any.
+        valid: which positions count, bool [b, s].
+    """
+
+    examples: tuple[Example, ...]
+    inputs: dict[str, Tensor]
+    valid: Bool[Tensor, "b s"]
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch with its tensors on a device; copied without waiting where they are pinned."""
+        if device.type in ("cpu", "meta"):
+            return self
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
+        return Batch(self.examples, moved, self.valid.to(device, non_blocking=True))
+
+
+def collate(model, examples: Sequence[Example]) -> Batch:
+    """Encode examples for a model from `load_model`.
+
+    Raises:
+        GatescopeError: if an example has a picture and the model takes none, or a picture cannot be opened.
+    """
+    pictures = [example.picture() for example in examples]
+    with_picture = [example.id for example, picture in zip(examples, pictures, strict=True) if picture is not None]
+    if with_picture and model.processor is None:
+        raise GatescopeError(
+            f"Example {with_picture[0]!r} has an image, but {type(model._module).__name__} takes text only. "
+            f"Use a vision-language model, or leave the field 'image' out."
+        )
+    if len({example.chat for example in examples}) > 1:
+        raise GatescopeError("Passages and questions cannot be encoded together; record them apart.")
+    texts = [prompt(model, example) for example in examples]
+    options = {"return_tensors": "pt", "padding": True, "padding_side": "left"}
+    if examples[0].chat and not _adds_bos(model, texts):
+        options["add_special_tokens"] = False
+    if model.processor is None:
+        inputs = dict(model.tokenizer(texts, return_token_type_ids=False, **options))
+    else:
+        # By row: a processor such as Gemma 3's takes a plain list for the pictures of one row.
+        images = [[picture] for picture in pictures if picture is not None]
+        if len(images) < len(pictures) and images:
+            images = [[picture] if picture is not None else [] for picture in pictures]
+        inputs = _processed(model, texts, images, options)
+    return Batch(tuple(examples), inputs, valid_tokens(model, inputs))
+
+
+def _processed(model, texts: list[str], images: list, options: dict) -> dict[str, Tensor]:
+    """What the processor makes of prompts and their pictures.
+
+    Raises:
+        GatescopeError: if it cannot encode them.
+    """
+    processor, count = model.processor, sum(map(bool, images))
+    if 0 < count < len(texts) and "cross_attention_mask" in processor.model_input_names:
+        raise GatescopeError(
+            f"{type(model._module).__name__} takes questions with a picture or questions without, and {count} of these "
+            f"{len(texts)} have one: its cross-attention layers run where there is a picture, and for whole batches. Ask those "
+            f"with pictures and those without apart."
+        )
+    try:
+        inputs = dict(processor(text=texts, images=images or None, **options))
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise GatescopeError(
+            f"{type(processor).__name__} cannot encode {len(texts)} questions, {count} of them with a picture: {error}"
+        ) from error
+    inputs.pop("labels", None)  # PaliGemma's: for training
+    return inputs
+
+
+THINKING = ("enable_thinking", "thinking")  # what chat templates call the switch
+
+
+def prompt(model, example: Example) -> str:
+    """The text a model is given for an example: its chat template round the question, thinking switched off where it has
+    a switch for that, then the example's prefix. A passage is given as it stands. A base model, which has no template, is
+    asked the bare question, and a warning says so.
+    """
+    if not example.chat:
+        return str(example.prompt)
+    has_image = example.image is not None
+    text = prompts.asked(example)
+    tool = model.processor if model.processor is not None else model.tokenizer
+    if not _has_template(model):
+        warnings.warn(
+            f"{type(model._module).__name__} has no chat template: it is asked in plain text, as a base model is.", stacklevel=2
+        )
+        text = f"{example.system}\n\n{text}" if example.system else text
+        return (f"{tool.image_token}\n{text}" if has_image else text) + example.prefix
+    written = str(getattr(tool, "chat_template", None) or model.tokenizer.chat_template)
+    off = {switch: False for switch in THINKING if re.search(rf"\b{switch}\b", written)}
+    problem: Exception | None = None
+    for turns in _turns(example, text, model.processor is not None):
+        try:
+            return tool.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **off) + example.prefix
+        except TemplateError as error:
+            problem = error
+    raise GatescopeError(f"The chat template of {type(model._module).__name__} refuses example {example.id!r}: {problem}.")
+
+
+def _has_template(model) -> bool:
+    tool = model.processor if model.processor is not None else model.tokenizer
+    return bool(getattr(tool, "chat_template", None) or getattr(model.tokenizer, "chat_template", None))
+
+
+def _turns(example: Example, text: str, parts: bool) -> list[list[dict]]:
+    """The turns to try: with a system turn if there is one, then with its text at the head of the user's turn."""
+
+    def turn(role: str, words: str, image: bool = False) -> dict:
+        written = [{"type": "image"}] * image + [{"type": "text", "text": words}]
+        return {"role": role, "content": written if parts else words}
+
+    has_image = example.image is not None
+    if not example.system:
+        return [[turn("user", text, has_image)]]
+    return [
+        [turn("system", example.system), turn("user", text, has_image)],
+        [turn("user", f"{example.system}\n\n{text}", has_image)],
+    ]
+
+
+def _adds_bos(model, texts: Sequence[str]) -> bool:
+    """Whether the tokenizer should add its special tokens: not if the template has written the BOS already."""
+    if model.processor is None:
+        return not model.tokenizer.chat_template
+    bos = model.tokenizer.bos_token
+    return not (bos and texts[0].startswith(bos))
+
+
+def valid_tokens(model, inputs: dict[str, Tensor]) -> Bool[Tensor, "b s"]:
+    """Which positions of encoded prompts count; the rule is this module's docstring."""
+    ids = inputs["input_ids"]
+    markers = torch.tensor(sorted(marker_ids(model)), dtype=ids.dtype, device=ids.device)
+    valid = inputs["attention_mask"].bool() & ~torch.isin(ids, markers)
+    breaks = _image_line_breaks(model, inputs)
+    return valid if breaks is None else valid & ~breaks
+
+
+def token_classes(model, batch: Batch) -> dict[str, Bool[Tensor, "b s"]]:
+    """The prompt's tokens that count: all, and apart those of the text and those that carry a picture's patches."""
+    ids = batch.inputs["input_ids"]
+    placeholder = torch.isin(ids, torch.tensor(sorted(placeholder_ids(model)), dtype=torch.long, device=ids.device))
+    return {"all": batch.valid, "text": batch.valid & ~placeholder, "image": batch.valid & placeholder}
+
+
+def marker_ids(model) -> set[int]:
+    """Ids of the tokens that are markers, not content."""
+    tokenizer = model.tokenizer
+    added = tokenizer.added_tokens_decoder
+    tool = model.processor if model.processor is not None else tokenizer
+    template = "".join(str(part) for part in (getattr(tool, "chat_template", None), tokenizer.chat_template) if part)
+    markers = set(tokenizer.all_special_ids)
+    markers |= {i for i, token in added.items() if token.special or (token.content.strip() and token.content in template)}
+    return markers - placeholder_ids(model) - {tokenizer.unk_token_id}
+
+
+def uncounted_ids(model) -> set[int]:
+    """Ids that are not content where they are generated: markers, and placeholders, which carry no picture there."""
+    return marker_ids(model) | placeholder_ids(model)
+
+
+def placeholder_ids(model) -> set[int]:
+    """Ids whose positions carry a picture's patches."""
+    config = model._module.config
+    names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
+    found = {getattr(owner, name, None) for owner in (config, model.processor) for name in names}
+    return {i for i in found if isinstance(i, int)}
+
+
+def _image_line_breaks(model, inputs: dict[str, Tensor]) -> Bool[Tensor, "b s"] | None:
+    """Placeholder positions that hold LLaVA-NeXT's learned line break; None for models without one.
+
+    They have the same token id as the patches, so the model's own packing is asked where it puts them: it is given
+    patches of zeros and a line break of ones.
+    """
+    owner = next((m for m in model._module.modules() if "image_newline" in m._parameters), None)
+    if owner is None or "pixel_values" not in inputs:
+        return None
+    config, sizes = owner.config, inputs["image_sizes"]
+    tile = config.vision_config.image_size
+    patches = (tile // config.vision_config.patch_size) ** 2
+    tiles = [image_size_to_num_patches(size, config.image_grid_pinpoints, tile) for size in sizes.tolist()]
+    # LLaVA-NeXT's packing asks for the strategy, LLaVA-OneVision's for the aspect ratio.
+    asked = inspect.signature(owner.pack_image_features).parameters
+    settings = {name: getattr(config, name) for name in asked if name.startswith("vision_") and hasattr(config, name)}
+    zeros = [torch.zeros(count, patches, 1) for count in tiles]
+    packed, _ = owner.pack_image_features(zeros, sizes, image_newline=torch.ones(1), **settings)
+    placeholder = torch.isin(inputs["input_ids"], torch.tensor(sorted(placeholder_ids(model))))
+    breaks = torch.zeros_like(placeholder)
+    breaks[placeholder] = torch.cat([features[:, 0] for features in packed]).bool()
+    return breaks

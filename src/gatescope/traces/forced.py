@@ -1,0 +1,65 @@
+"""Given answers: put to the model token by token, and how probable it finds them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gatescope.traces.encoding import Batch, placeholder_ids
+
+
+def force(model, batch: Batch, answers: Sequence[list[int]]) -> dict[str, Tensor]:
+    """The inputs with each row's answer but its last token appended, marked as the model marks what it generates, padded
+    on the left again.
+    """
+    extra = [ids[:-1] for ids in answers]
+    inputs = dict(batch.inputs)
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    if not any(extra):
+        return inputs
+    shape = ids.shape
+    lengths = [int(row.sum()) + len(more) for row, more in zip(mask, extra, strict=True)]
+    pad, kind = model.tokenizer.pad_token_id, _answer_type(model, inputs)
+    for name, tensor in inputs.items():
+        sees = name == "cross_attention_mask"  # [b, s, pictures, tiles]: an answer sees what the end of its prompt sees
+        if tensor.shape != shape and not sees:
+            continue
+        widened = tensor.new_full((len(ids), max(lengths), *tensor.shape[2:]), pad if name == "input_ids" else 0)
+        for row, more in enumerate(extra):
+            if sees:
+                end = tensor[row, -1:].expand(len(more), *tensor.shape[2:])
+            else:
+                marks = {"input_ids": more, "attention_mask": [1] * len(more), "token_type_ids": [kind] * len(more)}
+                end = tensor.new_tensor(marks.get(name, [0] * len(more)))
+            content = torch.cat([tensor[row][mask[row].bool()], end])
+            widened[row, -len(content) :] = content
+        inputs[name] = widened
+    return inputs
+
+
+def _answer_type(model, inputs: dict[str, Tensor]) -> int:
+    """The token type of an answer. Where types tell a picture's tokens (1) from words, an answer is words: 0. PaliGemma's
+    tell the prompt and its picture (0), which it sees in both directions, from what follows: 1.
+    """
+    types, ids = inputs.get("token_type_ids"), inputs["input_ids"]
+    if types is None:
+        return 0
+    pictures = torch.isin(ids, torch.tensor(sorted(placeholder_ids(model)), dtype=ids.dtype, device=ids.device))
+    return int(pictures.any() and not types[pictures].any())
+
+
+def answer_logs(logits: Tensor, answers: Sequence[list[int]]) -> Tensor:
+    """log P(y|x) [b] in float32: the sum over an answer's tokens, the last of which is predicted at the last position.
+
+    Args:
+        logits: [b, k, vocabulary] of the last k positions, k at least the longest answer's length.
+        answers: token ids of each row's answer.
+    """
+    logs = logits.float().log_softmax(-1)
+    rows = []
+    for row, ids in enumerate(answers):
+        tokens = torch.tensor(ids, device=logs.device)
+        rows.append(logs[row, -len(ids) :].gather(-1, tokens[:, None]).sum())
+    return torch.stack(rows)

@@ -1,0 +1,37 @@
+"""A forward pass that goes no further than it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import nnsight
+import torch
+from torch import Tensor
+
+from gatescope.models.sites import forward_options
+
+T = TypeVar("T")
+
+
+def until(model, inputs: dict[str, Tensor], inside: Callable[[], T]) -> T:
+    """What `inside` returned in a forward pass, without gradients, that ends as soon as it has.
+
+    Args:
+        model: from `load_model`.
+        inputs: of one batch, as `collate` makes them.
+        inside: called once in the trace, before the model begins; reads in the order in which the model gets there.
+    """
+    stops: list[Exception] = []
+    with torch.no_grad(), model.trace(**inputs, **forward_options(model, inputs, keep=1)) as tracer:
+        kept = nnsight.save(inside())
+        try:
+            tracer.stop()
+        except Exception as stop:
+            stops.append(stop)
+            raise
+    # Its traceback holds the frames of the forward pass, and they hold it: activations would stay until garbage is collected.
+    for stop in stops:
+        stop.__traceback__ = stop.__context__ = None
+        vars(stop).clear()
+    return kept

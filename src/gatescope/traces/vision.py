@@ -1,0 +1,59 @@
+"""A picture's features, computed once and used by every mask.
+
+The masks act on the language model, so what a picture becomes before it gets there is the same under all of them. Models
+of transformers take features that were made before (`mm_encoder_outputs`) in place of pixels, one picture after the
+other, however their towers pack them. A model that takes none is given the pixels again with every mask's rows.
+"""
+
+from __future__ import annotations
+
+import inspect
+
+import torch
+from torch import Tensor
+from transformers.utils import ModelOutput
+
+from gatescope.traces.encoding import Batch
+
+
+def features(model, batch: Batch) -> ModelOutput | None:
+    """What a batch's pictures become, picture by picture; None where there are none, or the model takes no features.
+
+    Also where the model is an edited copy: an edit may touch the picture encoder, which is run here outside a trace.
+    """
+    module = model._module
+    taken = "mm_encoder_outputs" in inspect.signature(module.forward).parameters
+    encode = getattr(module.base_model, "get_image_features", None)
+    if "pixel_values" not in batch.inputs or not taken or encode is None or model._edits:
+        return None
+    known = inspect.signature(encode).parameters
+    with torch.no_grad():
+        made = encode(**{name: part for name, part in batch.inputs.items() if name in known}, return_dict=True)
+    # Of all that the encoder gives, the models read these two.
+    kept = {name: made.get(name) for name in ("pooler_output", "deepstack_features")}
+    return type(made)(**{name: part for name, part in kept.items() if part is not None})
+
+
+def repeated(batch: Batch, times: int, pictures: ModelOutput | None = None) -> Batch:
+    """The batch's rows, `times` over; with the features of its pictures, where they are known, instead of the pixels."""
+    inputs = {
+        name: _repeat(tensor, times) for name, tensor in batch.inputs.items() if pictures is None or name != "pixel_values"
+    }
+    if pictures is not None:
+        inputs["mm_encoder_outputs"] = {"image": _tiled(pictures, times)}
+    return Batch(batch.examples * times, inputs, _repeat(batch.valid, times))
+
+
+def _tiled(pictures: ModelOutput, times: int) -> ModelOutput:
+    """The pictures' features, `times` over; those that go to deeper layers come in a list, a layer each."""
+    found = {"pooler_output": _repeat(pictures["pooler_output"], times)}
+    if "deepstack_features" in pictures:
+        found["deepstack_features"] = [_repeat(layer, times) for layer in pictures["deepstack_features"]]
+    return type(pictures)(**found)
+
+
+def _repeat(part, times: int):
+    """Rows of a tensor, or tensors of a list, `times` over: the first axis counts rows, pictures, or their patches."""
+    if isinstance(part, Tensor):
+        return part.repeat(times, *[1] * (part.ndim - 1)) if part.ndim else part
+    return list(part) * times
