@@ -29,7 +29,7 @@ import shapes
 import torch
 
 import gatescope as gs
-from gatescope.models.sites import forward_options
+from gatescope.traces.access import forward_options
 from gatescope.steps.plan import cut
 from gatescope.traces.encoding import collate
 

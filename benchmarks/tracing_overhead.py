@@ -26,7 +26,8 @@ from transformers import AutoModelForCausalLM
 
 import gatescope as gs
 from gatescope.kernels import compiled as fused
-from gatescope.models.sites import forward_options, read, site_of
+from gatescope.models.sites import site_of
+from gatescope.traces.access import forward_options, read
 from gatescope.traces.encoding import collate
 
 PRESETS = {

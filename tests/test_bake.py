@@ -12,7 +12,8 @@ from transformers.pytorch_utils import Conv1D
 
 import gatescope as gs
 from families import FAMILIES
-from gatescope.interventions.bake import baked, baked_from, save_baked
+from gatescope.interventions.bake import baked
+from gatescope.interventions.checkpoint import baked_from, save_baked
 from gatescope.models.load import identity
 
 STEPS = 12

@@ -14,7 +14,8 @@ from torch._dynamo.utils import counters
 import gatescope as gs
 from gatescope.kernels import compiled as fused
 from gatescope.kernels import eager as kernels
-from gatescope.models.sites import read, site_of
+from gatescope.models.sites import site_of
+from gatescope.traces.access import read
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHAPES = ((3, 7, 33), (1, 5, 33), (2, 1, 33), (5, 40, 33))  # one width, so that few kernels are compiled

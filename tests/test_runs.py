@@ -235,7 +235,7 @@ def test_other_options_are_refused_with_both_sides(llama, questions, finished, c
 def test_other_data_and_another_token_rule_are_refused(llama, questions, finished, monkeypatch):
     with pytest.raises(gs.GatescopeError, match=r'with other examples.*fingerprint: "\w{64}", and this is "\w{64}"'):
         do("record", llama, [dataclasses.replace(questions[0], question="Else?"), *questions[1:]], finished)
-    monkeypatch.setattr(sys.modules["gatescope.record"], "TOKEN_RULE", "every token there is")
+    monkeypatch.setattr(sys.modules["gatescope.steps.record"], "TOKEN_RULE", "every token there is")
     with pytest.raises(
         gs.GatescopeError, match=r'with token_rule "text and image.*and this is token_rule "every token there is"'
     ):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import gatescope as gs
 from gatescope.steps import plan as schedule
-from gatescope.steps.plan import backing_off, bucketed
+from gatescope.steps.plan import bucketed, split_on_oom
 from gatescope.traces.encoding import collate
 from tiny import text_examples
 
@@ -27,7 +27,7 @@ def test_buckets_hold_every_item_once_and_stay_within_the_budget(tokens, most):
 
 
 @given(st.lists(st.integers(), max_size=9), st.integers(1, 5))
-def test_backing_off_does_every_item_once_in_order(items, fits):
+def test_split_on_oom_does_every_item_once_in_order(items, fits):
     tried = []
 
     def work(some):
@@ -38,7 +38,7 @@ def test_backing_off_does_every_item_once_in_order(items, fits):
 
     with pytest.MonkeyPatch.context() as patch:  # collecting garbage after each takes long in a large process
         patch.setattr(schedule.gc, "collect", lambda: 0)
-        assert [x for part in backing_off(work, items) for x in part] == items
+        assert [x for part in split_on_oom(work, items) for x in part] == items
     assert not items or tried[0] == len(items)
 
 
@@ -69,7 +69,7 @@ def test_other_errors_are_passed_on():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        backing_off(work, [1, 2])
+        split_on_oom(work, [1, 2])
 
 
 def test_the_cpus_own_words_for_it_are_known():

@@ -11,7 +11,7 @@ import torch
 
 import gatescope as gs
 from families import FAMILIES
-from gatescope.interventions.value import side_by_side
+from gatescope.interventions.apply import side_by_side
 from gatescope.traces import vision
 from gatescope.traces.encoding import collate
 from tiny import text_examples, varied_examples

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gatescope as gs
-from gatescope.core.frames import from_table, groups_from_table, to_table
+from gatescope.core.neuron_tables import from_table, groups_from_table, to_table
 
 LAYOUT = gs.Layout((gs.Layout.single("gate", 3, 5).only(), gs.Layout.single("q", 3, 4).only()))
 FRAMES = {"pandas": pandas.DataFrame, "polars": polars.DataFrame}

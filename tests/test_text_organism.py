@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gatescope as gs
-from gatescope.core.neurons import Layout, NeuronSet
+from gatescope.core.layout import Layout
+from gatescope.core.neurons import NeuronSet
 from gatescope.organism import text, text_tasks, text_train, world
 from gatescope.traces.encoding import collate
 from oracles import hooks

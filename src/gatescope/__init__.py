@@ -6,17 +6,18 @@ from gatescope import data, organism, select
 from gatescope.steps import remote
 from gatescope.steps.attribute import attribute
 from gatescope.core.attributions import Attributions
-from gatescope.interventions.bake import baked_from, save_baked
+from gatescope.interventions.checkpoint import baked_from, save_baked
 from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError
 from gatescope.steps.perplexity import perplexity
 from gatescope.steps.sweep import sweep
 from gatescope.statistics.table import Table
-from gatescope.interventions.value import Intervention, ablate, add, scale, set_to
+from gatescope.interventions.intervention import Intervention, ablate, add, scale, set_to
 from gatescope.interop.lens import lens_hooks
 from gatescope.steps.means import mean_activation
 from gatescope.models.load import load_model
-from gatescope.core.neurons import Layout, NeuronSet
+from gatescope.core.layout import Layout
+from gatescope.core.neurons import NeuronSet
 from gatescope.steps.record import record, record_classes
 from gatescope.reports import compare, report
 from gatescope.steps.run import Run

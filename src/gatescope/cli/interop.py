@@ -25,8 +25,8 @@ def bake(
     Example: gatescope bake --model ./model --mask arveni.safetensors --out ./model-without-arveni
     """
     from gatescope.core.neurons import NeuronSet
-    from gatescope.interventions.bake import save_baked
-    from gatescope.interventions.value import ablate, scale
+    from gatescope.interventions.checkpoint import save_baked
+    from gatescope.interventions.intervention import ablate, scale
     from gatescope.models.load import identity, load_model
 
     loaded = load_model(model, dtype=dtype)
@@ -53,7 +53,7 @@ def lm_eval(
     """
     from gatescope.core.neurons import NeuronSet
     from gatescope.interop.lm_eval import evaluate
-    from gatescope.interventions.value import ablate
+    from gatescope.interventions.intervention import ablate
     from gatescope.models.load import identity
 
     loaded = placed(model, dtype, device_map)

@@ -274,7 +274,7 @@ def sweep(
 
     Example: gatescope sweep --model MODEL --data cvqa --run runs/cvqa
     """
-    from gatescope.interventions.value import ablate
+    from gatescope.interventions.intervention import ablate
     from gatescope.steps.run import Run
     from gatescope.steps.sweep import sweep as ask
 

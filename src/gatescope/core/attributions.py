@@ -21,7 +21,8 @@ from torch import Tensor
 from gatescope._typing import checked
 from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
-from gatescope.core.neurons import Layout, check_same_model
+from gatescope.core.layout import Layout
+from gatescope.core.neurons import check_same_model
 
 FORMAT = "gatescope.attributions/1"
 _SUMS = ("sums", "clamped", "seen")

@@ -24,7 +24,7 @@ from torch import Tensor
 from gatescope._typing import checked
 from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
-from gatescope.core.neurons import Layout
+from gatescope.core.layout import Layout
 
 FORMAT = "gatescope.counters/1"
 _SUMS = ("K", "S", "T", "seen", "counted")

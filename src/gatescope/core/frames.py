@@ -1,112 +1,63 @@
-"""Tables: neuron sets as data frames of pandas or polars, one neuron a row, and back.
+"""Data frames of pandas or polars: columns in, columns out.
 
     site   layer   index   group    score
     gate   17      3051    Arveni   0.83
 
-`group` is there for sets by group (a dict, or a Selection), `score` where a Selection has scores. Rows stand in the
-order of the sets, best first. A frame holds coordinates alone: reading it back takes the space they are numbered in (a
-Layout), which is the model's.
+A frame of neurons holds coordinates alone: reading it back takes the space they are numbered in (a Layout), which is the
+model's. `group` is there for sets by group, `score` where a Selection has scores.
 """
 
 from __future__ import annotations
 
+import importlib
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gatescope.core.errors import GatescopeError, one_of
-from gatescope.core.neurons import Layout, NeuronSet
-from gatescope.select.selection import Selection
+from gatescope.core.layout import Layout
 
+Neuron = tuple[str, int, int]  # site, layer, index
 COLUMNS = ("site", "layer", "index")
 LIBRARIES = ("pandas", "polars")
+KINDS = {"site": "text", "layer": "whole", "index": "whole", "group": "text", "score": "real"}
+_PANDAS = {"text": "str", "whole": "int64", "real": "float64"}
+_POLARS = {"text": "String", "whole": "Int64", "real": "Float64"}
 
 
-def to_table(neurons: NeuronSet | Mapping[str, NeuronSet], library: str = "pandas") -> Any:
-    """A data frame of a neuron set, of sets by group, or of a Selection.
+def neuron_columns(neurons: Iterable[Neuron]) -> dict[str, list]:
+    """The coordinates of neurons, a column each."""
+    columns: dict[str, list] = {name: [] for name in COLUMNS}
+    for neuron in neurons:
+        for name, value in zip(COLUMNS, neuron, strict=True):
+            columns[name].append(value)
+    return columns
+
+
+def frame(columns: Mapping[str, Sequence], library: str = "pandas") -> Any:
+    """A data frame of named columns.
 
     Args:
-        neurons: what to write.
+        columns: those of `KINDS`, of one length.
         library: "pandas" or "polars".
-
-    Returns:
-        A frame with the columns site, layer, index, and group and score where there are any.
 
     Raises:
         GatescopeError: for another library, or one that is not installed.
     """
     one_of("library", library, LIBRARIES)
-    sets = {"": neurons} if isinstance(neurons, NeuronSet) else neurons
-    columns: dict[str, list] = {name: [] for name in COLUMNS}
-    groups: list[str] = []
-    for group, found in sets.items():
-        for site, layer, index in found:
-            for name, value in zip(COLUMNS, (site, layer, index), strict=True):
-                columns[name].append(value)
-        groups += [group] * len(found)
-    if not isinstance(neurons, NeuronSet):
-        columns["group"] = groups
-    if isinstance(neurons, Selection) and neurons.scores is not None:
-        rows = [neurons.scores[g].flatten()[found.flat] for g, found in enumerate(neurons.values())]
-        columns["score"] = [score for row in rows for score in row.tolist()]
+    module = _import(library)
     if library == "polars":
-        polars = _import("polars")
-        kinds = {"site": polars.String, "layer": polars.Int64, "index": polars.Int64}
-        kinds |= {"group": polars.String, "score": polars.Float64}
-        return polars.DataFrame(columns, schema={name: kinds[name] for name in columns})
-    kinds = {"site": "str", "layer": "int64", "index": "int64", "group": "str", "score": "float64"}
-    return _import("pandas").DataFrame(columns).astype({name: kinds[name] for name in columns})
+        return module.DataFrame(columns, schema={name: getattr(module, _POLARS[KINDS[name]]) for name in columns})
+    return module.DataFrame(columns).astype({name: _PANDAS[KINDS[name]] for name in columns})
 
 
-def from_table(
-    table: Any,
-    layout: Layout,
-    *,
-    model: Mapping[str, str] | None = None,
-    origin: Mapping[str, str] | None = None,
-) -> NeuronSet:
-    """The neurons of a data frame, in the order of its rows.
-
-    Args:
-        table: a pandas or polars frame with the columns site, layer and index; others are left alone.
-        layout: the space they are numbered in: `gs.sites_of(model)["gate"].layout`.
-        model: identity of the model they belong to (`gatescope.models.load.identity(model)`).
-        origin: how they were found.
+def neuron_rows(table: Any, layout: Layout, *, grouped: bool = False) -> list[tuple[str, Neuron]]:
+    """The neurons of a frame in the order of its rows, each with its group ("" where groups are not asked for).
 
     Raises:
         GatescopeError: for a frame of another kind, a column that is missing or holds something else, a neuron outside
-            the layout (named by its row), or one listed twice; and for sets of several groups, which `groups_from_table`
-            reads.
+            the layout (named by its row), or one listed twice; and, unless `grouped`, for sets of several groups.
     """
-    rows = _rows(table, layout, grouped=False)
-    return NeuronSet.of(layout, [neuron for _, neuron in rows], model, origin)
-
-
-def groups_from_table(
-    table: Any,
-    layout: Layout,
-    *,
-    model: Mapping[str, str] | None = None,
-    origin: Mapping[str, str] | None = None,
-) -> dict[str, NeuronSet]:
-    """The sets of each group of a data frame, in the order in which the groups first appear.
-
-    A group without neurons has no row and does not come back.
-
-    Args:
-        table: as for `from_table`, with a column group.
-        layout, model, origin: as for `from_table`.
-
-    Raises:
-        GatescopeError: as `from_table`.
-    """
-    sets: dict[str, list[tuple[str, int, int]]] = {}
-    for group, neuron in _rows(table, layout, grouped=True):
-        sets.setdefault(group, []).append(neuron)
-    return {g: NeuronSet.of(layout, ns, model, {**(origin or {}), "group": g}) for g, ns in sets.items()}
-
-
-def _rows(table: Any, layout: Layout, *, grouped: bool) -> list[tuple[str, tuple[str, int, int]]]:
     wanted = (*COLUMNS, "group") if grouped else COLUMNS
     if not hasattr(table, "columns") or not hasattr(table, "__getitem__"):
         raise GatescopeError(f"A pandas or polars data frame is wanted; this is a {type(table).__name__}.")
@@ -157,8 +108,6 @@ def _whole(table: Any, name: str) -> list[int]:
 
 
 def _import(library: str):
-    import importlib
-
     try:
         return importlib.import_module(library)
     except ImportError as error:

@@ -23,7 +23,8 @@ from gatescope.doctor.inputs import Patient
 from gatescope.doctor.references import Change, Place, columns, hooked, places
 from gatescope.doctor.report import Finding
 from gatescope.models.attention import ATTENTION
-from gatescope.models.sites import Site, forward_options
+from gatescope.models.sites import Site
+from gatescope.traces.access import forward_options
 
 TOKENS = 11  # of the one row: no head is that wide, so that a table of scores is known by its shape
 _PRODUCTS = ("mul", "__mul__", "__rmul__", "multiply")

@@ -21,7 +21,8 @@ from gatescope.doctor.report import Finding, tried
 from gatescope.interventions.value import Intervention, ablate, add, scale, set_to, side_by_side
 from gatescope.kernels.eager import attribution, count
 from gatescope.models.load import identity
-from gatescope.models.sites import Site, by_token, embedding_path, forward_options, read
+from gatescope.models.sites import Site, embedding_path
+from gatescope.traces.access import by_token, forward_options, read
 from gatescope.traces import vision
 from gatescope.traces.encoding import Batch, placeholder_ids
 from gatescope.traces.generate import GREEDY

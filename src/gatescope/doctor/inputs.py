@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from gatescope.data.example import Example
-from gatescope.models.sites import Site, forward_options
+from gatescope.models.sites import Site
+from gatescope.traces.access import forward_options
 from gatescope.traces.encoding import Batch, collate
 
 SIZES = ((56, 84), (112, 56), (84, 84))  # width and height of each row's picture

@@ -16,7 +16,7 @@ from gatescope.doctor.checks import shaped
 from gatescope.doctor.inputs import Patient, questions
 from gatescope.doctor.references import apart, columns, places, watched
 from gatescope.doctor.report import Finding
-from gatescope.models.sites import by_token, forward_options
+from gatescope.traces.access import by_token, forward_options
 from gatescope.traces.encoding import Batch, collate
 
 

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from gatescope.core.errors import GatescopeError
 from gatescope.core.neurons import check_same_model
-from gatescope.interventions.value import Intervention, change
+from gatescope.interventions.intervention import Intervention
+from gatescope.kernels.change import change
 from gatescope.models.load import identity
 
 Hook = Callable[[Tensor, Any], Tensor | None]

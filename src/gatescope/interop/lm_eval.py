@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from gatescope.core.errors import GatescopeError
 from gatescope.interventions.bake import baked
-from gatescope.interventions.value import Intervention
+from gatescope.interventions.intervention import Intervention
 from gatescope.models.load import identity
 
 

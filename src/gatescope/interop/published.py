@@ -18,7 +18,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
-from gatescope.core.neurons import Layout, NeuronSet
+from gatescope.core.layout import Layout
+from gatescope.core.neurons import NeuronSet
 
 MODULES = {
     "mlp.gate_proj": "gate_pre",

@@ -22,32 +22,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
-from gatescope.core.neurons import Layout, NeuronSet, check_same_model
-from gatescope.interventions.value import Intervention
-from gatescope.models.load import identity, versions
+from gatescope.core.neurons import check_same_model
+from gatescope.interventions.value import Change
+from gatescope.models.load import identity
 from gatescope.models.sites import Site, sites_of
 
-FORMAT = "gatescope.baked/1"
-NOTE = "gatescope.json"
 MARK = "gatescope_baked"  # key of the config that tells a baked model from the one it was made of
 
 
 @contextlib.contextmanager
-def baked(intervention: Intervention, model) -> Iterator[PreTrainedModel]:
+def baked(intervention: Change, model) -> Iterator[PreTrainedModel]:
     """The model with the intervention in its weights, for as long as the block runs.
 
     The weights are changed in place, so every copy that shares them (`edit`) is changed too; what they were is kept for
@@ -92,72 +85,7 @@ def baked(intervention: Intervention, model) -> Iterator[PreTrainedModel]:
             del module.__dict__["_gatescope_unbaked"]
 
 
-def save_baked(intervention: Intervention, model, path: str | Path) -> Path:
-    """Write the model with the intervention in its weights as an ordinary checkpoint.
-
-    Beside the weights, the config and the tokenizer or processor stands `gatescope.json`: which neurons, what was done
-    to them, and the model they come from (`baked_from` reads it). The model given is left as it was.
-
-    Args:
-        intervention, model: as for `baked`.
-        path: a new or an empty directory.
-
-    Returns:
-        The path.
-
-    Raises:
-        GatescopeError: as `baked`; or if the directory holds anything.
-    """
-    path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise GatescopeError(f"{path} is there already and not empty; a baked model is written to a new directory.")
-    neurons, origin = intervention.neurons, identity(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        with baked(intervention, model) as module:
-            module.save_pretrained(scratch)
-            note = {
-                "format": FORMAT,
-                "kind": intervention.kind,
-                "values": list(intervention.values),
-                "layout": neurons.layout.plain(),
-                "neurons": neurons.flat.tolist(),
-                "model": origin,
-                "origin": dict(neurons.origin),
-                "digest": identity(model)["digest"],
-                "versions": json.loads(versions()),
-            }
-        tool = getattr(model, "processor", None) or getattr(model, "tokenizer", None)
-        if tool is not None:
-            tool.save_pretrained(scratch)
-        artefacts.write_bytes(scratch / NOTE, json.dumps(note, indent=1).encode())
-        scratch.chmod(0o755)
-        scratch.replace(path)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    return path
-
-
-def baked_from(path: str | Path) -> Intervention:
-    """The intervention a checkpoint of `save_baked` was made with; its neurons name the model it was made from.
-
-    Raises:
-        GatescopeError: if the directory has no note of one.
-    """
-    try:
-        note = json.loads((Path(path) / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GatescopeError(f"{path} has no readable {NOTE}: it was not written by save_baked ({error}).") from error
-    if not isinstance(note, dict) or note.get("format") != FORMAT:
-        raise GatescopeError(f"{Path(path) / NOTE} is not a note of format {FORMAT}.")
-    flat = torch.tensor(note["neurons"], dtype=torch.int64)
-    neurons = NeuronSet(Layout.parse(note["layout"]), flat, note["model"], note["origin"])
-    return Intervention(neurons, note["kind"], tuple(note["values"]))
-
-
-def _mark(intervention: Intervention, config) -> str:
+def _mark(intervention: Change, config) -> str:
     """A name for what is in the weights: this intervention, on top of what was baked before."""
     return hashlib.sha256(f"{getattr(config, MARK, '')}{intervention.digest()}".encode()).hexdigest()
 
@@ -215,7 +143,7 @@ def _times(old: Tensor, factor: Tensor) -> Tensor:
     return torch.where(factor == 0, 0.0, old.float() * factor)
 
 
-def _plan(intervention: Intervention, module: PreTrainedModel) -> list[_Rows | _Columns]:
+def _plan(intervention: Change, module: PreTrainedModel) -> list[_Rows | _Columns]:
     """Every write, last site of a layer first: what is set later in a forward pass wins over what was set before."""
     neurons, kind = intervention.neurons, intervention.kind
     sites = sites_of(module)

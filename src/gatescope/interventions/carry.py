@@ -1,4 +1,4 @@
-"""Interventions in a remote trace that a user writes. A server does not have gatescope, so what an intervention does must
+"""Changes in a remote trace that a user writes. A server does not have gatescope, so what an intervention does must
 travel as plain functions and tensors:
 
     edited = gs.ablate(neurons).edit(model)                      # for the whole of a run
@@ -25,13 +25,12 @@ from gatescope.core.attributions import Attributions
 from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError
 from gatescope.core.neurons import NeuronSet
-from gatescope.interventions.value import Intervention
+from gatescope.interventions.value import Change, plain
 from gatescope.models.sites import Site
-from gatescope.steps.remote import plan
 from gatescope.traces import travel
 
 
-def carry(intervention: Intervention, model) -> Callable[[object], None]:
+def carry(intervention: Change, model) -> Callable[[object], None]:
     """An intervention as a plain function that travels: called inside a trace, it acts there, at that step.
 
     Args:
@@ -44,26 +43,28 @@ def carry(intervention: Intervention, model) -> Callable[[object], None]:
     Raises:
         GatescopeError: if the neurons belong to another model.
     """
-    return travel.shipped().carried(plan.mask(model, intervention))
+    return travel.shipped().carried(plain(model, intervention))
 
 
-def held(intervention: Intervention, model):
+def held(intervention: Change, model):
     """A copy of the model with the intervention in every trace and at every generated token, here and on a server."""
-    mask, hold = plan.mask(model, intervention), travel.shipped().hold
+    mask, hold = plain(model, intervention), travel.shipped().hold
     with model.edit() as (_, edited):
         hold(edited, mask)
     return edited
 
 
-def refuse() -> None:
-    """Tell nnsight's packer of requests what to say to something of gatescope's in a block. No other pickler changes."""
+def refuse(*kinds: type) -> None:
+    """Tell nnsight's packer of requests what to say to gatescope's modules, and to these kinds of values, in a block. No
+    other pickler changes.
+    """
     table = CustomCloudPickler.dispatch_table
     by_name = table[ModuleType]
 
     def module(found: ModuleType):
         return _refused(found) if found.__name__.partition(".")[0] == "gatescope" else by_name(found)
 
-    ours = dict.fromkeys((NeuronSet, Intervention, Counters, Attributions, Site), _refused)
+    ours = dict.fromkeys(kinds, _refused)
     CustomCloudPickler.dispatch_table = ChainMap({ModuleType: module, **ours}, table)  # type: ignore[arg-type]
 
 
@@ -74,3 +75,6 @@ def _refused(found: object) -> NoReturn:
         f"`edited = gs.ablate(neurons).edit(model)` and trace `edited` instead; or, to act at some steps only, "
         f"`off = gs.remote.carry(gs.ablate(neurons), model)`, and `off(model)` inside."
     )
+
+
+refuse(NeuronSet, Counters, Attributions, Site)

@@ -192,14 +192,14 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     from gatescope.reports import words
 
     environment = Environment(
-        loader=PackageLoader("gatescope.report", "templates"),
+        loader=PackageLoader("gatescope.reports", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.globals |= {"number": words.number, "span": words.span, "nan": float("nan")}
-    own = files("gatescope.report") / "templates"
+    own = files("gatescope.reports") / "templates"
     script, style = ((own / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shell = {"script": Markup(script), "style": Markup(style), "digest": digest, "light": LIGHT, "dark": DARK}

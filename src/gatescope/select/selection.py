@@ -21,7 +21,9 @@ from gatescope.core import artefacts
 from gatescope.core.attributions import Attributions
 from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError
-from gatescope.core.neurons import Layout, NeuronSet
+from gatescope.core.layout import Layout
+from gatescope.core.neuron_tables import to_table
+from gatescope.core.neurons import NeuronSet
 
 FORMAT = "gatescope.selection/1"
 
@@ -75,8 +77,6 @@ class Selection(Mapping[str, NeuronSet]):
 
     def to_table(self, library: str = "pandas"):
         """A data frame of every group's neurons and their scores; see `gatescope.core.frames`."""
-        from gatescope.core.frames import to_table  # here: it imports this module
-
         return to_table(self, library)
 
     def report(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,21 @@ from torch import Tensor
 from gatescope.core.attributions import Attributions
 from gatescope.core.errors import GatescopeError, one_of
 from gatescope.core.neurons import NeuronSet
-from gatescope.core.progress import bar
 from gatescope.data.example import Example, fingerprint, listed
-from gatescope.kernels import compiled as fused
+from gatescope.kernels import compiled
 from gatescope.models.load import identity, versions
-from gatescope.models.sites import Site, by_token, embedding_path, forward_options, layout_of, read, site_of
-from gatescope.steps.plan import backing_off, plan, prepared
+from gatescope.models.projections import projection_path
+from gatescope.models.sites import Site, embedding_path, layout_of, site_of
+from gatescope.traces.access import by_token, forward_options, read
+from gatescope.steps.remote.attribute import attribute_shards
 from gatescope.steps.run import Run
-from gatescope.steps.shards import Shards, first
-from gatescope.traces.encoding import Batch, collate
+from gatescope.steps.runner import run_step
+from gatescope.steps.step import Options, Step
+from gatescope.traces.encoding import Batch
 from gatescope.traces.forced import answer_logs, force
 from gatescope.traces.labels import answer_tokens
 
 LINEAR = ("gate_pre", "up", "q", "k", "v")  # sites that are a projection's raw output
-GATE_PROJECTIONS = ("gate_proj", "gate_up_proj", "c_fc", "dense_h_to_4h", "fc1")
 
 
 def attribute(
@@ -72,99 +73,74 @@ def attribute(
         GatescopeError: without examples, for an unknown site, a label that is not one token, "norm" for a site that is
             not a projection's output, if `run` was begun with something else, or if the model gives NaN.
     """
-    if not listed(examples):
-        raise GatescopeError("Attribution needs examples; there are none.")
-    one_of("reduce", reduce, ("max", "mean", "norm"))
-    chosen = [site_of(model, site) for site in sites]
-    if reduce == "norm" and (wrong := [site for site in sites if site not in LINEAR]):
-        raise GatescopeError(f"reduce='norm' is defined for the outputs of projections, {', '.join(LINEAR)}; not for {wrong}.")
-    answers = [answer_tokens(model, example) for example in examples]
-    origin = {"sites": ",".join(sites), "reduce": reduce, "pad_zero": str(pad_zero), "fingerprint": fingerprint(examples)}
-    origin |= {"attention": str(model._module.config._attn_implementation), "versions": versions()}
-    groups = tuple(dict.fromkeys(example.group for example in examples))
-    items = len({example.item or example.id for example in examples})
-    layout, card = layout_of(chosen), identity(model)
-
-    def planned() -> list[list[list[int]]]:
-        return plan(model, examples, batch_size, shard_size)
-
-    def nothing() -> Attributions:
-        return Attributions.zeros(groups, layout, items, card, origin)
-
-    directory = shards = None
-    step = f"attribute of {name}" if name else "attribute"
-    if run is not None:
-        facts = origin | {"groups": list(groups), "items": items, "layout": layout.plain(), "kernel": fused.mode()}
-        directory = Run.at(run, card)
-        shards, batches = Shards.start(directory, step, facts, [e.id for e in examples], planned)
-        todo = shards.open() if remote is None else iter(shards.missing)
-    else:
-        batches = planned()
-        todo = iter(range(len(batches)))
-    total: Attributions | None = None
-    pending: dict[int, Attributions] = {}  # those that came before their turn
-    left = len(batches)
-    with bar(len(examples), "attributing", "examples", show=progress and first()) as shown:
-        if remote is None:
-            found = _local(model, examples, answers, batches, todo, chosen, nothing, reduce, pad_zero, workers, shown.update)
-        else:
-            from gatescope.steps.remote.attribute import attribute_shards
-
-            jobs = {index: [[examples[i] for i in batch] for batch in batches[index]] for index in todo}
-            how = {"reduce": reduce, "pad_zero": pad_zero, "origin": origin, "remote": remote}
-            if directory is not None and shards is not None:
-                how |= {"ledger": directory.path / f"jobs.{step.replace(' ', '-')}.json", "dtype": shards.dtype}
-            found = attribute_shards(model, jobs, chosen, groups, items, **how)
-        for index, scores in found:
-            if remote is not None:
-                shown.update(int(scores.seen.sum()))
-            if shards is None:
-                pending[index] = scores
-                while (turn := len(batches) - left) in pending:
-                    ready = pending.pop(turn)
-                    total = ready if total is None else total + ready
-                    left -= 1
-            else:
-                tensors = {part: getattr(scores, part) for part in ("sums", "clamped", "seen")}
-                shards.save(index, tensors, {"model": dict(scores.model)})
-                del scores, tensors
-    if directory is not None:
-        return directory.attributions_of(step)
-    assert total is not None  # a plan has a shard at least
-    return total
+    step = Attributing(model, examples, sites, reduce, pad_zero, name)
+    outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, progress=progress))
+    if outcome.directory is not None:
+        return outcome.directory.attributions_of(step.name)
+    assert outcome.total is not None  # a plan has a shard at least
+    return outcome.total
 
 
-def _local(
-    model,
-    examples: Sequence[Example],
-    answers: Sequence[list[int]],
-    batches: Sequence[Sequence[Sequence[int]]],
-    todo: Iterator[int],
-    sites: list[Site],
-    nothing: Callable[[], Attributions],
-    reduce: str,
-    pad_zero: bool,
-    workers: int,
-    done: Callable[[int], Any],
-) -> Iterator[tuple[int, Attributions]]:
-    def shard(index: int) -> tuple[int, Attributions]:
-        total = nothing()
-        planned = [[examples[i] for i in batch] for batch in batches[index]]
-        for places, batch in zip(batches[index], prepared(model, planned, workers), strict=True):
-            ready = [batch]
+class Attributing(Step[Attributions]):
+    """Attribution as a step; arguments and errors as for `attribute`."""
 
-            def work(some: Sequence[int], ready=ready) -> None:
-                asked = [examples[i] for i in some]
-                encoded = ready.pop() if ready else collate(model, asked).to(model._module.device)
-                scores, probability = _batch(model, encoded, [answers[i] for i in some], sites, reduce, pad_zero)
-                _add(total, (scores * probability[:, None]).cpu(), asked)
+    doing = "attributing"
 
-            backing_off(work, places, lambda i: examples[i].id)
-            done(len(places))
-        return index, total
+    def __init__(
+        self, model, examples: Sequence[Example], sites: Sequence[str], reduce: str, pad_zero: bool, name: str = ""
+    ) -> None:
+        if not listed(examples):
+            raise GatescopeError("Attribution needs examples; there are none.")
+        super().__init__(model, examples)
+        one_of("reduce", reduce, ("max", "mean", "norm"))
+        self.sites = [site_of(model, site) for site in sites]
+        if reduce == "norm" and (wrong := [site for site in sites if site not in LINEAR]):
+            linear = ", ".join(LINEAR)
+            raise GatescopeError(f"reduce='norm' is defined for the outputs of projections, {linear}; not for {wrong}.")
+        self.name = f"attribute of {name}" if name else "attribute"
+        self.answers = [answer_tokens(model, example) for example in examples]
+        self.reduce, self.pad_zero = reduce, pad_zero
+        self.groups = tuple(dict.fromkeys(example.group for example in examples))
+        self.items = len({example.item or example.id for example in examples})
+        self.layout, self.card = layout_of(self.sites), identity(model)
+        self.origin = {
+            "sites": ",".join(sites),
+            "reduce": reduce,
+            "pad_zero": str(pad_zero),
+            "fingerprint": fingerprint(examples),
+            "attention": str(model._module.config._attn_implementation),
+            "versions": versions(),
+        }
+        shape = {"groups": list(self.groups), "items": self.items, "layout": self.layout.plain()}
+        self.facts = self.origin | shape | {"kernel": compiled.mode()}
 
-    with _evaluating(model._module):
-        yield from map(shard, todo)
+    def running(self) -> contextlib.AbstractContextManager[None]:
+        """Eval mode."""
+        return _evaluating(self.model._module)
+
+    def begin(self) -> Attributions:
+        """Sums of nothing."""
+        return Attributions.zeros(self.groups, self.layout, self.items, self.card, self.origin)
+
+    def work(self, shard: Attributions, places: Sequence[int], batch: Batch) -> None:
+        """Score a batch and add it to its groups."""
+        answers = [self.answers[place] for place in places]
+        scores, probability = _batch(self.model, batch, answers, self.sites, self.reduce, self.pad_zero)
+        _add(shard, (scores * probability[:, None]).cpu(), batch.examples)
+
+    def there(self, batches, places, remote, ledger, dtype) -> Iterator[tuple[int, Attributions]]:
+        """The same on a server."""
+        how = {"reduce": self.reduce, "pad_zero": self.pad_zero, "origin": self.origin}
+        how |= {"remote": remote, "ledger": ledger, "dtype": dtype}
+        yield from attribute_shards(self.model, batches, self.sites, self.groups, self.items, **how)
+
+    def add(self, total: Attributions, shard: Attributions) -> Attributions:
+        """Attributions are sums."""
+        return total + shard
+
+    def pack(self, shard: Attributions) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The sums, and the model as it was."""
+        return {part: getattr(shard, part) for part in ("sums", "clamped", "seen")}, {"model": dict(shard.model)}
 
 
 def _add(total: Attributions, weighted: Tensor, examples: Sequence[Example]) -> None:
@@ -210,26 +186,10 @@ def _batch(
             activation = activation if bias is None else activation - bias
             mask = there.setdefault(activation.device, real.to(activation.device))
             how = "sum" if reduce == "norm" else reduce
-            scores.append(fused.attribution(activation, gradient, mask, how, pad_zero).to(probability.device))
+            scores.append(compiled.attribution(activation, gradient, mask, how, pad_zero).to(probability.device))
         scores = nnsight.save(torch.cat(scores, 1))
         probability = nnsight.save(probability.detach())
     return scores, probability
-
-
-def projection_path(model, site: Site, path: str) -> str:
-    """The projection whose raw output a site is: the site's own module, or, of gate_pre, what its activation is given.
-
-    Raises:
-        GatescopeError: if there is none of a known name beside the activation.
-    """
-    if site.name != "gate_pre":
-        return path
-    holder = path.rpartition(".")[0]
-    named = dict(model._module.get_submodule(holder).named_children())
-    found = next((name for name in GATE_PROJECTIONS if name in named), None)
-    if found is None:
-        raise GatescopeError(f"reduce='norm' knows no projection in {holder}; looked for {', '.join(GATE_PROJECTIONS)}.")
-    return f"{holder}.{found}"
 
 
 def _bias(model, site: Site, path: str) -> Tensor | None:

@@ -12,7 +12,8 @@ from gatescope.core.errors import GatescopeError
 from gatescope.core.progress import bar
 from gatescope.data.example import Example, listed
 from gatescope.kernels.eager import total
-from gatescope.models.sites import by_token, read, site_of
+from gatescope.models.sites import site_of
+from gatescope.traces.access import by_token, read
 from gatescope.traces.encoding import collate
 from gatescope.traces.passes import until
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
 from gatescope.core.progress import bar
-from gatescope.interventions.value import Intervention
-from gatescope.models.sites import forward_options
+from gatescope.interventions.intervention import Intervention
+from gatescope.traces.access import forward_options
 
 
 @dataclass(frozen=True)

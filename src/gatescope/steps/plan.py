@@ -103,7 +103,7 @@ def budget(model) -> int:
     return max(CPU_TOKENS, int(0.4 * free / ((wide + cache) * model._module.dtype.itemsize)))
 
 
-def backing_off(
+def split_on_oom(
     work: Callable[[Sequence[P]], T], items: Sequence[P], name: Callable[[P], str] = str, *, last: str | None = "Example"
 ) -> list[T]:
     """The work on the items; on as many parts of them as it takes where they do not fit into memory together.
@@ -131,7 +131,7 @@ def backing_off(
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     half = len(items) // 2
-    return [*backing_off(work, items[:half], name, last=last), *backing_off(work, items[half:], name, last=last)]
+    return [*split_on_oom(work, items[:half], name, last=last), *split_on_oom(work, items[half:], name, last=last)]
 
 
 def out_of_memory(error: BaseException) -> bool:

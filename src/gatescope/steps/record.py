@@ -11,6 +11,7 @@ across examples, and shards are added in order, so scheduling cannot change a bi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +21,22 @@ from torch import Tensor
 
 from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError, one_of
-from gatescope.core.progress import bar
 from gatescope.data.example import Example, fingerprint, listed, readout_of
-from gatescope.kernels import compiled as fused
+from gatescope.kernels import compiled
 from gatescope.kernels import eager as kernels
 from gatescope.models.load import identity, versions
-from gatescope.models.sites import Site, by_token, read, site_of
+from gatescope.models.sites import Site, site_of
+from gatescope.traces.access import by_token, read
 from gatescope.statistics.table import Row
-from gatescope.steps.plan import backing_off, plan, prepared
+from gatescope.steps.remote.record import record_shards
 from gatescope.steps.run import Run
-from gatescope.steps.shards import Shards, first
-from gatescope.traces.encoding import CLASSES, TOKEN_RULE, Batch, collate, token_classes, uncounted_ids
+from gatescope.steps.runner import run_step
+from gatescope.steps.step import Options, Step
+from gatescope.traces.encoding import CLASSES, TOKEN_RULE, Batch, token_classes, uncounted_ids
 from gatescope.traces.generate import GENERATED, ask
 from gatescope.traces.workers import beside, every_step
 
 PARTS = ("K", "S", "T", "seen", "counted")
-Found = tuple[int, dict[str, Counters], list[Row]]  # a shard's number, counters by class of tokens, answers
 
 
 def record(
@@ -116,62 +117,78 @@ def record_classes(
             nothing ({}) before.
     """
     readout = readout or readout_of(listed(examples))
-    where, facts = _facts(model, examples, site, tokens, only_correct, readout, max_new_tokens)
-    groups, card = tuple(facts["groups"]), identity(model)
-
-    def planned() -> list[list[list[int]]]:
-        return plan(model, examples, batch_size, shard_size)
-
-    directory = shards = None
-    if run is not None:
-        directory = Run.at(run, card)
-        shards, batches = Shards.start(directory, "record", facts, [e.id for e in examples], planned)
-        todo = shards.open(part) if remote is None else iter(shards.missing)
-    else:
-        batches = planned()
-        todo = iter(range(len(batches)))
-    origin = {name: value for name, value in facts.items() if isinstance(value, str)}
-
-    def nothing() -> dict[str, Counters]:
-        return {name: Counters.zeros(groups, where.layout, card, origin | {"tokens": name}) for name in tokens}
-
-    merged: dict[str, Counters] = {}
-    pending: dict[int, dict[str, Counters]] = {}  # those that came before their turn
-    left = len(batches)
-    with bar(len(examples), "recording", "examples", show=progress and first()) as shown:
-        if remote is None:
-            settings = {"only_correct": only_correct, "readout": readout, "max_new_tokens": max_new_tokens}
-            found = _local(model, examples, batches, todo, where, nothing, settings, workers, shown.update)
-        else:
-            from gatescope.steps.remote.record import record_shards
-
-            jobs = {index: [[examples[i] for i in batch] for batch in batches[index]] for index in todo}
-            settings = {"tokens": tokens, "only_correct": only_correct, "readout": readout, "max_new_tokens": max_new_tokens}
-            if directory is not None and shards is not None:
-                settings |= {"ledger": directory.path / "jobs.record.json", "dtype": shards.dtype}
-            found = record_shards(model, jobs, where, groups, **settings, origin=origin, remote=remote)
-        for index, counters, rows in found:
-            if remote is not None:
-                shown.update(len(rows))
-                places = [place for batch in batches[index] for place in batch]
-                rows = [row for _, row in sorted(zip(places, rows, strict=True), key=lambda pair: pair[0])]
-            if shards is None:
-                pending[index] = counters
-                while (turn := len(batches) - left) in pending:
-                    ready = pending.pop(turn)
-                    merged = {name: merged[name] + ready[name] for name in tokens} if merged else ready
-                    left -= 1
-            else:
-                sums = {f"{name}/{p}": getattr(c, p) for name, c in counters.items() for p in PARTS}
-                more = {"rows": [row.plain() for row in rows], "model": dict(next(iter(counters.values())).model)}
-                shards.save(index, sums, more)
-                del counters, sums  # before the next shard's are there as well
-    if directory is None or shards is None:
-        return merged
-    if part is not None and shards.missing:
+    step = Recording(model, examples, site, tokens, only_correct, readout, max_new_tokens)
+    outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, part, progress))
+    if outcome.total is not None:
+        return {name: outcome.total.counters[name] for name in tokens}
+    if outcome.directory is None or outcome.stored is None or not outcome.complete:
         return {}
-    directory.write_rows("identification.jsonl", (row for _, more in shards.all() for row in more["rows"]))
-    return {name: directory.counters_of(name) for name in tokens}
+    rows = (row for _, facts in outcome.stored.all() for row in facts["rows"])
+    outcome.directory.write_rows("identification.jsonl", rows)
+    return {name: outcome.directory.counters_of(name) for name in tokens}
+
+
+@dataclass
+class Counted:
+    """A shard: its counters by class of tokens, and its answers by place in the examples."""
+
+    counters: dict[str, Counters]
+    rows: dict[int, Row]
+
+
+class Recording(Step[Counted]):
+    """Recording as a step; arguments as for `record_classes`."""
+
+    name, doing = "record", "recording"
+
+    def __init__(
+        self,
+        model,
+        examples: Sequence[Example],
+        site: str,
+        tokens: Sequence[str],
+        only_correct: bool,
+        readout: str,
+        max_new_tokens: int,
+    ) -> None:
+        super().__init__(model, examples)
+        self.site, self.facts = _facts(model, examples, site, tokens, only_correct, readout, max_new_tokens)
+        self.card = identity(model)
+        self.tokens = tokens
+        self.settings = {"only_correct": only_correct, "readout": readout, "max_new_tokens": max_new_tokens}
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """Where the counters come from."""
+        return {name: value for name, value in self.facts.items() if isinstance(value, str)}
+
+    def begin(self) -> Counted:
+        """Counters of nothing."""
+        groups, layout = tuple(self.facts["groups"]), self.site.layout
+        return Counted(
+            {name: Counters.zeros(groups, layout, self.card, self.origin | {"tokens": name}) for name in self.tokens}, {}
+        )
+
+    def work(self, shard: Counted, places: Sequence[int], batch: Batch) -> None:
+        """Count a batch and keep its answers."""
+        rows = _record_batch(self.model, self.site, batch, shard.counters, **self.settings)
+        shard.rows.update(zip(places, rows, strict=True))
+
+    def there(self, batches, places, remote, ledger, dtype) -> Iterator[tuple[int, Counted]]:
+        """The same on a server."""
+        how = self.settings | {"tokens": self.tokens, "origin": self.origin, "remote": remote, "ledger": ledger, "dtype": dtype}
+        for number, counters, rows in record_shards(self.model, batches, self.site, self.facts["groups"], **how):
+            yield number, Counted(counters, dict(zip(places[number], rows, strict=True)))
+
+    def add(self, total: Counted, shard: Counted) -> Counted:
+        """Counters are sums."""
+        return Counted({name: total.counters[name] + shard.counters[name] for name in self.tokens}, {})
+
+    def pack(self, shard: Counted) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Every sum under its class and letter, and the answers in the order of the examples."""
+        sums = {f"{name}/{part}": getattr(c, part) for name, c in shard.counters.items() for part in PARTS}
+        rows = [shard.rows[place].plain() for place in sorted(shard.rows)]
+        return sums, {"rows": rows, "model": dict(next(iter(shard.counters.values())).model)}
 
 
 def _facts(
@@ -188,39 +205,9 @@ def _facts(
         raise GatescopeError("readout='none' reads no answer, so none can be correct; say only_correct=False.")
     where = site_of(model, site)
     facts: dict[str, Any] = {"site": site, "token_rule": TOKEN_RULE, "fingerprint": fingerprint(examples)}
-    facts |= {"only_correct": str(only_correct), "readout": readout, "versions": versions(), "kernel": fused.mode()}
+    facts |= {"only_correct": str(only_correct), "readout": readout, "versions": versions(), "kernel": compiled.mode()}
     facts |= {"groups": list(dict.fromkeys(example.group for example in examples)), "tokens": list(tokens)}
     return where, facts | {"max_new_tokens": max_new_tokens, "layout": where.layout.plain()}
-
-
-def _local(
-    model,
-    examples: Sequence[Example],
-    batches: Sequence[Sequence[Sequence[int]]],
-    todo: Iterator[int],
-    where: Site,
-    nothing: Callable[[], dict[str, Counters]],
-    settings: Mapping[str, Any],
-    workers: int,
-    done: Callable[[int], Any],
-) -> Iterator[Found]:
-    def shard(index: int) -> Found:
-        counters: dict[str, Counters] = nothing()
-        answers: dict[int, Row] = {}
-        planned = [[examples[i] for i in batch] for batch in batches[index]]
-        for places, batch in zip(batches[index], prepared(model, planned, workers), strict=True):
-            ready = [batch]
-
-            def work(some: Sequence[int], ready=ready) -> list[Row]:
-                encoded = ready.pop() if ready else collate(model, [examples[i] for i in some]).to(model._module.device)
-                return _record_batch(model, where, encoded, counters, **settings)
-
-            rows = [row for part in backing_off(work, places, lambda i: examples[i].id) for row in part]
-            answers |= dict(zip(places, rows, strict=True))
-            done(len(rows))
-        return index, counters, [answers[place] for place in sorted(answers)]
-
-    yield from map(shard, todo)  # so that nothing here holds a shard's counters when the next one begins
 
 
 def _record_batch(
@@ -248,7 +235,7 @@ def _record_batch(
             gate = by_token(site.part(read(model, path, site.io)), batch.valid)
             if gate.device not in there:
                 there[gate.device] = masks.to(gate.device)
-            prompted.append(fused.count_classes(gate, there[gate.device]))
+            prompted.append(compiled.count_classes(gate, there[gate.device]))
 
     answered, _ = ask(model, batch, inside=inside, readout=readout, max_new_tokens=max_new_tokens)
     counts = torch.tensor([reading.correct or not only_correct for _, reading in answered])

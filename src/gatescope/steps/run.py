@@ -12,21 +12,20 @@ Counters are sums, so those of the run are its shards' in order. Files appear wh
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock
 
 from gatescope.core import artefacts
 from gatescope.core.attributions import Attributions
 from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError
-from gatescope.core.neurons import Layout, check_same_model
+from gatescope.core.layout import Layout
+from gatescope.core.neurons import check_same_model
 from gatescope.select.selection import Selection
 from gatescope.statistics.table import Row, Table
+from gatescope.steps.manifest import Manifest
 from gatescope.steps.shards import Shards
 
 FORMAT = "gatescope.run/2"
@@ -36,11 +35,8 @@ _ORIGIN = (
 )
 
 
-class Run:
+class Run(Manifest):
     """A run directory; `Run.open` reads one, `Run.at` starts or continues one."""
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -75,42 +71,6 @@ class Run:
             if not run._manifest.is_file():
                 run.note({"format": FORMAT, "model": dict(model)})
         return run
-
-    @property
-    def _manifest(self) -> Path:
-        return self.path / "manifest.json"
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        """What was run.
-
-        Raises:
-            GatescopeError: if it cannot be read.
-        """
-        try:
-            return json.loads(self._manifest.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise GatescopeError(f"{self._manifest} cannot be read: {error}.") from error
-
-    def note(self, facts: Mapping[str, Any]) -> None:
-        """Add facts to the manifest."""
-        before = self.manifest if self._manifest.is_file() else {}
-        text = json.dumps(before | dict(facts), indent=1, ensure_ascii=False)
-        artefacts.write_bytes(self._manifest, text.encode())
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """The manifest to oneself, among processes."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.path / "manifest.lock")
-            lock.acquire()
-        except OSError as error:
-            raise GatescopeError(f"{self.path} cannot be written to: {error.strerror}.") from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     @property
     def counters(self) -> Counters:

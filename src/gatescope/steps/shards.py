@@ -17,16 +17,14 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
-
-if TYPE_CHECKING:
-    from gatescope.steps.run import Run
+from gatescope.steps.manifest import Manifest
 
 FORMAT = "gatescope.shard/1"
 _MAY_DIFFER = {"versions", "shards", "kernel"}  # told, not refused: they change no more than the last bit
@@ -52,7 +50,7 @@ class Shards:
         self.key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
     @classmethod
-    def of(cls, run: Run, step: str) -> Shards:
+    def of(cls, run: Manifest, step: str) -> Shards:
         """The shards of a step that was begun.
 
         Raises:
@@ -65,7 +63,7 @@ class Shards:
 
     @classmethod
     def start(
-        cls, run: Run, step: str, facts: Mapping[str, Any], ids: Sequence[str], planned: Callable[[], Plan]
+        cls, run: Manifest, step: str, facts: Mapping[str, Any], ids: Sequence[str], planned: Callable[[], Plan]
     ) -> tuple[Shards, Plan]:
         """Begin a step, or continue it where it was left.
 

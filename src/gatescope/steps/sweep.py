@@ -6,27 +6,34 @@ picture's features are computed once for all of them. The answers are those of o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from gatescope.core.answers import Reading
 from gatescope.core.errors import GatescopeError
-from gatescope.core.progress import bar
 from gatescope.data.example import Example, fingerprint, listed, readout_of
-from gatescope.interventions.value import Intervention
-from gatescope.models.load import identity, versions
+from gatescope.interventions.apply import masks_of
+from gatescope.interventions.intervention import Intervention
+from gatescope.interventions.value import Change
+from gatescope.models.load import versions
 from gatescope.statistics.table import ALL, FULL, Row, Table
-from gatescope.steps.plan import backing_off, plan, prepared
+from gatescope.steps.plan import Plan, split_on_oom
+from gatescope.steps.remote.sweep import sweep_shards
 from gatescope.steps.run import Run
-from gatescope.steps.shards import Shards, first
+from gatescope.steps.runner import run_step
+from gatescope.steps.shards import Shards
+from gatescope.steps.step import Options, Step
 from gatescope.traces import vision
-from gatescope.traces.encoding import Batch, collate
+from gatescope.traces.encoding import Batch
 from gatescope.traces.generate import ask
 
 Interventions = Mapping[str, Intervention] | Mapping[str, Mapping[str, Intervention]]
 Answer = tuple[str, Reading]
-Masks = Sequence[Intervention | None]
+Answers = list[list[Answer]]  # by mask, then by example
+Masks = Sequence[Change | None]
 ROWS = {"cpu": 64, "cuda": 256}  # at most so many rows side by side, unless a batch alone has more
 
 
@@ -59,8 +66,8 @@ def sweep(
         name: of this sweep in the run, where it has several.
         batch_size, shard_size, workers, remote: as for `record`.
         together: masks side by side in one batch; as many as fit well if None, 1 for one at a time.
-        readout: how an answer is read (see `gatescope.traces.generate`): "generate", "label", "loglik", "short", ...; None takes
-            what fits the examples, as for `record`.
+        readout: how an answer is read (see `gatescope.traces.generate`): "generate", "label", "loglik", "short", ...; None
+            takes what fits the examples, as for `record`.
         max_new_tokens: at most this many tokens an answer (the paper: 20).
         progress: show a bar if it takes longer than a few seconds.
 
@@ -71,86 +78,81 @@ def sweep(
         GatescopeError: without examples, if neurons belong to another model, or if `run` was begun with something else.
     """
     readout = readout or readout_of(listed(examples))
-    if not examples:
-        raise GatescopeError("A sweep needs examples; there are none.")
-    if together is not None and together < 1:
-        raise GatescopeError(f"together is {together}; at least one mask must be run at a time.")
-    named = _by_selector(interventions)
-    masks: list[Intervention | None] = list(
-        dict.fromkeys([None, *(_touching(m) for ms in named.values() for m in ms.values())])
-    )
-    for mask in masks:
-        if mask is not None:
-            mask.targets(model)
-
-    def planned() -> list[list[list[int]]]:
-        return plan(model, examples, batch_size, shard_size)
-
-    directory = shards = None
-    step = f"sweep of {name}" if name else "sweep"
-    if run is not None:
-        directory = Run.at(run, identity(model))
-        facts = {"fingerprint": fingerprint(examples), "readout": readout, "max_new_tokens": max_new_tokens}
-        facts |= {"masks": {f"{s}/{g}": mask.digest() for s, ms in named.items() for g, mask in ms.items()}}
-        facts |= {"versions": versions(), "examples": len(examples)}
-        shards, batches = Shards.start(directory, step, facts, [e.id for e in examples], planned)
-        todo = shards.open() if remote is None else iter(shards.missing)
-    else:
-        batches = planned()
-        todo = iter(range(len(batches)))
-    answers: dict[int, list[list[Answer]]] = {}
-    with bar(len(examples) * len(masks), "sweeping", "answers", show=progress and first()) as shown:
-        if remote is None:
-            how = {"readout": readout, "max_new_tokens": max_new_tokens}
-            found = _local(model, examples, batches, todo, masks, together, workers, how, shown.update)
-        else:
-            from gatescope.steps.remote.sweep import sweep_shards
-
-            jobs = {index: [[examples[i] for i in batch] for batch in batches[index]] for index in todo}
-            ledger = None if directory is None else directory.path / f"jobs.{step.replace(' ', '-')}.json"
-            settings = {"readout": readout, "max_new_tokens": max_new_tokens, "remote": remote, "ledger": ledger}
-            found = sweep_shards(model, jobs, masks, **settings)
-        for index, under in found:
-            if remote is not None:
-                shown.update(sum(map(len, under)))
-            if shards is None:
-                answers[index] = under
-            else:
-                shards.save(index, {}, {"answers": [[_plain(answer) for answer in rows] for rows in under]})
-    if shards is not None:
-        answers = {i: [[_parse(a) for a in rows] for rows in more["answers"]] for i, (_, more) in enumerate(shards.all())}
-    table = _table(examples, batches, answers, masks, named)
-    if directory is not None:
-        directory.add_answers(table, name)
+    step = Sweeping(model, examples, interventions, together, readout, max_new_tokens, name)
+    outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, progress=progress))
+    shards = [outcome.total] if outcome.total is not None else step.unpacked(outcome.stored)
+    under = [[answer for shard in shards for answer in shard[which]] for which in range(len(step.masks))]
+    table = _table(examples, outcome.plan, under, step.masks, step.named)
+    if outcome.directory is not None:
+        outcome.directory.add_answers(table, name)
     return table
 
 
-def _local(
-    model,
-    examples: Sequence[Example],
-    batches: Sequence[Sequence[Sequence[int]]],
-    todo: Iterator[int],
-    masks: Masks,
-    together: int | None,
-    workers: int,
-    how: Mapping[str, Any],
-    done: Callable[[int], Any],
-) -> Iterator[tuple[int, list[list[Answer]]]]:
-    for index in todo:
-        under: list[list[Answer]] = [[] for _ in masks]
-        planned = [[examples[i] for i in batch] for batch in batches[index]]
-        for places, batch in zip(batches[index], prepared(model, planned, workers), strict=True):
-            ready = [batch]
+class Sweeping(Step[Answers]):
+    """Sweeping as a step; arguments and errors as for `sweep`. A shard is each mask's answers, in the order of its batches."""
 
-            def work(some: Sequence[int], ready=ready) -> list[list[Answer]]:
-                encoded = ready.pop() if ready else collate(model, [examples[i] for i in some]).to(model._module.device)
-                return _all_masks(model, encoded, masks, together, how)
+    doing, unit = "sweeping", "answers"
 
-            for part in backing_off(work, places, lambda i: examples[i].id):
-                for mine, more in zip(under, part, strict=True):
-                    mine += more
-            done(len(places) * len(masks))
-        yield index, under
+    def __init__(
+        self,
+        model,
+        examples: Sequence[Example],
+        interventions: Interventions,
+        together: int | None,
+        readout: str,
+        max_new_tokens: int,
+        name: str = "",
+    ) -> None:
+        if not examples:
+            raise GatescopeError("A sweep needs examples; there are none.")
+        if together is not None and together < 1:
+            raise GatescopeError(f"together is {together}; at least one mask must be run at a time.")
+        super().__init__(model, examples)
+        self.name = f"sweep of {name}" if name else "sweep"
+        self.together = together
+        self.how = {"readout": readout, "max_new_tokens": max_new_tokens}
+        self.named = _by_selector(interventions)
+        self.masks: list[Change | None] = [None]
+        for masks in self.named.values():
+            self.masks += [_touching(mask) for mask in masks.values()]
+        self.masks = list(dict.fromkeys(self.masks))
+        for mask in self.masks:
+            if mask is not None:
+                mask.targets(model)
+        self.times = len(self.masks)
+        self.facts = {
+            "fingerprint": fingerprint(examples),
+            **self.how,
+            "masks": {f"{s}/{g}": mask.digest() for s, masks in self.named.items() for g, mask in masks.items()},
+            "versions": versions(),
+            "examples": len(examples),
+        }
+
+    def begin(self) -> Answers:
+        """No answers yet under any mask."""
+        return [[] for _ in self.masks]
+
+    def work(self, shard: Answers, places: Sequence[int], batch: Batch) -> None:
+        """Answer a batch under every mask."""
+        for mine, answers in zip(shard, _all_masks(self.model, batch, self.masks, self.together, self.how), strict=True):
+            mine += answers
+
+    def there(self, batches, places, remote, ledger, dtype) -> Iterator[tuple[int, Answers]]:
+        """The same on a server."""
+        yield from sweep_shards(self.model, batches, self.masks, **self.how, remote=remote, ledger=ledger)
+
+    def add(self, total: Answers, shard: Answers) -> Answers:
+        """One shard's answers after the other's."""
+        return [before + after for before, after in zip(total, shard, strict=True)]
+
+    def pack(self, shard: Answers) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The answers as lists."""
+        return {}, {"answers": [[_plain(answer) for answer in answers] for answers in shard]}
+
+    def unpacked(self, stored: Shards | None) -> list[Answers]:
+        """The answers of every stored shard, in order."""
+        found = () if stored is None else stored.all()
+        return [[[_parse(answer) for answer in answers] for answers in facts["answers"]] for _, facts in found]
 
 
 def _all_masks(model, batch: Batch, masks: Masks, together: int | None, how: Mapping[str, Any]) -> list[list[Answer]]:
@@ -160,32 +162,29 @@ def _all_masks(model, batch: Batch, masks: Masks, together: int | None, how: Map
     pictures = vision.features(model, batch) if len(masks) > 1 else None
 
     def some(side: Masks) -> list[list[Answer]]:
-        answered, _ = ask(model, vision.repeated(batch, len(side), pictures), masks=side, **how)
+        answered, _ = ask(model, vision.repeated(batch, len(side), pictures), masks=masks_of(model, side), **how)
         return [answered[start : start + rows] for start in range(0, len(answered), rows)]
 
     pieces = [masks[start : start + most] for start in range(0, len(masks), most)]
-    return [answers for piece in pieces for part in backing_off(some, piece, last=None) for answers in part]
+    return [answers for piece in pieces for part in split_on_oom(some, piece, last=None) for answers in part]
 
 
 def _table(
     examples: Sequence[Example],
-    batches: Sequence[Sequence[Sequence[int]]],
-    answers: Mapping[int, list[list[Answer]]],
+    planned: Plan,
+    under: Answers,
     masks: Masks,
     named: Mapping[str, Mapping[str, Intervention]],
 ) -> Table:
     """The answers in the order of the examples, whatever order they were asked in."""
-    order = [
-        (place, index, row) for index, shard in enumerate(batches) for row, place in enumerate(i for b in shard for i in b)
-    ]
-    order.sort()
+    asked = [place for shard in planned for batch in shard for place in batch]
+    order = sorted(range(len(asked)), key=asked.__getitem__)
     keys: dict[tuple[str, str], Intervention | None] = {FULL: None}
     keys |= {(selector, group): _touching(mask) for selector, ms in named.items() for group, mask in ms.items()}
     return Table(
-        Row(examples[place].id, examples[place].group, *key, *answers[index][which][row])
+        Row(examples[asked[i]].id, examples[asked[i]].group, *key, *under[masks.index(mask)][i])
         for key, mask in keys.items()
-        for which in [masks.index(mask)]
-        for place, index, row in order
+        for i in order
     )
 
 

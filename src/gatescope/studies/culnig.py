@@ -28,7 +28,7 @@ from gatescope.core.attributions import Attributions
 from gatescope.core.errors import GatescopeError
 from gatescope.core.neurons import NeuronSet
 from gatescope.data.example import Study
-from gatescope.interventions.value import ablate
+from gatescope.interventions.intervention import ablate
 from gatescope.models.load import identity
 from gatescope.select import Selection
 from gatescope.select.attribution import check_share

@@ -27,12 +27,11 @@ from gatescope.core import answers
 from gatescope.core.answers import Reading
 from gatescope.core.errors import GatescopeError, one_of
 from gatescope.data.example import Example
-from gatescope.interventions.value import Intervention, side_by_side
-from gatescope.models.sites import forward_options
+from gatescope.traces.access import forward_options
 from gatescope.traces.encoding import Batch, collate
 from gatescope.traces.forced import answer_logs, force
 from gatescope.traces.labels import label_tokens, single_tokens, text_tokens
-from gatescope.traces.passes import until
+from gatescope.traces.passes import UNMASKED, Masks, until
 from gatescope.traces.readouts import likert, options, short
 
 # Deterministic, as in the paper (temperature 0); sampling settings that a checkpoint may carry are taken back.
@@ -47,7 +46,7 @@ def ask(
     model,
     batch: Batch,
     *,
-    masks: Sequence[Intervention | None] = (None,),
+    masks: Masks = UNMASKED,
     inside: Callable[[], Any] | None = None,
     readout: str = "generate",
     max_new_tokens: int = 20,
@@ -56,7 +55,7 @@ def ask(
 
     Args:
         model, batch, max_new_tokens: as for `generate`.
-        masks: an intervention to ask under; of several, each in its own block of rows (see `vision.repeated`).
+        masks: what is changed meanwhile; of several, each in its own block of rows (see `vision.repeated`).
         inside: called once in a trace of the prompts, as for `generate`.
         readout: how the answers are read; see this module's docstring.
 
@@ -69,10 +68,7 @@ def ask(
     readable(model, batch.examples, readout)
 
     def work() -> Any:
-        if len(masks) > 1:
-            side_by_side(model, masks)
-        elif masks[0] is not None:
-            masks[0].apply(model)
+        masks.together()
         return inside() if inside is not None else None
 
     if readout in GENERATED:
@@ -92,13 +88,11 @@ def ask(
         logs = [row[torch.tensor(each).flatten()] for row, each in zip(logits.log_softmax(-1), tokens, strict=True)]
     else:
         kept = _forward(model, batch, work)[0] if inside is not None else None
-        rows = len(batch.examples) // len(masks)
-        blocks = [slice(start, start + rows) for start in range(0, len(batch.examples), rows)]
-        logs = [
-            log
-            for mask, block in zip(masks, blocks, strict=True)
-            for log in _options(model, batch.examples[block], tokens[block], mask)
-        ]
+        rows = len(batch.examples) // masks.blocks
+        logs = []
+        for block in range(masks.blocks):
+            mine = slice(block * rows, (block + 1) * rows)
+            logs += _options(model, batch.examples[mine], tokens[mine], lambda block=block: masks.alone(block))
     found = []
     for example, log, each in zip(batch.examples, logs, tokens, strict=True):
         best = options.best(log, each, "label" if labelled else readout)
@@ -199,7 +193,7 @@ def _forward(model, batch: Batch, inside: Callable[[], T]) -> tuple[T, Tensor]:
     return kept, logits.float().cpu()
 
 
-def _options(model, examples: Sequence[Example], tokens: Sequence[list[list[int]]], mask: Intervention | None) -> list[Tensor]:
+def _options(model, examples: Sequence[Example], tokens: Sequence[list[list[int]]], change: Callable[[], None]) -> list[Tensor]:
     """Log-probability of every option of every example; as many options at once as there are examples."""
     rows = [(e, ids) for e, each in zip(examples, tokens, strict=True) for ids in each]
     logs = []
@@ -209,8 +203,7 @@ def _options(model, examples: Sequence[Example], tokens: Sequence[list[list[int]
         keep = max(map(len, forced))
         settings = forward_options(model, inputs, keep)
         with torch.no_grad(), model.trace(**inputs, **settings):
-            if mask is not None:
-                mask.apply(model)
+            change()
             logs.append(nnsight.save(answer_logs(model.output.logits[:, -keep:], forced)))
     return list(torch.cat([log.cpu() for log in logs]).split([len(each) for each in tokens]))
 

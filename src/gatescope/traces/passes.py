@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import nnsight
 import torch
 from torch import Tensor
 
-from gatescope.models.sites import forward_options
+from gatescope.traces.access import forward_options
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What is changed while a model is asked, in equal blocks of rows.
+
+    Attributes:
+        blocks: how many.
+        together: called inside a trace of all blocks' rows.
+        alone: called inside a trace of one block's rows, with its number.
+    """
+
+    blocks: int = 1
+    together: Callable[[], None] = lambda: None
+    alone: Callable[[int], None] = lambda block: None
+
+
+UNMASKED = Masks()
 
 
 def until(model, inputs: dict[str, Tensor], inside: Callable[[], T]) -> T:

@@ -16,6 +16,7 @@ import re
 
 import torch
 
+from gatescope.kernels.change import change
 from gatescope.kernels.eager import attribution, count_classes
 from gatescope.traces.forced import answer_logs
 from gatescope.traces.readouts.options import best
@@ -244,16 +245,6 @@ def change_all(model, mask: list, dtype: list) -> None:
             envoy.input = changed
         else:
             envoy.output = changed
-
-
-def change(activation: torch.Tensor, columns: torch.Tensor, kind: str, values: torch.Tensor) -> torch.Tensor:
-    """The activation [..., n] with the columns [k] zeroed, scaled, set or added to; the rest untouched."""
-    if kind == "zero":
-        return activation.index_fill(-1, columns, 0)
-    old = activation.index_select(-1, columns)
-    if kind == "set":
-        return activation.index_copy(-1, columns, values.expand_as(old))
-    return activation.index_copy(-1, columns, old * values if kind == "scale" else old + values)
 
 
 def read(model, place: tuple):

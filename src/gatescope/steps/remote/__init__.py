@@ -1,6 +1,6 @@
 """Recording, attributing and sweeping on a server that has the weights: NDIF, or any that speaks nnsight's protocol."""
 
-from gatescope.interventions.carry import carry, refuse
+from gatescope.interventions.carry import carry
 from gatescope.models.client import load_client
 from gatescope.steps.remote.attribute import attribute_shards
 from gatescope.steps.remote.estimate import Estimate, estimate, estimate_record
@@ -19,5 +19,3 @@ __all__ = [
     "record_shards",
     "sweep_shards",
 ]
-
-refuse()

@@ -15,8 +15,9 @@ import torch
 from gatescope.core.attributions import Attributions
 from gatescope.data.example import Example
 from gatescope.models.load import identity
-from gatescope.models.sites import Site, embedding_path, forward_options, layout_of
-from gatescope.steps.attribute import projection_path
+from gatescope.models.projections import projection_path
+from gatescope.models.sites import Site, embedding_path, layout_of
+from gatescope.traces.access import forward_options
 from gatescope.steps.remote import plan
 from gatescope.steps.remote.jobs import Build, Server, run_jobs
 from gatescope.steps.remote.ledger import Ledger

@@ -9,15 +9,14 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gatescope.core.answers import Reading
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example, fingerprint
-from gatescope.interventions.value import Intervention
 from gatescope.models.load import identity
-from gatescope.models.sites import Site, forward_options, site_of
+from gatescope.models.sites import Site
+from gatescope.traces.access import forward_options
 from gatescope.statistics.table import Row
 from gatescope.steps.remote.jobs import Server
 from gatescope.traces.encoding import Batch, collate
@@ -80,23 +79,6 @@ def _chunks(model, examples: Sequence[Example], tokens: Sequence[list[list[int]]
         inputs = force(model, collate(model, some), forced)
         settings = forward_options(model, inputs, max(map(len, forced)))
         yield {"inputs": inputs, "forced": list(forced), "options": settings}
-
-
-def mask(model, intervention: Intervention | None) -> list[tuple]:
-    """An intervention as plain data, in the order in which the model reaches its layers: path, input or output, columns
-    [k], kind, values [k]. None is empty; no neurons are one row that changes nothing, so that a loop over steps has
-    something to wait for.
-
-    Raises:
-        GatescopeError: if the neurons belong to another model.
-    """
-    if intervention is None:
-        return []
-    rows = [(path, io, columns, intervention.kind, values) for _, path, io, columns, values in intervention.targets(model)]
-    if not rows:
-        site = site_of(model, intervention.neurons.layout.sites[0].site)
-        return [(site.paths[0], site.io, torch.zeros(0, dtype=torch.int64), intervention.kind, torch.zeros(0))]
-    return rows
 
 
 def read(model, batches: Iterable[Sequence[Example]], answers: Iterable[Any], readout: str) -> list[Row]:

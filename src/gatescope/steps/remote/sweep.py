@@ -8,7 +8,7 @@ from typing import Any
 
 from gatescope.core.answers import Reading
 from gatescope.data.example import Example
-from gatescope.interventions.value import Intervention
+from gatescope.interventions.value import Change, plain
 from gatescope.steps.remote import plan
 from gatescope.steps.remote.jobs import Build, Server, run_jobs
 from gatescope.steps.remote.ledger import Ledger
@@ -19,7 +19,7 @@ from gatescope.traces.encoding import collate
 def sweep_shards(
     model,
     shards: Shards,
-    masks: Sequence[Intervention | None],
+    masks: Sequence[Change | None],
     *,
     readout: str = "generate",
     max_new_tokens: int = 20,
@@ -43,7 +43,7 @@ def sweep_shards(
     """
     server = Server.of(remote)
     build = builder(model, shards, masks, readout, max_new_tokens)
-    settings = [readout, max_new_tokens, *(plan.digest_of(plan.mask(model, mask)) for mask in masks)]
+    settings = [readout, max_new_tokens, *(plan.digest_of(plain(model, mask)) for mask in masks)]
     book = Ledger.at(ledger, plan.work("sweep", model, server, settings), plan.keys(shards))
     numbers = [(number, len(batches)) for number, batches in shards.items()]
     for number, pieces in run_jobs(model, server, numbers, build, book):
@@ -53,10 +53,10 @@ def sweep_shards(
 
 
 def builder(
-    model, shards: Shards, masks: Sequence[Intervention | None], readout: str = "generate", max_new_tokens: int = 20
+    model, shards: Shards, masks: Sequence[Change | None], readout: str = "generate", max_new_tokens: int = 20
 ) -> Callable[[int], Build]:
     """For a shard's number, what makes the job of a range of its batches."""
-    tables = [plan.mask(model, mask) for mask in masks]
+    tables = [plain(model, mask) for mask in masks]
     common: dict[str, Any] = {"task": "sweep", "masks": tables, "generation": plan.generation(model, max_new_tokens)}
 
     def batch_of(examples: Sequence[Example]) -> dict[str, Any]:

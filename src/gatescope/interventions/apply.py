@@ -1,0 +1,151 @@
+"""Changing activations inside a trace, at the prompt and at every generated token.
+
+nnsight binds a read or write to the first time a module runs, so a plain write would mask the prefill and nothing after
+it. `hold` therefore starts a worker of its own beside the caller's block, which walks the masked layers again at every
+step. That also leaves the caller free to read any layer afterwards, masked or not; in a loop over steps it is the
+caller's own worker that walks, layer by layer, as any nnsight code there would.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Sequence
+
+from nnsight.intervention.interleaver import Mediator
+from torch import Tensor
+
+from gatescope.core.errors import GatescopeError
+from gatescope.core.neurons import NeuronSet
+from gatescope.interventions.value import Change, Kind
+from gatescope.kernels.change import change, change_
+from gatescope.models.sites import site_of
+from gatescope.traces.access import read, write
+from gatescope.traces.passes import Masks
+from gatescope.traces.workers import beside, every_step
+
+
+def hold(what: Change, model) -> None:
+    """Change activations in the trace this is called in, from this line to the end of the run.
+
+    Raises:
+        GatescopeError: outside a trace; if the neurons belong to another model; if the model is past some of them and
+            before others; or, when the run ends, if a module of theirs did not run in a step.
+    """
+    try:
+        caller = Mediator.current("ablate(...).apply")
+    except ValueError as error:
+        raise GatescopeError(
+            "apply(model) works inside a trace: `with model.trace(...):` or `with model.generate(...) as tracer:`. "
+            "For an intervention that lasts, write `edited = intervention.edit(model)`."
+        ) from error
+    walk = _walk(what, model)
+    held = caller.__dict__.setdefault("_gatescope_held", set())
+    if not _in_step(caller):
+        _check_ahead(what, model, caller)
+        held.add(what)
+        beside(caller, lambda: every_step(walk))
+    elif what not in held:
+        walk()
+    else:
+        _wait(model, what.neurons)
+
+
+def _check_ahead(what: Change, model, caller: Mediator) -> None:
+    """Refuse to begin in the middle of the neurons: those behind would be left out of this step."""
+    places = [(target.path, f"{model.get(target.path).path}.{target.io}") for target in what.targets(model)]
+    runs = [caller.occurrence(place) for _, place in places]
+    if len(set(runs)) > 1:
+        behind = next(path for (path, _), count in zip(places, runs, strict=True) if count == max(runs))
+        raise GatescopeError(
+            f"The model is past {behind} already, and not yet at all of the intervention's neurons. Apply it before the "
+            f"line that reads {behind} or anything after it."
+        )
+
+
+def _walk(what: Change, model) -> Callable[[], None]:
+    """The function that changes one step's activations."""
+    targets = what.targets(model)
+    moved: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # once, however many steps follow
+
+    def walk() -> None:
+        for where, path, io, columns, values in targets:
+            activation = read(model, path, io)
+            if where not in moved:  # not by path: q, k and v may be columns of one module
+                moved[where] = columns.to(activation.device), values.to(activation)
+            write(model, path, io, change(activation, moved[where][0], what.kind, moved[where][1]))
+
+    return walk if targets else lambda: _wait(model, what.neurons)
+
+
+def side_by_side(model, masks: Sequence[Change | None]) -> None:
+    """Inside a trace: intervene in equal blocks of rows, each mask in its own; None leaves its block as it is.
+
+    Each masked activation is copied once, however many masks touch it. It holds from this line to the end of the run.
+
+    Raises:
+        GatescopeError: if neurons belong to another model.
+    """
+    places: dict[tuple, list[tuple[int, Kind, Tensor, Tensor]]] = {}
+    for block, mask in enumerate(masks):
+        if mask is None:
+            continue
+        for where, path, io, columns, values in mask.targets(model):
+            places.setdefault((where, path, io), []).append((block, mask.kind, columns, values))
+    ordered = sorted(places.items(), key=lambda item: item[0][0])
+
+    def walk() -> None:
+        for (_, path, io), changes in ordered:
+            activation = read(model, path, io).clone()
+            blocks = activation.chunk(len(masks))
+            for block, kind, columns, values in changes:
+                change_(blocks[block], columns.to(activation.device), kind, values.to(activation))
+            write(model, path, io, activation)
+
+    if ordered:
+        beside(Mediator.current("side_by_side"), lambda: every_step(walk))
+
+
+def masks_of(model, changes: Sequence[Change | None]) -> Masks:
+    """Changes for `gatescope.traces.generate.ask`, each in its own block of rows; None leaves its block as it is."""
+
+    def alone(block: int) -> None:
+        mask = changes[block]
+        if mask is not None:
+            hold(mask, model)
+
+    def together() -> None:
+        if len(changes) > 1:
+            side_by_side(model, changes)
+        else:
+            alone(0)
+
+    return Masks(len(changes), together, alone)
+
+
+def _wait(model, neurons: NeuronSet) -> None:
+    """Wait for the step to begin, changing nothing: an open loop that never waits never hands over to the model."""
+    site = site_of(model, neurons.layout.sites[0].site)
+    read(model, site.paths[0], site.io)
+
+
+def _in_step(caller: Mediator) -> bool:
+    """Whether the calling line stands inside a loop over `tracer.iter` or `tracer.all()`.
+
+    After its first step such a loop has moved the worker's `iteration` off 0. At its first step nothing shows but the
+    source: the worker keeps its block's syntax tree, and its frame says which line is running. (A loop hidden in a
+    helper is not seen there: its first step makes the intervention hold, and the later ones find it held.)
+    """
+    if caller.iteration != 0:
+        return True
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not caller.code:
+        frame = frame.f_back
+    if frame is None or caller.node is None:
+        return False
+    return any(
+        isinstance(node, ast.For)
+        and any(isinstance(part, ast.Attribute) and part.attr in ("iter", "all") for part in ast.walk(node.iter))
+        and node.lineno < frame.f_lineno <= (node.end_lineno or node.lineno)
+        for node in ast.walk(caller.node)
+    )

@@ -1,0 +1,143 @@
+"""The one runner of all steps: plans, hands shards out, stores or adds them in order, shows progress.
+
+Examples are cut into shards and batches once (see `gatescope.steps.plan`). A shard is computed here, or on a server. With a
+run directory it is stored when it is done, so that a run that was killed goes on with the next; without one, shards are
+added up in order as they come, so that scheduling cannot change a bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from gatescope.core.progress import bar
+from gatescope.models.load import identity
+from gatescope.steps.plan import Plan, plan, prepared, split_on_oom
+from gatescope.steps.run import Run
+from gatescope.steps.shards import Shards, first
+from gatescope.steps.step import Options, S, Step
+from gatescope.traces.encoding import Batch, collate
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[S]):
+    """What came of a step.
+
+    Attributes:
+        plan: which examples ran together.
+        total: the shards added up; None where they are in a run directory.
+        directory, stored: the run and its shards; None without a run directory.
+    """
+
+    plan: Plan
+    total: S | None
+    directory: Run | None
+    stored: Shards | None
+
+    @property
+    def complete(self) -> bool:
+        """Whether every shard is done, by whichever process."""
+        return self.stored is None or not self.stored.missing
+
+
+def run_step(step: Step[S], options: Options) -> Outcome[S]:
+    """Run a step, or what is left of it.
+
+    Raises:
+        GatescopeError: if the run directory was begun with something else or holds a damaged shard, if an example does not
+            fit into memory, or as the step does.
+    """
+    directory, stored, planned = _begin(step, options)
+    todo = _todo(stored, planned, options)
+    total = None
+    with bar(len(step.examples) * step.times, step.doing, step.unit, show=options.progress and first()) as shown:
+        if options.remote is None:
+            finished = _here(step, planned, todo, options.workers, shown.update)
+        else:
+            finished = _there(step, planned, todo, options.remote, directory, stored, shown.update)
+        if stored is None:
+            for shard in _in_order(finished):
+                total = shard if total is None else step.add(total, shard)
+        else:
+            for index, shard in finished:
+                stored.save(index, *step.pack(shard))
+                del shard  # before the next one is there as well
+    return Outcome(planned, total, directory, stored)
+
+
+def _begin(step: Step[S], options: Options) -> tuple[Run | None, Shards | None, Plan]:
+    def planned() -> Plan:
+        return plan(step.model, step.examples, options.batch_size, options.shard_size)
+
+    if options.run is None:
+        return None, None, planned()
+    directory = Run.at(options.run, identity(step.model))
+    ids = [example.id for example in step.examples]
+    return directory, *Shards.start(directory, step.name, step.facts, ids, planned)
+
+
+def _todo(stored: Shards | None, planned: Plan, options: Options) -> Iterator[int]:
+    if stored is None:
+        return iter(range(len(planned)))
+    if options.remote is not None:  # the ledger, not a lock, says who works on what
+        return iter(stored.missing)
+    return stored.open(options.part)
+
+
+def _in_order(finished: Iterator[tuple[int, S]]) -> Iterator[S]:
+    """Shards by number, however they come in."""
+    early: dict[int, S] = {}
+    turn = 0
+    for index, shard in finished:
+        early[index] = shard
+        del shard
+        while turn in early:
+            yield early.pop(turn)
+            turn += 1
+
+
+def _here(
+    step: Step[S], planned: Plan, todo: Iterator[int], workers: int, done: Callable[[int], Any]
+) -> Iterator[tuple[int, S]]:
+    """Shards computed in this process."""
+
+    def examples_at(places: Sequence[int]):
+        return [step.examples[place] for place in places]
+
+    def shard(index: int) -> tuple[int, S]:
+        result = step.begin()
+        encoded = prepared(step.model, [examples_at(places) for places in planned[index]], workers)
+        for places, batch in zip(planned[index], encoded, strict=True):
+            ready: list[Batch] = [batch]  # for the first attempt; a half of it is encoded anew
+
+            def work(some: Sequence[int], ready=ready) -> None:
+                now = ready.pop() if ready else collate(step.model, examples_at(some)).to(step.model._module.device)
+                step.work(result, some, now)
+
+            split_on_oom(work, places, lambda place: step.examples[place].id)
+            done(len(places) * step.times)
+        return index, result
+
+    with step.running():
+        yield from map(shard, todo)  # so that nothing here holds a shard when the next one begins
+
+
+def _there(
+    step: Step[S],
+    planned: Plan,
+    todo: Iterator[int],
+    remote: Any,
+    directory: Run | None,
+    stored: Shards | None,
+    done: Callable[[int], Any],
+) -> Iterator[tuple[int, S]]:
+    """Shards computed on a server, in whatever order they finish."""
+    numbers = list(todo)
+    batches = {number: [[step.examples[place] for place in batch] for batch in planned[number]] for number in numbers}
+    places = {number: [place for batch in planned[number] for place in batch] for number in numbers}
+    ledger = None if directory is None else directory.path / f"jobs.{step.name.replace(' ', '-')}.json"
+    dtype = None if stored is None else stored.dtype
+    for number, shard in step.there(batches, places, remote, ledger, dtype):
+        done(len(places[number]) * step.times)
+        yield number, shard

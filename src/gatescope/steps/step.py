@@ -1,0 +1,109 @@
+"""A step: one kind of work on shards of examples, such as recording, attributing or sweeping.
+
+A step says what decides its result, what is done with a batch, how shards add up and how one is stored; it knows nothing
+of files, processes or servers. `gatescope.steps.runner` does the rest, the same for all steps:
+
+    examples -> plan (shards of batches) -> each shard: batch by batch, here or on a server -> stored -> added in order
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from gatescope.data.example import Example
+from gatescope.steps.run import Run
+from gatescope.traces.encoding import Batch
+
+S = TypeVar("S")  # what comes of a shard
+Batches = Mapping[int, Sequence[Sequence[Example]]]  # a shard's number -> its batches
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a step is run. None of it changes a result, but for rounding where batches differ.
+
+    Attributes:
+        run: directory for shards and manifest; None keeps nothing.
+        batch_size: examples a batch, or "auto".
+        shard_size: examples a shard.
+        workers: processes that prepare text and pictures ahead of the model.
+        remote: a server to do the work; None for here.
+        part: (k, n) for the k-th of n parts of the shards and no other.
+        progress: show a bar if it takes longer than a few seconds.
+    """
+
+    run: str | Path | Run | None = None
+    batch_size: int | str = 16
+    shard_size: int = 256
+    workers: int = 0
+    remote: Any = None
+    part: tuple[int, int] | None = None
+    progress: bool = True
+
+
+class Step(ABC, Generic[S]):
+    """One kind of work.
+
+    Attributes:
+        name: of the step in a run's manifest, such as "record" or "attribute of control".
+        doing, unit: what its progress bar says: "recording", in "examples".
+        times: how many units one example is.
+        facts: everything that decides the result, the plan excepted.
+    """
+
+    name: str
+    doing: str
+    unit: str = "examples"
+    times: int = 1
+    facts: Mapping[str, Any]
+
+    def __init__(self, model, examples: Sequence[Example]) -> None:
+        self.model = model
+        self.examples = examples
+
+    def running(self) -> AbstractContextManager[None]:
+        """What must hold while shards are computed here."""
+        return nullcontext()
+
+    @abstractmethod
+    def begin(self) -> S:
+        """An empty shard."""
+
+    @abstractmethod
+    def work(self, shard: S, places: Sequence[int], batch: Batch) -> None:
+        """Run a batch and add what comes of it to the shard: all of it, or, where an error is raised, nothing.
+
+        Args:
+            shard: of `begin`.
+            places: where in the examples the batch's are.
+            batch: their encoding, on the model's device.
+        """
+
+    @abstractmethod
+    def there(
+        self, batches: Batches, places: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
+    ) -> Iterator[tuple[int, S]]:
+        """Shards computed on a server, each when it is there.
+
+        Args:
+            batches: by number of shard.
+            places: of each shard's examples, in the order of its batches.
+            remote: as for `gatescope.record`.
+            ledger: file that remembers jobs.
+            dtype: what shards done before were computed in.
+        """
+
+    @abstractmethod
+    def add(self, total: S, shard: S) -> S:
+        """The sum of the shards so far and the next."""
+
+    @abstractmethod
+    def pack(self, shard: S) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """A shard as tensors and JSON-able facts, to be stored."""
