@@ -1,4 +1,4 @@
-"""nnsight, beartype and anyio work together in whichever order a user imports them."""
+"""nnsight and beartype work together in whichever order a user imports them; imports run one way; nothing heavy is loaded early."""
 
 from __future__ import annotations
 
@@ -85,14 +85,18 @@ MODULES = {
     ".".join(["gatescope", *file.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__"): file
     for file in ROOT.rglob("*.py")
 }
-CORE = ("artefacts", "attributions", "counters", "kernels", "labels", "neurons", "select")
-CORE += tuple(f"evaluate.{name}" for name in ("answers", "likert", "metrics", "options", "short", "significance", "table"))
+# A room may import those before it, never those after it.
+ROOMS = (
+    *("_typing", "core", "kernels", "select", "statistics", "data", "models", "traces", "interventions", "doctor", "steps"),
+    *("organism", "studies", "reports", "interop", "cli"),
+)
+PURE = ("core", "kernels", "select", "statistics")
 
 
 def imported(module):
-    """What a module imports when it is imported, by full name; not what its functions import when they run."""
+    """What a module imports, by full name: at its top, inside functions, and for a type checker alone."""
     found = set()
-    for node in ast.parse(MODULES[module].read_text()).body:
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -104,29 +108,75 @@ def imported(module):
 GRAPH = {module: imported(module) for module in MODULES}
 
 
-def reached(module, seen=()):
-    seen = set(seen)
-    for name in GRAPH.get(module, ()):
-        if name not in seen:
-            seen |= {name} | reached(name, seen | {name})
+def reached(module):
+    seen, ahead = set(), [module]
+    while ahead:
+        new = GRAPH.get(ahead.pop(), set()) - seen
+        seen |= new
+        ahead += new
     return seen
 
 
-def test_imports_run_one_way():
-    for module in MODULES:
-        assert module not in reached(module), f"{module} imports itself by way of others"
-        above = [name for name in GRAPH[module] if name.startswith(("gatescope.cli", "gatescope.report"))]
-        assert (
-            not above
-            or module.startswith(("gatescope.cli", "gatescope.report"))
-            or module in ("gatescope", "gatescope.__main__")
-        )
+def room(module):
+    return module.split(".")[1]
 
 
-def test_the_pure_core_needs_neither_nnsight_nor_transformers():
-    core = [name for name in MODULES if name.removeprefix("gatescope.").startswith(CORE)]
-    assert len(core) >= 16
-    for module in core:
-        theirs = {name.partition(".")[0] for name in reached(module)}
-        assert not theirs & {"nnsight", "transformers"}, module
-    assert GRAPH["gatescope.kernels.eager"] == {"torch", "__future__"}
+def test_no_module_imports_itself_by_way_of_others():
+    circles = [module for module in MODULES if module in reached(module)]
+    assert not circles
+
+
+def test_every_module_is_in_a_room():
+    assert {room(module) for module in MODULES if "." in module} == {*ROOMS, "__main__"}
+
+
+def test_rooms_import_only_the_rooms_before_them():
+    up = [
+        (module, name)
+        for module in MODULES
+        if "." in module and room(module) in ROOMS
+        for name in GRAPH[module]
+        if name.startswith("gatescope.") and ROOMS.index(room(name)) > ROOMS.index(room(module))
+    ]
+    assert not up
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if "." in name and room(name) in PURE])
+def test_the_pure_rooms_need_neither_nnsight_nor_transformers(module):
+    theirs = {name.partition(".")[0] for name in reached(module)}
+    assert not theirs & {"nnsight", "transformers"}
+
+
+def test_the_kernels_that_travel_need_torch_alone():
+    for name in ("eager", "change"):
+        assert GRAPH[f"gatescope.kernels.{name}"] <= {"torch", "__future__"}
+
+
+def test_no_public_function_shares_its_name_with_a_module():
+    assert not {name for name in gatescope.__all__ if callable(getattr(gatescope, name))} & {room(m) for m in MODULES if "." in m}
+
+
+def test_every_public_name_is_there():
+    for name in gatescope.__all__:
+        assert getattr(gatescope, name) is not None
+    with pytest.raises(AttributeError, match="module 'gatescope' has no attribute 'recrod'"):
+        _ = gatescope.recrod
+
+
+HEAVY = ("torch", "transformers", "nnsight", "datasets", "scipy", "numpy", "PIL")
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "import gatescope",
+        "import sys; sys.argv = ['gatescope', '--help']; import gatescope.cli; gatescope.cli.main()",
+        "import sys; sys.argv = ['gatescope', '--version']; import gatescope.cli; gatescope.cli.main()",
+        "import sys; sys.argv = ['gatescope', 'study', '--help']; import gatescope.cli; gatescope.cli.main()",
+    ],
+)
+def test_nothing_heavy_is_loaded_for(what):
+    tell = f"import sys; print('loaded', sorted(set(sys.modules) & set({HEAVY!r})))"
+    code = f"import atexit\natexit.register(lambda: exec({tell!r}))\n{what}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip().splitlines()[-1] == "loaded []", done.stdout + done.stderr

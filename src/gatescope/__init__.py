@@ -1,65 +1,60 @@
 """gatescope finds the neurons of a language or vision-language model that matter for a group of inputs, and proves
-it by switching them off, inside ordinary nnsight traces."""
+it by switching them off, inside ordinary nnsight traces.
 
-from gatescope import _typing  # noqa: F401, I001 - beartype and anyio must be in before nnsight
-from gatescope import data, organism, select
-from gatescope.steps import remote
-from gatescope.steps.attribute import attribute
-from gatescope.core.attributions import Attributions
-from gatescope.interventions.checkpoint import baked_from, save_baked
-from gatescope.core.counters import Counters
-from gatescope.core.errors import GatescopeError
-from gatescope.steps.perplexity import perplexity
-from gatescope.steps.sweep import sweep
-from gatescope.statistics.table import Table
-from gatescope.interventions.intervention import Intervention, ablate, add, scale, set_to
-from gatescope.interop.lens import lens_hooks
-from gatescope.steps.means import mean_activation
-from gatescope.models.load import load_model
-from gatescope.core.layout import Layout
-from gatescope.core.neurons import NeuronSet
-from gatescope.steps.record import record, record_classes
-from gatescope.reports import compare, report
-from gatescope.steps.run import Run
-from gatescope.select import Selection
-from gatescope.models.sites import Site, sites_of
-from gatescope.studies.vlm import open_result, run_study
+Names are loaded when they are first used (PEP 562), so that `import gatescope` and the command line's help cost nothing.
+"""
 
-open_run = Run.open
+import importlib
 
-__all__ = [
-    "Attributions",
-    "Counters",
-    "GatescopeError",
-    "Intervention",
-    "Layout",
-    "NeuronSet",
-    "Run",
-    "Selection",
-    "Site",
-    "Table",
-    "ablate",
-    "add",
-    "attribute",
-    "baked_from",
-    "compare",
-    "data",
-    "lens_hooks",
-    "load_model",
-    "mean_activation",
-    "open_result",
-    "open_run",
-    "organism",
-    "perplexity",
-    "record",
-    "record_classes",
-    "remote",
-    "report",
-    "run_study",
-    "save_baked",
-    "scale",
-    "select",
-    "set_to",
-    "sites_of",
-    "sweep",
-]
+from gatescope import _typing  # noqa: F401 - beartype must be in before nnsight
+
+_HOMES = {
+    "Attributions": "core.attributions",
+    "Counters": "core.counters",
+    "GatescopeError": "core.errors",
+    "Intervention": "interventions.intervention",
+    "Layout": "core.layout",
+    "NeuronSet": "core.neurons",
+    "Run": "steps.run",
+    "Selection": "select.selection",
+    "Site": "models.sites",
+    "Table": "statistics.table",
+    "ablate": "interventions.intervention",
+    "add": "interventions.intervention",
+    "attribute": "steps.attribute",
+    "baked_from": "interventions.checkpoint",
+    "compare": "reports.compare",
+    "lens_hooks": "interop.lens",
+    "load_model": "models.load",
+    "mean_activation": "steps.means",
+    "open_result": "studies.vlm",
+    "open_run": "steps.run",
+    "perplexity": "steps.perplexity",
+    "record": "steps.record",
+    "record_classes": "steps.record",
+    "report": "reports.page",
+    "run_study": "studies.vlm",
+    "save_baked": "interventions.checkpoint",
+    "scale": "interventions.intervention",
+    "set_to": "interventions.intervention",
+    "sites_of": "models.sites",
+    "sweep": "steps.sweep",
+}
+_MODULES = {"data": "data", "organism": "organism", "remote": "steps.remote", "select": "select"}
+
+__all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604
+
+
+def __getattr__(name: str):
+    if name in _MODULES:
+        value = importlib.import_module(f"gatescope.{_MODULES[name]}")
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(f"gatescope.{_HOMES[name]}"), name)
+    else:
+        raise AttributeError(f"module 'gatescope' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

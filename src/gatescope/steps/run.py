@@ -206,3 +206,6 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             spans.append([number])
     return ", ".join(str(span[0]) if len(span) == 1 else f"{span[0]} to {span[-1]}" for span in spans)
+
+
+open_run = Run.open
