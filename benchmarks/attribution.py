@@ -22,8 +22,8 @@ import torch
 from gatescope.core.attributions import Attributions
 from gatescope.kernels import compiled as fused
 from gatescope.models.sites import layout_of, site_of
-from gatescope.traces.access import forward_options
 from gatescope.steps.attribute import _add, _batch
+from gatescope.traces.access import forward_options
 from gatescope.traces.encoding import collate
 from gatescope.traces.labels import answer_tokens
 

@@ -29,8 +29,8 @@ import shapes
 import torch
 
 import gatescope as gs
-from gatescope.traces.access import forward_options
 from gatescope.steps.plan import cut
+from gatescope.traces.access import forward_options
 from gatescope.traces.encoding import collate
 
 SIZES = ((3, 1024), (12, 256), (12, 4096))  # layers, width

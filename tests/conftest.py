@@ -5,13 +5,13 @@ from __future__ import annotations
 import hypothesis
 import jaxtyping
 
-# Under the tests every function's shapes are checked, not only the pure core's.
-with jaxtyping.install_import_hook("gatescope", "checker.tower"):
-    import gatescope as gs
+# Under the tests every function's shapes are checked, not only the pure core's. The hook stays: modules are imported late.
+jaxtyping.install_import_hook("gatescope", "checker.tower")
 
-import pytest
+import pytest  # noqa: E402
 
-from tiny import tiny_llama, tiny_llava_next, varied_examples
+import gatescope as gs  # noqa: E402
+from tiny import tiny_llama, tiny_llava_next, varied_examples  # noqa: E402
 
 collect_ignore = ["loopback/server.py", "loopback/client.py"]  # processes of their own, not modules
 

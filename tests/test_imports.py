@@ -1,4 +1,4 @@
-"""nnsight and beartype work together in whichever order a user imports them; imports run one way; nothing heavy is loaded early."""
+"""nnsight and beartype work together in either order; imports run one way; nothing heavy is loaded early."""
 
 from __future__ import annotations
 
@@ -153,7 +153,8 @@ def test_the_kernels_that_travel_need_torch_alone():
 
 
 def test_no_public_function_shares_its_name_with_a_module():
-    assert not {name for name in gatescope.__all__ if callable(getattr(gatescope, name))} & {room(m) for m in MODULES if "." in m}
+    functions = {name for name in gatescope.__all__ if callable(getattr(gatescope, name))}
+    assert not functions & {room(module) for module in MODULES if "." in module}
 
 
 def test_every_public_name_is_there():

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForImageTextToText, LogitsProcessor
 
 import gatescope as gs
-from gatescope.interventions.value import side_by_side
+from gatescope.interventions.apply import side_by_side
 from gatescope.traces import vision
 from gatescope.traces.encoding import collate, placeholder_ids
 from gatescope.traces.forced import answer_logs, force

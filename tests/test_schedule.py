@@ -61,7 +61,7 @@ def test_every_way_memory_runs_out_is_backed_off_from(error, monkeypatch):
             raise error
         return some[0]
 
-    assert backing_off(work, [1, 2, 3]) == [1, 2, 3]
+    assert split_on_oom(work, [1, 2, 3]) == [1, 2, 3]
 
 
 def test_other_errors_are_passed_on():

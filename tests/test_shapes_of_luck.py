@@ -20,10 +20,11 @@ from typer.testing import CliRunner
 import gatescope as gs
 from gatescope.cli import app
 from gatescope.core.answers import Reading
-from gatescope.core.frames import from_table, groups_from_table, to_table
+from gatescope.core.neuron_tables import from_table, groups_from_table, to_table
 from gatescope.interop import published
-from gatescope.interventions.bake import baked, baked_from, save_baked
+from gatescope.interventions.bake import baked
 from gatescope.interventions.carry import carry, held
+from gatescope.interventions.checkpoint import baked_from, save_baked
 from gatescope.models.client import name_there
 from gatescope.models.load import identity
 from gatescope.reports import compare, report

@@ -42,7 +42,7 @@ _HOMES = {
 }
 _MODULES = {"data": "data", "organism": "organism", "remote": "steps.remote", "select": "select"}
 
-__all__ = [*_HOMES, *_MODULES]  # noqa: PLE0604
+__all__ = [*_HOMES, *_MODULES]
 
 
 def __getattr__(name: str):

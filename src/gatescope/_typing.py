@@ -45,9 +45,14 @@ with _unmounted():
     with contextlib.suppress(ImportError):  # anyio may not be installed
         _imported("anyio").TypedAttributeSet.__annotations__.setdefault("save", Any)
 
-from beartype import BeartypeConf, beartype  # noqa: E402
-from jaxtyping import jaxtyped  # noqa: E402
 
-# An int is accepted where a float is annotated, as Python's typing has it: rate=1 is no mistake.
-checked = jaxtyped(typechecker=beartype(conf=BeartypeConf(is_pep484_tower=True)))
-"""Decorator of the pure core: shapes and types of every call are checked."""
+def __getattr__(name: str) -> Any:
+    """`checked`, made when the first module of the pure rooms asks for it: jaxtyping takes a while to import."""
+    if name != "checked":
+        raise AttributeError(name)
+    from beartype import BeartypeConf, beartype
+    from jaxtyping import jaxtyped
+
+    # An int is accepted where a float is annotated, as Python's typing has it: rate=1 is no mistake.
+    globals()[name] = jaxtyped(typechecker=beartype(conf=BeartypeConf(is_pep484_tower=True)))
+    return globals()[name]

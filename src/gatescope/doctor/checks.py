@@ -18,13 +18,14 @@ from gatescope.core.neurons import NeuronSet
 from gatescope.doctor.inputs import Patient
 from gatescope.doctor.references import apart, columns, edited, hooked, places, products, watched
 from gatescope.doctor.report import Finding, tried
-from gatescope.interventions.value import Intervention, ablate, add, scale, set_to, side_by_side
+from gatescope.interventions.apply import side_by_side
+from gatescope.interventions.intervention import Intervention, ablate, add, scale, set_to
 from gatescope.kernels.eager import attribution, count
 from gatescope.models.load import identity
 from gatescope.models.sites import Site, embedding_path
-from gatescope.traces.access import by_token, forward_options, read
 from gatescope.traces import vision
 from gatescope.traces.encoding import Batch, placeholder_ids
+from gatescope.traces.access import by_token, forward_options, read
 from gatescope.traces.generate import GREEDY
 
 KINDS: dict[str, Callable[[NeuronSet], Intervention]] = {

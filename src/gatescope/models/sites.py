@@ -27,8 +27,8 @@ from transformers.activations import ACT2CLS
 from transformers.pytorch_utils import Conv1D
 
 from gatescope.core.errors import GatescopeError
-from gatescope.models.attention import ATTENTION, attention_projections, size, why_missing
 from gatescope.core.layout import Layout
+from gatescope.models.attention import ATTENTION, attention_projections, size, why_missing
 
 # An activation is a module that says so: every class that transformers' configs can name.
 _ACTIVATIONS = (nn.GELU, *{entry[0] if isinstance(entry, tuple) else entry for entry in ACT2CLS.values()})

@@ -25,11 +25,11 @@ from gatescope.kernels import compiled
 from gatescope.models.load import identity, versions
 from gatescope.models.projections import projection_path
 from gatescope.models.sites import Site, embedding_path, layout_of, site_of
-from gatescope.traces.access import by_token, forward_options, read
 from gatescope.steps.remote.attribute import attribute_shards
 from gatescope.steps.run import Run
 from gatescope.steps.runner import run_step
 from gatescope.steps.step import Options, Step
+from gatescope.traces.access import by_token, forward_options, read
 from gatescope.traces.encoding import Batch
 from gatescope.traces.forced import answer_logs, force
 from gatescope.traces.labels import answer_tokens

@@ -26,12 +26,12 @@ from gatescope.kernels import compiled
 from gatescope.kernels import eager as kernels
 from gatescope.models.load import identity, versions
 from gatescope.models.sites import Site, site_of
-from gatescope.traces.access import by_token, read
 from gatescope.statistics.table import Row
 from gatescope.steps.remote.record import record_shards
 from gatescope.steps.run import Run
 from gatescope.steps.runner import run_step
 from gatescope.steps.step import Options, Step
+from gatescope.traces.access import by_token, read
 from gatescope.traces.encoding import CLASSES, TOKEN_RULE, Batch, token_classes, uncounted_ids
 from gatescope.traces.generate import GENERATED, ask
 from gatescope.traces.workers import beside, every_step

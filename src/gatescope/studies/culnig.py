@@ -120,8 +120,8 @@ def run_culnig(
         rate, z: of the specific selector.
         known: neurons (of gate_pre) known to carry culture, where they are known.
         out: run directory for the neurons and every answer; new or empty.
-        readout: how answers are read (see `gatescope.traces.generate`); if None each task's own way, and those that are answered by
-            a label as CULNIG's published evaluation does, "argmax".
+        readout: how answers are read (see `gatescope.traces.generate`); if None each task's own way, and those that are
+            answered by a label as CULNIG's published evaluation does, "argmax".
         batch_size: examples a batch.
         max_new_tokens: at most this many tokens an answer, where answers are generated.
         progress: show bars.

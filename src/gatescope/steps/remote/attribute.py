@@ -17,11 +17,11 @@ from gatescope.data.example import Example
 from gatescope.models.load import identity
 from gatescope.models.projections import projection_path
 from gatescope.models.sites import Site, embedding_path, layout_of
-from gatescope.traces.access import forward_options
 from gatescope.steps.remote import plan
 from gatescope.steps.remote.jobs import Build, Server, run_jobs
 from gatescope.steps.remote.ledger import Ledger
 from gatescope.steps.remote.record import Shards
+from gatescope.traces.access import forward_options
 from gatescope.traces.encoding import collate
 from gatescope.traces.forced import force
 from gatescope.traces.labels import answer_tokens

@@ -9,6 +9,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gatescope.core.answers import Reading
@@ -16,9 +17,9 @@ from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example, fingerprint
 from gatescope.models.load import identity
 from gatescope.models.sites import Site
-from gatescope.traces.access import forward_options
 from gatescope.statistics.table import Row
 from gatescope.steps.remote.jobs import Server
+from gatescope.traces.access import forward_options
 from gatescope.traces.encoding import Batch, collate
 from gatescope.traces.forced import force
 from gatescope.traces.generate import GENERATED, GREEDY, LABELLED, _read, next_token, readable
