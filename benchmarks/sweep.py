@@ -27,8 +27,8 @@ from gatescope.data import Example
 from gatescope.models.load import identity
 from gatescope.models.sites import site_of
 from gatescope.organism import build, world
+from gatescope.traces.ask import ask
 from gatescope.traces.encoding import collate
-from gatescope.traces.generate import ask
 
 SMALL = {"examples": 8, "pixels": 56, "new": 4}
 TOY = {"small pictures": SMALL, "large pictures": SMALL | {"pixels": 280}, "long answers": SMALL | {"examples": 2, "new": 20}}

@@ -13,7 +13,7 @@ from gatescope.core import answers
 from gatescope.data import prompts
 from gatescope.organism import Recipe, build, train, world
 from gatescope.traces.encoding import collate
-from gatescope.traces.generate import generate
+from gatescope.traces.readouts.generated import generate
 
 
 def accuracy(model, examples):

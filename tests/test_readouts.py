@@ -13,8 +13,9 @@ import gatescope as gs
 from gatescope.core.answers import Reading
 from gatescope.data import Example
 from gatescope.statistics.table import Row, Table
+from gatescope.traces.ask import READOUTS, ask
 from gatescope.traces.encoding import collate
-from gatescope.traces.generate import READOUTS, ask, next_token
+from gatescope.traces.readouts.argmax import next_token
 from gatescope.traces.readouts.options import best, exclusive
 from tiny import text_examples, tiny_llama
 
@@ -380,12 +381,12 @@ def test_a_pass_that_was_stopped_leaves_nothing_behind(llama, run):
 
 
 def test_a_scale_may_begin_at_zero():
-    from gatescope.traces.generate import check
+    from gatescope.traces.ask import readout_named
 
     choices = ("0", "1", "2")
     example = Example("x", "north", "How much?", choices, "0", labels=choices)
     for readout in ("likert", "likert_label"):
-        check(example, readout)
+        readout_named(readout).check(example)
 
 
 def test_a_short_answer_is_read_in_the_language_of_its_example():

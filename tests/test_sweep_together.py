@@ -77,7 +77,7 @@ def test_other_read_outs_go_side_by_side_too(llama, readout):
 def test_one_mask_at_a_time_equals_the_mask_in_a_trace_of_its_own(organism_model, examples):
     """Against the plain way: apply, generate, no features kept."""
     from gatescope.traces.encoding import collate
-    from gatescope.traces.generate import generate
+    from gatescope.traces.readouts.generated import generate
 
     masks = masks_of(organism_model)["kinds"]
     table = gs.sweep(organism_model, examples[:6], masks, batch_size=6, max_new_tokens=5, progress=False)

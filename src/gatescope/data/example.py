@@ -168,7 +168,7 @@ class Study:
         identification: examples neurons are found on.
         evaluation: examples their effect is measured on.
         notes: how the split was made, and whatever else a reader must know.
-        readout: how its answers are best read (see `gatescope.traces.generate`).
+        readout: how its answers are best read (see `gatescope.traces.readouts`).
     """
 
     name: str

@@ -107,7 +107,7 @@ def side_by_side(model, masks: Sequence[Change | None]) -> None:
 
 
 def masks_of(model, changes: Sequence[Change | None]) -> Masks:
-    """Changes for `gatescope.traces.generate.ask`, each in its own block of rows; None leaves its block as it is."""
+    """Changes for `gatescope.traces.ask.ask`, each in its own block of rows; None leaves its block as it is."""
 
     def alone(block: int) -> None:
         mask = changes[block]

@@ -15,7 +15,7 @@ from gatescope.kernels.eager import total
 from gatescope.models.sites import site_of
 from gatescope.traces.access import by_token, read
 from gatescope.traces.encoding import collate
-from gatescope.traces.passes import until
+from gatescope.traces.passes import forward_until
 
 
 def mean_activation(
@@ -46,7 +46,7 @@ def mean_activation(
                 wholes = (where.part(read(model, path, where.io)) for path in where.paths)
                 return [total(by_token(w, valid), valid.to(w.device)).sum(0).cpu() for w in wholes]
 
-            sums += torch.stack(until(model, batch.inputs, inside))
+            sums += torch.stack(forward_until(model, batch.inputs, inside))
             tokens += int(batch.valid.sum())
             shown.update(len(batch.examples))
     return sums / tokens

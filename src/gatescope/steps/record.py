@@ -32,8 +32,8 @@ from gatescope.steps.run import Run
 from gatescope.steps.runner import run_step
 from gatescope.steps.step import Options, Step
 from gatescope.traces.access import by_token, read
+from gatescope.traces.ask import GENERATED, ask
 from gatescope.traces.encoding import CLASSES, TOKEN_RULE, Batch, token_classes, uncounted_ids
-from gatescope.traces.generate import GENERATED, ask
 from gatescope.traces.workers import beside, every_step
 
 PARTS = ("K", "S", "T", "seen", "counted")
@@ -67,7 +67,7 @@ def record(
         batch_size: examples a batch; "auto" sorts a shard by length and fills batches with tokens (see
             `gatescope.steps.plan`).
         shard_size: examples a shard.
-        readout: how an answer is read (see `gatescope.traces.generate`): "generate", "label", "loglik", "short", ...; "none"
+        readout: how an answer is read (see `gatescope.traces.readouts`): "generate", "label", "loglik", "short", ...; "none"
             for passages, with `only_correct=False`. None takes what fits the examples: "label" where all have labels,
             "short" where all have accepted answers, "none" where all are passages, else "generate".
         max_new_tokens: at most this many tokens an answer (the paper: 20).

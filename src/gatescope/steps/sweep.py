@@ -27,8 +27,8 @@ from gatescope.steps.runner import run_step
 from gatescope.steps.shards import Shards
 from gatescope.steps.step import Options, Step
 from gatescope.traces import vision
+from gatescope.traces.ask import ask
 from gatescope.traces.encoding import Batch
-from gatescope.traces.generate import ask
 
 Interventions = Mapping[str, Intervention] | Mapping[str, Mapping[str, Intervention]]
 Answer = tuple[str, Reading]
@@ -66,7 +66,7 @@ def sweep(
         name: of this sweep in the run, where it has several.
         batch_size, shard_size, workers, remote: as for `record`.
         together: masks side by side in one batch; as many as fit well if None, 1 for one at a time.
-        readout: how an answer is read (see `gatescope.traces.generate`): "generate", "label", "loglik", "short", ...; None
+        readout: how an answer is read (see `gatescope.traces.readouts`): "generate", "label", "loglik", "short", ...; None
             takes what fits the examples, as for `record`.
         max_new_tokens: at most this many tokens an answer (the paper: 20).
         progress: show a bar if it takes longer than a few seconds.

@@ -37,7 +37,7 @@ from gatescope.statistics.table import ALL, Effects, Table
 from gatescope.steps.attribute import attribute
 from gatescope.steps.run import Run
 from gatescope.steps.sweep import sweep
-from gatescope.traces.generate import readable
+from gatescope.traces.ask import readout_named
 
 SEEDS = 10
 GENERAL, UNFILTERED, SPECIFIC = "CULNIG-general", "without exclusion", "CULNIG-specific"
@@ -120,7 +120,7 @@ def run_culnig(
         rate, z: of the specific selector.
         known: neurons (of gate_pre) known to carry culture, where they are known.
         out: run directory for the neurons and every answer; new or empty.
-        readout: how answers are read (see `gatescope.traces.generate`); if None each task's own way, and those that are
+        readout: how answers are read (see `gatescope.traces.readouts`); if None each task's own way, and those that are
             answered by a label as CULNIG's published evaluation does, "argmax".
         batch_size: examples a batch.
         max_new_tokens: at most this many tokens an answer, where answers are generated.
@@ -135,7 +135,7 @@ def run_culnig(
         check_share(share)
     read_by = {task: readout or published_readout(study) for task, study in tasks.items() if task != "control"}
     for task, how in read_by.items():
-        readable(model, tasks[task].evaluation, how)
+        readout_named(how).readable(model, tasks[task].evaluation)
     run = None if out is None else Run.at(out, identity(model))
     scored = {
         name: attribute(model, tasks[name].identification, run=run, name=name, batch_size=batch_size, progress=progress)

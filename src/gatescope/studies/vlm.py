@@ -88,7 +88,7 @@ def run_study(
         options: keyword arguments of a selector, by its name; LAPE needs {"LAPE": {"rho": percent}}.
         site: which neurons.
         tokens: which tokens are counted.
-        readout: how answers are read (see `gatescope.traces.generate`); the study's own way if None.
+        readout: how answers are read (see `gatescope.traces.readouts`); the study's own way if None.
         known: the true neurons by group, where they are known.
         batch_size: examples a batch.
         max_new_tokens: at most this many tokens an answer.

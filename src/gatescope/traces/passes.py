@@ -33,7 +33,7 @@ class Masks:
 UNMASKED = Masks()
 
 
-def until(model, inputs: dict[str, Tensor], inside: Callable[[], T]) -> T:
+def forward_until(model, inputs: dict[str, Tensor], inside: Callable[[], T]) -> T:
     """What `inside` returned in a forward pass, without gradients, that ends as soon as it has.
 
     Args:

@@ -9,22 +9,16 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from gatescope.core.answers import Reading
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example, fingerprint
 from gatescope.models.load import identity
 from gatescope.models.sites import Site
 from gatescope.statistics.table import Row
 from gatescope.steps.remote.jobs import Server
-from gatescope.traces.access import forward_options
-from gatescope.traces.encoding import Batch, collate
-from gatescope.traces.forced import force
-from gatescope.traces.generate import GENERATED, GREEDY, LABELLED, _read, next_token, readable
-from gatescope.traces.labels import label_tokens, single_tokens, text_tokens
-from gatescope.traces.readouts import options
+from gatescope.traces.ask import readout_named
+from gatescope.traces.encoding import Batch
 
 Place = tuple[str, str, Any]  # path, "input" or "output", columns
 
@@ -41,78 +35,25 @@ def places(site: Site) -> list[Place]:
     return [(path, site.io, columns(site)) for path in site.paths]
 
 
-def generation(model, max_new_tokens: int) -> dict[str, Any]:
-    """How answers are generated."""
-    return GREEDY | {"max_new_tokens": max_new_tokens, "pad_token_id": model.tokenizer.pad_token_id}
-
-
 def batch(model, encoded: Batch, readout: str) -> dict[str, Any]:
     """A batch of questions and what is needed to read its answers.
 
     Raises:
         GatescopeError: for an unknown read-out, or an example it cannot read.
     """
-    readable(model, encoded.examples, readout)
-    examples = encoded.examples
-    made: dict[str, Any] = {"inputs": dict(encoded.inputs)}
-    if readout in GENERATED:
-        words = {"choices": [list(e.choices) for e in examples], "answer": [e.answer for e in examples]}
-        return made | {"way": "generate"} | words
-    made |= {"way": "none", "options": forward_options(model, encoded.inputs, keep=1)}
-    if readout == "none":
-        return made
-    if readout == "argmax":
-        rows = zip(examples, single_tokens(model, examples), strict=True)
-        return made | {"way": "argmax", "right": torch.tensor([labels[e.choices.index(e.answer)] for e, labels in rows])}
-    tokens = label_tokens(model, examples) if readout in LABELLED else text_tokens(model, examples)
-    made |= {"tokens": tokens, "how": "label" if readout in LABELLED else readout}
-    made["right"] = [[_option(e, i, readout)[1].correct for i in range(len(e.choices))] for e in examples]
-    if readout in LABELLED and all(len(ids) == 1 for each in tokens for ids in each):
-        return made | {"way": "next"}
-    return made | {"way": "options", "chunks": list(_chunks(model, examples, tokens))}
+    way = readout_named(readout)
+    way.readable(model, encoded.examples)
+    return way.job(model, encoded)
 
 
-def _chunks(model, examples: Sequence[Example], tokens: Sequence[list[list[int]]]) -> Iterable[dict[str, Any]]:
-    """Every option of every example, forced; as many at once as the batch has examples, as in a local run."""
-    rows = [(e, ids) for e, each in zip(examples, tokens, strict=True) for ids in each]
-    for start in range(0, len(rows), len(examples)):
-        some, forced = zip(*rows[start : start + len(examples)], strict=True)
-        inputs = force(model, collate(model, some), forced)
-        settings = forward_options(model, inputs, max(map(len, forced)))
-        yield {"inputs": inputs, "forced": list(forced), "options": settings}
-
-
-def read(model, batches: Iterable[Sequence[Example]], answers: Iterable[Any], readout: str) -> list[Row]:
+def read(model, batches: Iterable[Sequence[Example]], outcomes: Iterable[Any], readout: str) -> list[Row]:
     """Answers read here, by the same rules as in a local run: one row for each example of the batches."""
-    return [
-        Row(example.id, example.group, "", "", *found)
-        for examples, answer in zip(batches, answers, strict=True)
-        for example, found in zip(examples, _read_batch(model, examples, answer, readout), strict=True)
-    ]
-
-
-def _read_batch(model, examples: Sequence[Example], answer: Any, readout: str) -> list[tuple[str, Reading]]:
-    if readout == "none":
-        return [("", Reading("", False, False))] * len(examples)
-    if readout in GENERATED:
-        texts = model.tokenizer.batch_decode(answer, skip_special_tokens=True)
-        return [(text, _read(text, e, readout)) for text, e in zip(texts, examples, strict=True)]
-    if readout == "argmax":
-        rows = zip(examples, answer.tolist(), single_tokens(model, examples), strict=True)
-        return [next_token(model, example, token, labels) for example, token, labels in rows]
-    tokens = label_tokens(model, examples) if readout in LABELLED else text_tokens(model, examples)
-    how = "label" if readout in LABELLED else readout
-    rows = zip(examples, answer, tokens, strict=True)
-    return [_option(example, options.best(logs, each, how), readout) for example, logs, each in rows]
-
-
-def _option(example: Example, which: int, readout: str) -> tuple[str, Reading]:
-    """What it means that an option was the most probable."""
-    choice = example.choices[which]
-    text = example.labels[which] if readout in LABELLED else choice
-    if readout == "likert_label":
-        return text, _read(choice, example, "likert")
-    return text, Reading(choice, choice == example.answer, fallback=False)
+    way = readout_named(readout)
+    rows: list[Row] = []
+    for examples, outcome in zip(batches, outcomes, strict=True):
+        answers = way.read(model, examples, outcome)
+        rows += [Row(example.id, example.group, "", "", *answer) for example, answer in zip(examples, answers, strict=True)]
+    return rows
 
 
 def total(pieces: Sequence[dict[str, Any]], part: str) -> Tensor:

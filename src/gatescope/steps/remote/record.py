@@ -17,8 +17,9 @@ from gatescope.statistics.table import Row
 from gatescope.steps.remote import plan
 from gatescope.steps.remote.jobs import Build, Server, run_jobs
 from gatescope.steps.remote.ledger import Ledger
+from gatescope.traces.ask import readout_named
 from gatescope.traces.encoding import CLASSES, collate, token_classes, uncounted_ids
-from gatescope.traces.generate import GENERATED
+from gatescope.traces.readouts.generated import generation
 
 Shards = Mapping[int, Sequence[Sequence[Example]]]  # number -> its batches
 
@@ -108,7 +109,7 @@ def builder(
         "generated": generated,
         "markers": torch.tensor(sorted(uncounted_ids(model))),
         "embedding": (embedding_path(model), "input", None),
-        "generation": plan.generation(model, max_new_tokens),
+        "generation": generation(model, max_new_tokens),
     }
 
     def batch_of(examples: Sequence[Example]) -> dict[str, Any]:
@@ -130,11 +131,7 @@ def builder(
 
 def _decides(only_correct: bool, readout: str) -> str:
     """Who says which answers are right: the server, where its functions can; the client, in between two jobs, elsewhere."""
-    if not only_correct:
-        return "all"
-    if readout == "argmax":
-        return "token"
-    return "text" if readout == "generate" else "client" if readout in GENERATED else "option"
+    return readout_named(readout).decides if only_correct else "all"
 
 
 def _second(model, job: dict[str, Any], batches: Sequence[Sequence[Example]], asked: list, readout: str) -> dict[str, Any]:

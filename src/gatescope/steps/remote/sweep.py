@@ -14,6 +14,7 @@ from gatescope.steps.remote.jobs import Build, Server, run_jobs
 from gatescope.steps.remote.ledger import Ledger
 from gatescope.steps.remote.record import Shards
 from gatescope.traces.encoding import collate
+from gatescope.traces.readouts.generated import generation
 
 
 def sweep_shards(
@@ -57,7 +58,7 @@ def builder(
 ) -> Callable[[int], Build]:
     """For a shard's number, what makes the job of a range of its batches."""
     tables = [plain(model, mask) for mask in masks]
-    common: dict[str, Any] = {"task": "sweep", "masks": tables, "generation": plan.generation(model, max_new_tokens)}
+    common: dict[str, Any] = {"task": "sweep", "masks": tables, "generation": generation(model, max_new_tokens)}
 
     def batch_of(examples: Sequence[Example]) -> dict[str, Any]:
         return plan.batch(model, collate(model, examples), readout)

@@ -95,6 +95,15 @@ def rating(text: str) -> int:
     return int(text) if text.isascii() and text.isdigit() else UNREADABLE
 
 
+def lacks_scale(choices: Sequence[str]) -> str | None:
+    """What choices lack to be a scale; None if they are one.
+
+    >>> lacks_scale(["1", "2"]), lacks_scale(["1", "often"])
+    (None, 'choices that are numbers on a scale')
+    """
+    return None if all(rating(choice) >= 0 for choice in choices) else "choices that are numbers on a scale"
+
+
 def read_likert(text: str, scale: Sequence[str], answer: str) -> Reading:
     """Read a text as a number on a scale, scored by how near it is to the answer.
 

@@ -1,0 +1,177 @@
+"""Read-outs that compare the choices' own probabilities.
+
+label         the most probable label, such as A or B, as the next token; labels of several tokens as a whole
+likert_label  the most probable number on the scale, scored by its distance as `likert` scores it
+loglik        the option whose text has the highest log-likelihood
+loglik_mean   the same, divided by its number of tokens
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import nnsight
+import torch
+from torch import Tensor
+
+from gatescope.core.answers import Reading
+from gatescope.data.example import Example
+from gatescope.traces.access import forward_options
+from gatescope.traces.encoding import Batch, collate
+from gatescope.traces.forced import answer_logs, force
+from gatescope.traces.labels import label_tokens, text_tokens
+from gatescope.traces.readouts import likert, options
+from gatescope.traces.readouts.base import Answer, Asking, Readout, forward_data, next_logits
+
+Tokens = Sequence[list[list[int]]]  # of every option, for each example
+
+
+class Choices(Readout):
+    """The most probable option; which tokens stand for an option is the subclass's.
+
+    Attributes:
+        how: how options are compared; see `gatescope.traces.readouts.options.best`.
+    """
+
+    how: str
+
+    @abstractmethod
+    def tokens(self, model, examples: Sequence[Example]) -> Tokens:
+        """The tokens of every option of each example."""
+
+    def lacks(self, example: Example) -> str | None:
+        """Choices."""
+        return None if example.choices else "choices"
+
+    def next_only(self, tokens: Tokens) -> bool:
+        """Whether the next token alone tells the options apart."""
+        return False
+
+    def text(self, example: Example, which: int) -> str:
+        """What an option is called."""
+        return example.choices[which]
+
+    def reading(self, example: Example, which: int) -> Reading:
+        """What it means that an option was the most probable."""
+        choice = example.choices[which]
+        return Reading(choice, choice == example.answer, fallback=False)
+
+    def put(self, model, batch: Batch, asking: Asking) -> tuple[list[Tensor], Any]:
+        """Each row's log-probabilities of its options."""
+        tokens = self.tokens(model, batch.examples)
+        if self.next_only(tokens):
+            logits, kept = next_logits(model, batch, asking.work)
+            rows = zip(logits.log_softmax(-1), tokens, strict=True)
+            return [row[torch.tensor(each).flatten()] for row, each in rows], kept
+        kept = next_logits(model, batch, asking.work)[1] if asking.inside is not None else None
+        rows = len(batch.examples) // asking.masks.blocks
+        logs: list[Tensor] = []
+        for block in range(asking.masks.blocks):
+            mine = slice(block * rows, (block + 1) * rows)
+            logs += _forced(model, batch.examples[mine], tokens[mine], lambda block=block: asking.masks.alone(block))
+        return logs, kept
+
+    def job(self, model, batch: Batch) -> dict[str, Any]:
+        """The options' tokens, and which of them are right."""
+        examples = batch.examples
+        tokens = self.tokens(model, examples)
+        right = [[self.reading(example, which).correct for which in range(len(example.choices))] for example in examples]
+        made = forward_data(model, batch) | {"tokens": tokens, "how": self.how, "right": right}
+        if self.next_only(tokens):
+            return made | {"way": "next"}
+        chunks = []
+        for inputs, forced in _chunks(model, examples, tokens):
+            settings = forward_options(model, inputs, max(map(len, forced)))
+            chunks.append({"inputs": inputs, "forced": forced, "options": settings})
+        return made | {"way": "options", "chunks": chunks}
+
+    def read(self, model, examples: Sequence[Example], outcome: Sequence[Tensor]) -> list[Answer]:
+        """The most probable option of each row."""
+        found: list[Answer] = []
+        for example, logs, tokens in zip(examples, outcome, self.tokens(model, examples), strict=True):
+            which = options.best(logs, tokens, self.how)
+            found.append((self.text(example, which), self.reading(example, which)))
+        return found
+
+
+class Label(Choices):
+    """By labels."""
+
+    name = "label"
+    how = "label"
+
+    def lacks(self, example: Example) -> str | None:
+        """Choices and their labels."""
+        if not example.choices:
+            return "choices"
+        return None if example.labels else "labels"
+
+    def readable(self, model, examples: Sequence[Example]) -> None:
+        """Every label has tokens."""
+        super().readable(model, examples)
+        label_tokens(model, examples)
+
+    def tokens(self, model, examples: Sequence[Example]) -> Tokens:
+        """Of every label."""
+        return label_tokens(model, examples)
+
+    def next_only(self, tokens: Tokens) -> bool:
+        """Labels of one token each."""
+        return all(len(ids) == 1 for each in tokens for ids in each)
+
+    def text(self, example: Example, which: int) -> str:
+        """The label."""
+        return example.labels[which]
+
+
+class LikertLabel(Label):
+    """By labels that are numbers on a scale."""
+
+    name = "likert_label"
+
+    def lacks(self, example: Example) -> str | None:
+        """Labels, and a scale."""
+        return super().lacks(example) or likert.lacks_scale(example.choices)
+
+    def reading(self, example: Example, which: int) -> Reading:
+        """The number and its score."""
+        return likert.read_likert(example.choices[which], example.choices, example.answer)
+
+
+class Loglik(Choices):
+    """By the log-likelihood of an option's text."""
+
+    name = "loglik"
+    how = "loglik"
+
+    def tokens(self, model, examples: Sequence[Example]) -> Tokens:
+        """Of every choice's text."""
+        return text_tokens(model, examples)
+
+
+class LoglikMean(Loglik):
+    """By the same, a token."""
+
+    name = "loglik_mean"
+    how = "loglik_mean"
+
+
+def _forced(model, examples: Sequence[Example], tokens: Tokens, change: Callable[[], None]) -> list[Tensor]:
+    """Log-probability of every option of every example, under a change."""
+    logs = []
+    for inputs, forced in _chunks(model, examples, tokens):
+        keep = max(map(len, forced))
+        with torch.no_grad(), model.trace(**inputs, **forward_options(model, inputs, keep)):
+            change()
+            logs.append(nnsight.save(answer_logs(model.output.logits[:, -keep:], forced)))
+    return list(torch.cat([log.cpu() for log in logs]).split([len(each) for each in tokens]))
+
+
+def _chunks(model, examples: Sequence[Example], tokens: Tokens) -> Iterator[tuple[dict[str, Tensor], list[list[int]]]]:
+    """Every option of every example put after its prompt; as many at once as there are examples."""
+    rows = [(example, ids) for example, each in zip(examples, tokens, strict=True) for ids in each]
+    for start in range(0, len(rows), len(examples)):
+        asked, forced = zip(*rows[start : start + len(examples)], strict=True)
+        yield force(model, collate(model, asked).to(model._module.device), forced), list(forced)

@@ -1,0 +1,129 @@
+"""Read-outs of generated answers: greedy decoding, as in the paper (temperature 0).
+
+generate   read by Algorithm 1 of the VLM paper
+short      right if it holds one of the accepted short answers
+likert     a number on the question's scale, scored by its distance (CULNIG, equation 11)
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import nnsight
+from torch import Tensor
+
+from gatescope.core import answers
+from gatescope.core.answers import Reading
+from gatescope.data.example import Example
+from gatescope.traces.encoding import Batch
+from gatescope.traces.readouts import likert, short
+from gatescope.traces.readouts.base import Answer, Asking, Readout
+
+# Deterministic; sampling settings that a checkpoint may carry are taken back.
+GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
+T = TypeVar("T")
+
+
+def generate(model, batch: Batch, inside: Callable[[], T], *, max_new_tokens: int = 20) -> tuple[list[str], T]:
+    """Generate an answer for every row, with code running inside the trace.
+
+    Args:
+        model: from `load_model`, or an edited copy.
+        batch: the encoded prompts.
+        inside: called in the trace before the first token; what it reads is the prefill, what it returns is kept.
+        max_new_tokens: at most this many tokens a row (the paper: 20).
+
+    Returns:
+        The generated texts without special tokens, and what `inside` returned.
+    """
+    ids, kept = _generated_ids(model, batch, inside, max_new_tokens)
+    return model.tokenizer.batch_decode(ids, skip_special_tokens=True), kept
+
+
+def generation(model, max_new_tokens: int) -> dict[str, Any]:
+    """The settings answers are generated with."""
+    return GREEDY | {"max_new_tokens": max_new_tokens, "pad_token_id": model.tokenizer.pad_token_id}
+
+
+def _generated_ids(model, batch: Batch, inside: Callable[[], T], max_new_tokens: int) -> tuple[Tensor, T]:
+    with model.generate(**batch.inputs, **generation(model, max_new_tokens)) as tracer:
+        kept = nnsight.save(inside())
+        ids = nnsight.save(tracer.result)
+    return ids[:, batch.inputs["input_ids"].shape[1] :], kept
+
+
+class Generated(Readout):
+    """Greedy decoding; what is made of the text is the subclass's."""
+
+    generates = True
+    decides = "client"
+
+    @abstractmethod
+    def reading(self, text: str, example: Example) -> Reading:
+        """What a text is read as."""
+
+    def put(self, model, batch: Batch, asking: Asking) -> tuple[Tensor, Any]:
+        """The generated ids [b, t]."""
+        return _generated_ids(model, batch, asking.work, asking.max_new_tokens)
+
+    def job(self, model, batch: Batch) -> dict[str, Any]:
+        """Prompts, and the words an answer is looked for among."""
+        words = {
+            "choices": [list(example.choices) for example in batch.examples],
+            "answer": [example.answer for example in batch.examples],
+        }
+        return {"inputs": dict(batch.inputs), "way": "generate"} | words
+
+    def read(self, model, examples: Sequence[Example], outcome: Tensor) -> list[Answer]:
+        """Each row's text and its reading."""
+        texts = model.tokenizer.batch_decode(outcome, skip_special_tokens=True)
+        return [(text, self.reading(text, example)) for text, example in zip(texts, examples, strict=True)]
+
+
+class Generate(Generated):
+    """Algorithm 1."""
+
+    name = "generate"
+    decides = "text"
+
+    def lacks(self, example: Example) -> str | None:
+        """Choices that normalisation keeps apart."""
+        if not example.choices:
+            return "choices"
+        if len(set(map(answers.normalise, example.choices))) < len(example.choices):
+            return "choices that differ in more than case and white space"
+        return None
+
+    def reading(self, text: str, example: Example) -> Reading:
+        """The choice whose last occurrence starts last."""
+        return answers.read(text, example.choices, example.answer)
+
+
+class Short(Generated):
+    """Accepted short answers."""
+
+    name = "short"
+
+    def lacks(self, example: Example) -> str | None:
+        """Accepted answers."""
+        return None if example.accepted else "accepted answers"
+
+    def reading(self, text: str, example: Example) -> Reading:
+        """Whether an accepted answer is in the text, as lemmas of its language."""
+        return short.read_short(text, example.accepted, example.facts.get("language", "en"))
+
+
+class Likert(Generated):
+    """Numbers on a scale."""
+
+    name = "likert"
+
+    def lacks(self, example: Example) -> str | None:
+        """A scale."""
+        return "choices" if not example.choices else likert.lacks_scale(example.choices)
+
+    def reading(self, text: str, example: Example) -> Reading:
+        """The number and its score."""
+        return likert.read_likert(text, example.choices, example.answer)
