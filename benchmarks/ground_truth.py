@@ -44,7 +44,7 @@ def main() -> None:
         selections = {
             (name, rate): selector(counts, scores, rate) for name, selector in SELECTORS.items() for rate in options.rates
         }
-        masks = {f"{name}@{rate}": {g: gs.ablate(s) for g, s in found.items()} for (name, rate), found in selections.items()}
+        masks = {f"{name}@{rate}": gs.ablate(found) for (name, rate), found in selections.items()}
         effects = gs.sweep(model, organism.study.evaluation[::4], masks, batch_size=60).self_cross()
         for (name, rate), found in selections.items():
             effect = effects[f"{name}@{rate}"].accuracy

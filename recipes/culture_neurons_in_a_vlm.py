@@ -31,7 +31,7 @@ def main() -> None:
     selections = {"RND": gs.select.random(counts, options.rate), "LAP": gs.select.lap(counts, options.rate)}
     selections |= {"LAPE": gs.select.lape(counts, options.rate, rho=options.rho)}
     selections |= {"MAD": gs.select.mad(counts, options.rate), "CAS": gs.select.cas(counts, options.rate)}
-    masks = {name: {group: gs.ablate(neurons) for group, neurons in s.items()} for name, s in selections.items()}
+    masks = gs.ablate(selections)
     table = gs.sweep(model, study.evaluation, masks, **how)
 
     if options.run:

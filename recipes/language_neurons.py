@@ -59,7 +59,7 @@ def main() -> None:
     found["pure"] = gs.select.cape(found["culture"], found["language"])
     print("perplexity of     without      (neurons)     full      own change   others' change (%)")
     for (kind, study), (name, selection) in product(studies.items(), found.items()):
-        masks, rows = {g: gs.ablate(s) for g, s in selection.items()}, []
+        masks, rows = gs.ablate(selection), []
         for group in selection:
             of = gs.perplexity(model, [e.prompt for e in study.evaluation if e.group == group], masks)
             rise = {mask: 100 * (value / of.full - 1) for mask, value in of.masks.items()}

@@ -36,7 +36,7 @@ def main() -> None:
     how = {"readout": study.readout, "run": options.run, "remote": True if options.server == "ndif" else options.server}
     counts = gs.record(model, study.identification, **how).with_tokens()
     chosen = gs.select.cas(counts, options.rate)
-    masks = {"CAS": {group: gs.ablate(neurons) for group, neurons in chosen.items()}}
+    masks = {"CAS": gs.ablate(chosen)}
     table = gs.sweep(model, study.evaluation, masks, **how)
     print(table.self_cross())
     effects = table.self_cross()["CAS"].accuracy

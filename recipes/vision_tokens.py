@@ -23,7 +23,7 @@ def main() -> None:
     counts = gs.record_classes(model, study.identification, tokens=("text", "image", "all"), readout=study.readout)
     counts = {name: of.with_tokens() for name, of in counts.items()}
     selections = {name: gs.select.cas(of, options.rate) for name, of in counts.items()}
-    masks = {name: {group: gs.ablate(neurons) for group, neurons in s.items()} for name, s in selections.items()}
+    masks = gs.ablate(selections)
     table = gs.sweep(model, study.evaluation, masks, readout=study.readout)
     effects = table.self_cross()
 

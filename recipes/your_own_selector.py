@@ -30,7 +30,7 @@ def main() -> None:
 
     counts = gs.record(model, study.identification, readout=study.readout).with_tokens()
     selections = {"Z": zscore(counts, options.rate), "CAS": gs.select.cas(counts, options.rate)}
-    masks = {name: {group: gs.ablate(neurons) for group, neurons in s.items()} for name, s in selections.items()}
+    masks = gs.ablate(selections)
     table = gs.sweep(model, study.evaluation, masks, readout=study.readout)
 
     effects = table.self_cross()

@@ -21,7 +21,7 @@ def questions() -> list[gs.data.Example]:
 def masks(model):
     layout = gs.sites_of(model)["gate"].layout
     sets = {g: gs.NeuronSet(layout, torch.arange(i, layout.size, 7), {}) for i, g in enumerate(("north", "south", "east"))}
-    return {"three": {g: gs.ablate(s) for g, s in sets.items()}}
+    return {"three": gs.ablate(sets)}
 
 
 def do(step: str, model, questions, run):

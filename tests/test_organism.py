@@ -57,7 +57,7 @@ def test_answering_needs_the_picture(organism, organism_model):
 
 
 def test_the_known_neurons_carry_their_culture_and_no_other(organism, organism_model):
-    masks = {culture: gs.ablate(neurons) for culture, neurons in organism.known.items()}
+    masks = gs.ablate(organism.known)
     table = gs.sweep(organism_model, organism.study.evaluation[::4], masks, progress=False)
     effect = table.self_cross()["mask"].accuracy
     assert effect.self_ < -80 and abs(effect.cross) < 3

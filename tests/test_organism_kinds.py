@@ -50,7 +50,7 @@ def test_the_first_kind_is_the_default():
 )
 def test_known_neurons_are_as_necessary_as_their_kind_says(kind, name, own, cross):
     organism, model = kind(name)
-    masks = {culture: gs.ablate(neurons) for culture, neurons in organism.known.items()}
+    masks = gs.ablate(organism.known)
     table = gs.sweep(model, organism.study.evaluation[::4], masks, progress=False)
     effect = table.self_cross()["mask"].accuracy
     assert table.accuracy().mean() >= 95

@@ -42,7 +42,7 @@ def plain(path, texts, max_length, indices=None):
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_it_equals_a_plain_loop_over_single_texts(llama, llama_path, batch_size, max_length):
     sets = {"some": some_neurons(llama, 0.3, 0), "many": some_neurons(llama, 0.8, 1)}
-    masks = {name: gs.ablate(neurons) for name, neurons in sets.items()}
+    masks = gs.ablate(sets)
     found = perplexity(llama, TEXTS, masks, batch_size=batch_size, max_length=max_length, progress=False)
     full, count = plain(llama_path, TEXTS, max_length)
     assert found.tokens == count

@@ -202,7 +202,7 @@ def test_argmax_is_the_published_evaluation_as_a_plain_loop(taught):
     layout = gs.sites_of(model)["gate_pre"].layout
     order = torch.randperm(layout.size, generator=torch.Generator().manual_seed(0))
     sets = {str(n): gs.NeuronSet(layout, order[:n], {}) for n in (20, 60, 100, 140)}
-    masks = {name: gs.ablate(neurons) for name, neurons in sets.items()}
+    masks = gs.ablate(sets)
     tables = {how: gs.sweep(model, examples, masks, readout=how, progress=False) for how in ("argmax", "label")}
     accuracies, unlabelled = {"argmax": [], "label": []}, 0
     for mask in ("", *masks):

@@ -205,7 +205,7 @@ neurons = gs.NeuronSet.of(gs.sites_of(model)["gate"].layout, [("gate", 0, 1)])
 chosen = gs.Selection("X", {{"north": neurons}}, 1)
 for wrong in (
     lambda: gs.record(model, study), lambda: gs.attribute(model, study), lambda: gs.sweep(model, study, {{}}),
-    lambda: gs.mean_activation(model, study), lambda: gs.sweep(model, examples, chosen), lambda: gs.ablate(chosen),
+    lambda: gs.mean_activation(model, study), lambda: gs.sweep(model, examples, chosen), lambda: gs.scale(chosen, 0.5),
     lambda: chosen["North"], lambda: gs.NeuronSet.load("nothing.safetensors"),
 ):
     try:
@@ -217,7 +217,7 @@ for wrong in (
     said = done.stdout.splitlines()
     assert len(said) == 8, done.stderr
     assert all("'mine' is a study, of two halves; give one of them: study.identification" in line for line in said[:4])
-    assert "under 'north' is a NeuronSet, no intervention" in said[4] and "gs.ablate(neurons) for group" in said[4]
+    assert "under 'north' is a NeuronSet, no intervention" in said[4] and "gs.ablate(selection)" in said[4]
     assert "An intervention is on one NeuronSet, and this is a Selection" in said[5]
     assert "'North' is none of the groups of this selection: 'north'" in said[6]
     assert "There is no file nothing.safetensors" in said[7]

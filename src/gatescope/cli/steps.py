@@ -281,7 +281,7 @@ def sweep(
     chosen = Run.open(run).selections
     if not chosen:
         raise GatescopeError(f"{run} has no selections yet; make some with `gatescope select {run}`.")
-    masks = {name: {g: ablate(neurons) for g, neurons in selection.items()} for name, selection in chosen.items()}
+    masks = ablate(chosen)
     examples, own = _examples(data, path, half, group, seed)
     table = ask(
         _model(model, remote, dtype, device_map),

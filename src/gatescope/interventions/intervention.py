@@ -17,7 +17,9 @@ every generated token; or as a lasting edit, for every trace of the copy it retu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ from gatescope.interventions.apply import hold
 from gatescope.interventions.bake import baked
 from gatescope.interventions.carry import held, refuse
 from gatescope.interventions.value import Change
+from gatescope.select.selection import Selection
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,26 @@ class Intervention(Change):
         return baked(self, model)
 
 
-def ablate(neurons: NeuronSet) -> Intervention:
+@overload
+def ablate(neurons: NeuronSet) -> Intervention: ...
+@overload
+def ablate(neurons: Mapping[str, NeuronSet]) -> dict[str, Intervention]: ...
+@overload
+def ablate(neurons: Mapping[str, Selection]) -> dict[str, dict[str, Intervention]]: ...
+def ablate(neurons):
     """Switch neurons off: their activations become 0 at every position, prompt and generated.
 
-    >>> from gatescope.core.neurons import Layout, NeuronSet
-    >>> ablate(NeuronSet.of(Layout.single("gate", 2, 4), [("gate", 0, 1)])).kind
-    'zero'
+    Args:
+        neurons: a set; or a selection (any sets by group), or selections by name: they give masks in the same order, as
+            `sweep` takes them.
+
+    >>> from gatescope.core.layout import Layout
+    >>> one = NeuronSet.of(Layout.single("gate", 2, 4), [("gate", 0, 1)])
+    >>> ablate(one).kind, list(ablate({"Arveni": one}))
+    ('zero', ['Arveni'])
     """
+    if isinstance(neurons, Mapping):
+        return {name: ablate(found) for name, found in neurons.items()}
     return Intervention(neurons)
 
 

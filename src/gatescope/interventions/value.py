@@ -47,8 +47,8 @@ class Change:
     def __post_init__(self) -> None:
         if not isinstance(self.neurons, NeuronSet):
             raise GatescopeError(
-                f"An intervention is on one NeuronSet, and this is a {type(self.neurons).__name__}. Of a selection, each group "
-                f"has its own: {{group: gs.ablate(neurons) for group, neurons in selection.items()}}."
+                f"An intervention is on one NeuronSet, and this is a {type(self.neurons).__name__}. "
+                f"gs.ablate(selection) makes one for each group of a selection."
             )
 
     def digest(self) -> str:

@@ -207,7 +207,7 @@ def _by_selector(interventions: Interventions) -> dict[str, dict[str, Interventi
             if not isinstance(mask, Intervention):
                 raise GatescopeError(
                     f"What is to be done under {of!r} is a {type(mask).__name__}, no intervention. Neurons are switched off by "
-                    f"{{group: gs.ablate(neurons) for group, neurons in selection.items()}}."
+                    "gs.ablate(selection), a mask for each group of a selection."
                 )
     flat = {k: v for k, v in interventions.items() if isinstance(v, Intervention)}
     named = {k: dict(v) for k, v in interventions.items() if not isinstance(v, Intervention)} | ({"mask": flat} if flat else {})

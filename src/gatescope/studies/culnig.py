@@ -162,7 +162,7 @@ def run_culnig(
     no_label: dict[str, dict[str, float]] = {name: {} for name in accuracy}
     effects, tests = Effects(()), {}
     for task, how in read_by.items():
-        more = {SPECIFIC: {c: ablate(s) for c, s in specific.items()}} if task == "culture" else {}
+        more = {SPECIFIC: ablate(specific)} if task == "culture" else {}
         kept = {"run": run, "name": task} if run is not None else {}
         table = sweep(model, tasks[task].evaluation, named | more, readout=how, **kept, **options)
         right = {name: _right(table, "" if name == "full" else name) for name in accuracy}

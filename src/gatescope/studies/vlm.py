@@ -116,7 +116,7 @@ def run_study(
             selections["ATT"] = select.att(scores, rate, **given["ATT"])
         for selection in selections.values():
             run.add_selection(selection)
-        masks = {name: {group: ablate(neurons) for group, neurons in s.items()} for name, s in selections.items()}
+        masks = ablate(selections)
         table = sweep(model, study.evaluation, masks, run=run, **how)
         warnings = _warnings(counters, selections, study)
         result = Result(counters, selections, table, warnings, _precision(selections, known), intervals_of(table))
