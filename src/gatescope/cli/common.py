@@ -107,8 +107,8 @@ def questions(data: str, path: Path | None, groups: list[str] | None, seed: int 
 def again(run: Path):
     """The evaluation examples of the data a run says it was made with; none where it does not say, or they are gone."""
     from gatescope.reports.examples import asked_of
-    from gatescope.reports.page import asked as fingerprint_of
-    from gatescope.reports.page import sweeps
+    from gatescope.reports.gathered import asked as fingerprint_of
+    from gatescope.reports.gathered import sweeps
     from gatescope.steps.run import Run
 
     opened = Run.open(run)

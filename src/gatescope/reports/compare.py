@@ -15,7 +15,8 @@ from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
 from gatescope.reports import found, maps, summary, tables
 from gatescope.reports.effects import Cell, Effect, Matrix, cells, effects, intervals, lead, together
-from gatescope.reports.page import MAPS, render, sweeps
+from gatescope.reports.gathered import sweeps
+from gatescope.reports.page import MAPS, render
 from gatescope.reports.words import NOTHING, number, with_span
 from gatescope.select.selection import Selection
 from gatescope.steps.run import Run

@@ -19,16 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from gatescope.core import artefacts
-from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example
 from gatescope.reports import figures as drawing
 from gatescope.reports import found, maps, provenance, summary, tables
 from gatescope.reports.colours import DARK, LIGHT
-from gatescope.reports.effects import cells, effects, intervals, lead, matrices, together
+from gatescope.reports.effects import Matrix, matrices
 from gatescope.reports.examples import ablations
-from gatescope.select.selection import Selection
-from gatescope.statistics.table import Table
+from gatescope.reports.gathered import Gathered, asked, gather
 from gatescope.steps.run import Run
 
 SHOWN = "<!-- with questions -->"  # in a page that shows them
@@ -57,77 +55,15 @@ def report(
     run = run if isinstance(run, Run) else Run.open(run)
     if figures:
         drawing.check()
-    swept = sweeps(run)
-    counters, selections, manifest = counted(run), chosen(run, swept), run.manifest
-    page = Path(out) if out is not None else run.path / "report.html"
-    page = page / "report.html" if page.is_dir() else page
-    beside = page.with_suffix("") if page.suffix else page.with_name(f"{page.name} files")
+    gathered = gather(run)
+    page, beside = _places(run, out)
+    _keep_questions(page, examples)
 
-    if not examples and page.is_file() and SHOWN in page.read_text(encoding="utf-8", errors="replace"):
-        raise GatescopeError(
-            f"{page} shows questions and pictures, and a page written without examples would not. Give them again "
-            f"(examples=study.evaluation; --data on the command line), or write to another place (out=, --out)."
-        )
+    written = _written(gathered)
+    pictures = _pictures(gathered) if figures else {}
+    files = [f"{beside.name}/{name}" for name in (*written, *pictures)]
+    context = _about(run, gathered) | _drawn(gathered) | _asked(gathered, examples) | {"files": files}
 
-    drawn = {name: intervals(table) for name, table in swept.items()}
-    of_selectors = {name: effects(table, drawn[name]) for name, table in swept.items()}
-    shown = {name: together(of) for name, of in of_selectors.items()}
-    of_cells = {name: cells(table, drawn[name]) for name, table in swept.items()}
-    first = next(iter(swept))
-    leading = lead(of_selectors[first])
-    histograms = found.histograms(selections)
-    where, shared, across = (
-        found.layers(selections),
-        found.overlap_of_groups(selections),
-        found.overlap_of_selectors(selections),
-    )
-
-    written = {
-        "effects.csv": tables.effects_csv(of_selectors),
-        "cells.csv": tables.cells_csv(of_cells),
-        "groups.csv": tables.groups_csv(swept[first], counters),
-        "layers.csv": tables.layers_csv(selections),
-        "scores.csv": tables.scores_csv(histograms),
-        "overlap.csv": tables.overlap_csv(selections),
-    }
-    pictures: dict[str, bytes] = {}
-    if figures:
-        for name in swept:
-            end = f".{number}" if (number := list(swept).index(name)) else ""
-            pictures |= drawing.files(f"self-cross{end}", partial(drawing.self_cross, shown[name]))
-            for kind, (title, colour) in MAPS.items():
-                panels = matrices(of_cells[name], kind)
-                draw = partial(drawing.heatmaps, panels, title=f"{title} {name}".strip(), kind=colour)
-                pictures |= drawing.files(f"{'accuracy-change' if kind == 'accuracy' else 'flip-rate'}{end}", draw)
-        if where:
-            draw = partial(drawing.heatmaps, where, title="Neurons by layer", kind="log", columns="layer")
-            pictures |= drawing.files("layers", draw)
-        if histograms:
-            pictures |= drawing.files("scores", partial(drawing.scores, histograms))
-        if overlaps := [*shared, *([across] if across else [])]:
-            draw = partial(drawing.heatmaps, overlaps, title="Overlap (Jaccard)", kind="share", columns="", digits=2)
-            pictures |= drawing.files("overlap", draw)
-
-    context = {
-        "title": summary.title(manifest),
-        "run": run.path.resolve().name,
-        "about": summary.about(manifest, swept[first], selections),
-        "lines": summary.lines(swept[first], shown, selections, manifest.get("against_random", {})),
-        "warnings": summary.warnings(manifest, counters, selections),
-        "sections": [_effects(name, shown[name], of_cells[name], selections, manifest.get("precision")) for name in swept],
-        "layers": maps.heatmaps(where, "log") if where else None,
-        "ridges": maps.ridges(histograms),
-        "overlap": maps.heatmaps(shared, "overlap") if shared else None,
-        "same": [name for name, s in selections.items() if len(s) > 1 and len(found.sets(s)) == 1],
-        "across": maps.heatmaps([across], "overlap") if across else None,
-        "leading": leading.selector if leading else None,
-        "examples": ablations(swept[first], leading.selector if leading else None, examples, asked(manifest, first)),
-        "has_examples": bool(examples),
-        "mark": SHOWN,
-        "provenance": provenance.facts(manifest, selections, counters, next(iter(drawn[first].values()), None)),
-        "groups": summary.groups(swept[first], counters),
-        "files": [f"{beside.name}/{name}" for name in (*written, *pictures)],
-    }
     for name, text in written.items():
         artefacts.write_bytes(beside / name, text.encode())
     for name, content in pictures.items():
@@ -136,42 +72,98 @@ def report(
     return page
 
 
-def sweeps(run: Run) -> dict[str, Table]:
-    """The run's sweeps by name: the one without a name, and those of several tasks.
+def _places(run: Run, out: str | Path | None) -> tuple[Path, Path]:
+    """Where the page goes, and the directory of the files beside it."""
+    page = Path(out) if out is not None else run.path / "report.html"
+    page = page / "report.html" if page.is_dir() else page
+    return page, page.with_suffix("") if page.suffix else page.with_name(f"{page.name} files")
 
-    Raises:
-        GatescopeError: if there is none, or the answers are only the full model's.
-    """
-    there = {path.name[len("answers") : -len(".jsonl")].removeprefix(".") for path in run.path.glob("answers*.jsonl")}
-    order = [key.removeprefix("sweep").removeprefix(" of ") for key in run.manifest if key.split(" of ")[0] == "sweep"]
-    names = dict.fromkeys([*(name for name in order if name in there), *sorted(there)])
-    swept = {name: table for name in names if (table := run.table_of(name)).selectors}
-    if not swept:
+
+def _keep_questions(page: Path, examples: Sequence[Example]) -> None:
+    """Refuse to replace a page with questions by one without."""
+    if not examples and page.is_file() and SHOWN in page.read_text(encoding="utf-8", errors="replace"):
         raise GatescopeError(
-            f"{run.path} holds no sweep with a mask, so there is no effect to report. Run one first: "
-            f"gs.sweep(model, study.evaluation, masks, run={str(run.path)!r})."
+            f"{page} shows questions and pictures, and a page written without examples would not. Give them again "
+            f"(examples=study.evaluation; --data on the command line), or write to another place (out=, --out)."
         )
-    return swept
 
 
-def asked(manifest: Mapping[str, Any], name: str) -> str | None:
-    """The fingerprint of the examples of the sweep of that name; None where the run does not say."""
-    return manifest.get(f"sweep of {name}" if name else "sweep", {}).get("fingerprint")
+def _written(gathered: Gathered) -> dict[str, str]:
+    """The numbers as CSV, by the file's name."""
+    return {
+        "effects.csv": tables.effects_csv(gathered.effects),
+        "cells.csv": tables.cells_csv(gathered.cells),
+        "groups.csv": tables.groups_csv(gathered.swept[gathered.first], gathered.counters),
+        "layers.csv": tables.layers_csv(gathered.selections),
+        "scores.csv": tables.scores_csv(gathered.histograms),
+        "overlap.csv": tables.overlap_csv(gathered.selections),
+    }
 
 
-def chosen(run: Run, swept: Mapping[str, Table]) -> dict[str, Selection]:
-    """The run's selections, in the order of its sweeps."""
-    kept = run.selections
-    names = [selector for table in swept.values() for selector in table.selectors if selector in kept]
-    return {name: kept[name] for name in dict.fromkeys([*names, *kept])}
+def _pictures(gathered: Gathered) -> dict[str, bytes]:
+    """The figures as PNG and SVG, by the file's name."""
+    pictures: dict[str, bytes] = {}
+
+    def heatmaps(file: str, panels: Sequence[Matrix], **how) -> None:
+        if panels:
+            pictures.update(drawing.files(file, partial(drawing.heatmaps, panels, **how)))
+
+    for number, name in enumerate(gathered.swept):
+        end = f".{number}" if number else ""
+        pictures |= drawing.files(f"self-cross{end}", partial(drawing.self_cross, gathered.shown[name]))
+        for kind, file in (("accuracy", "accuracy-change"), ("flips", "flip-rate")):
+            title, colour = MAPS[kind]
+            heatmaps(f"{file}{end}", matrices(gathered.cells[name], kind), title=f"{title} {name}".strip(), kind=colour)
+    heatmaps("layers", gathered.layers, title="Neurons by layer", kind="log", columns="layer")
+    if gathered.histograms:
+        pictures |= drawing.files("scores", partial(drawing.scores, gathered.histograms))
+    overlaps = [*gathered.shared, *([gathered.across] if gathered.across else [])]
+    heatmaps("overlap", overlaps, title="Overlap (Jaccard)", kind="share", columns="", digits=2)
+    return pictures
 
 
-def counted(run: Run) -> Counters | None:
-    """The run's counters; None where it has none, or of several classes of tokens."""
-    try:
-        return run.counters
-    except GatescopeError:
-        return None
+def _about(run: Run, gathered: Gathered) -> dict[str, Any]:
+    """What the page says of the run."""
+    table, manifest, selections = gathered.swept[gathered.first], gathered.manifest, gathered.selections
+    lines = summary.lines(table, gathered.shown, selections, manifest.get("against_random", {}))
+    first_intervals = next(iter(gathered.intervals[gathered.first].values()), None)
+    return {
+        "title": summary.title(manifest),
+        "run": run.path.resolve().name,
+        "about": summary.about(manifest, table, selections),
+        "lines": lines,
+        "warnings": summary.warnings(manifest, gathered.counters, selections),
+        "same": [name for name, s in selections.items() if len(s) > 1 and len(found.sets(s)) == 1],
+        "provenance": provenance.facts(manifest, selections, gathered.counters, first_intervals),
+        "groups": summary.groups(table, gathered.counters),
+    }
+
+
+def _drawn(gathered: Gathered) -> dict[str, Any]:
+    """The page's maps and tables."""
+    precision = gathered.manifest.get("precision")
+    sections = [
+        _effects(name, gathered.shown[name], gathered.cells[name], gathered.selections, precision) for name in gathered.swept
+    ]
+    return {
+        "sections": sections,
+        "layers": maps.heatmaps(gathered.layers, "log") if gathered.layers else None,
+        "ridges": maps.ridges(gathered.histograms),
+        "overlap": maps.heatmaps(gathered.shared, "overlap") if gathered.shared else None,
+        "across": maps.heatmaps([gathered.across], "overlap") if gathered.across else None,
+    }
+
+
+def _asked(gathered: Gathered, examples: Sequence[Example]) -> dict[str, Any]:
+    """The page's questions."""
+    table, leading = gathered.swept[gathered.first], gathered.leading
+    fingerprint = asked(gathered.manifest, gathered.first)
+    return {
+        "leading": leading,
+        "examples": ablations(table, leading, examples, fingerprint),
+        "has_examples": bool(examples),
+        "mark": SHOWN,
+    }
 
 
 def _effects(name: str, rows, found_cells, selections, precision: Mapping[str, float] | None) -> dict[str, Any]:
