@@ -13,9 +13,7 @@ the labels alone: it also counts a model that no longer answers by a label. How 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,70 +26,17 @@ from gatescope.core.attributions import Attributions
 from gatescope.core.errors import GatescopeError
 from gatescope.core.neurons import NeuronSet
 from gatescope.data.example import Study
-from gatescope.interventions.intervention import ablate
+from gatescope.interventions.intervention import Intervention, ablate
 from gatescope.models.load import identity
 from gatescope.select import Selection
 from gatescope.select.attribution import check_share
-from gatescope.statistics.significance import AgainstRandom, against_random
-from gatescope.statistics.table import ALL, Effects, Table
+from gatescope.statistics.significance import against_random
+from gatescope.statistics.table import ALL, Effects, Row, Table
 from gatescope.steps.attribute import attribute
 from gatescope.steps.run import Run
 from gatescope.steps.sweep import sweep
+from gatescope.studies.culnig_result import GENERAL, SEEDS, SPECIFIC, UNFILTERED, CulnigResult
 from gatescope.traces.ask import readout_named
-
-SEEDS = 10
-GENERAL, UNFILTERED, SPECIFIC = "CULNIG-general", "without exclusion", "CULNIG-specific"
-
-
-@dataclass(frozen=True)
-class CulnigResult:
-    """What came of it.
-
-    Attributes:
-        general: culture-general neurons.
-        unfiltered: the same, reading-comprehension neurons kept.
-        specific: culture-specific neurons of each country.
-        accuracy: by mask ("full", "CULNIG-general", "without exclusion", "random 0", ...) and task, in percent.
-        effects: self- and cross-deactivation of the culture-specific neurons on the culture questions.
-        against_random: by task, the p-values of the general set's accuracy being below the random sets' (mean of ten,
-            one of them at a time).
-        precision: share of the general neurons that are known to carry culture, where that is known.
-        no_label: by mask and task, percent of the answers that were no label at all; only tasks read by `argmax`.
-    """
-
-    general: NeuronSet
-    unfiltered: NeuronSet
-    specific: Selection
-    accuracy: dict[str, dict[str, float]]
-    effects: Effects
-    against_random: dict[str, AgainstRandom]
-    precision: float | None = None
-    no_label: dict[str, dict[str, float]] = field(default_factory=dict)
-
-    def random(self, task: str) -> tuple[float, float]:
-        """Mean and standard deviation of a task's accuracy over the random sets."""
-        values = torch.tensor([row[task] for name, row in self.accuracy.items() if name.startswith("random ")])
-        return values.mean().item(), values.std().item()
-
-    def __str__(self) -> str:
-        tasks = list(self.accuracy["full"])
-        sizes = {"full": 0, GENERAL: len(self.general), UNFILTERED: len(self.unfiltered)}
-        sizes = {name: size for name, size in sizes.items() if name in self.accuracy}
-        lines = [f"{'accuracy (%)':20}{'neurons':>8}" + "".join(f"{task:>14}" for task in tasks)]
-        for name, size in sizes.items():
-            lines.append(f"{name:20}{size:8}" + "".join(f"{self.accuracy[name][task]:14.1f}" for task in tasks))
-        cells = "".join(f"{mean:8.1f} ± {spread:3.1f}" for mean, spread in map(self.random, tasks))
-        lines.append(f"{f'random (mean of {SEEDS})':20}{len(self.general):8}{cells}")
-        for name, which in (("p below their mean", "mean"), ("p below one of them", "single")):
-            lines.append(f"{name:28}" + "".join(f"{_p(self.against_random[task], which):>14}" for task in tasks))
-        if any(self.no_label.get(GENERAL, {}).values()):
-            for name in ("full", GENERAL):
-                cells = "".join(f"{self.no_label[name].get(task, math.nan):14.1f}" for task in tasks).replace("nan", "  -")
-                lines.append(f"{f'no label (%), {name}':28}{cells}")
-        lines += ["", str(self.effects)]
-        if self.precision is not None:
-            lines += ["", f"share of the culture-general neurons that are known to carry culture: {self.precision:.2f}"]
-        return "\n".join(lines)
 
 
 def run_culnig(
@@ -133,9 +78,7 @@ def run_culnig(
         raise GatescopeError(f"CULNIG needs the tasks 'culture' and 'control'; these were given: {', '.join(tasks)}.")
     for share in (mlp_rate, attention_rate, exclude_rate, rate):
         check_share(share)
-    read_by = {task: readout or published_readout(study) for task, study in tasks.items() if task != "control"}
-    for task, how in read_by.items():
-        readout_named(how).readable(model, tasks[task].evaluation)
+    read_by = _readouts(model, tasks, readout)
     run = None if out is None else Run.at(out, identity(model))
     scored = {
         name: attribute(model, tasks[name].identification, run=run, name=name, batch_size=batch_size, progress=progress)
@@ -150,40 +93,86 @@ def run_culnig(
         "z": z,
     }
     chosen = choose(scored["culture"], scored["control"], scored.get("reading"), **rates)
-    specific, found = chosen[SPECIFIC], {name: s[ALL] for name, s in chosen.items() if name != SPECIFIC}
-    general = found[GENERAL]
-    masks = found | {f"random {seed}": matched_random(general, seed) for seed in range(SEEDS)}
-    named = {name: {ALL: ablate(neurons)} for name, neurons in masks.items()}
     if run is not None:
         for selection in chosen.values():
             run.add_selection(selection)
+
     options: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "progress": progress}
-    accuracy: dict[str, dict[str, float]] = {name: {} for name in ("full", *masks)}
-    no_label: dict[str, dict[str, float]] = {name: {} for name in accuracy}
-    effects, tests = Effects(()), {}
+    swept: dict[str, Table] = {}
     for task, how in read_by.items():
-        more = {SPECIFIC: ablate(specific)} if task == "culture" else {}
         kept = {"run": run, "name": task} if run is not None else {}
-        table = sweep(model, tasks[task].evaluation, named | more, readout=how, **kept, **options)
-        right = {name: _right(table, "" if name == "full" else name) for name in accuracy}
+        masks = _masks(chosen, with_specific=task == "culture")
+        swept[task] = sweep(model, tasks[task].evaluation, masks, readout=how, **kept, **options)
+    result = _result(chosen, swept, read_by, known)
+    if run is not None:
+        _note(run, tasks["culture"], rates, result)
+    return result
+
+
+def _readouts(model, tasks: Mapping[str, Study], readout: str | None) -> dict[str, str]:
+    """How each task that is evaluated is read.
+
+    Raises:
+        GatescopeError: for an example that cannot be read so.
+    """
+    read_by = {task: readout or published_readout(study) for task, study in tasks.items() if task != "control"}
+    for task, how in read_by.items():
+        readout_named(how).readable(model, tasks[task].evaluation)
+    return read_by
+
+
+def _masks(chosen: Mapping[str, Selection], *, with_specific: bool) -> dict[str, dict[str, Intervention]]:
+    """The general sets and as many random ones, and, where groups are those of the questions, the specific sets."""
+    masks = {name: ablate(selection) for name, selection in chosen.items() if name != SPECIFIC}
+    for seed in range(SEEDS):
+        masks[f"random {seed}"] = {ALL: ablate(matched_random(chosen[GENERAL][ALL], seed))}
+    if with_specific:
+        masks[SPECIFIC] = ablate(chosen[SPECIFIC])
+    return masks
+
+
+def _result(
+    chosen: Mapping[str, Selection], swept: Mapping[str, Table], read_by: Mapping[str, str], known: NeuronSet | None
+) -> CulnigResult:
+    general = chosen[GENERAL][ALL]
+    randoms = [f"random {seed}" for seed in range(SEEDS)]
+    names = ["full", *(name for name in chosen if name != SPECIFIC), *randoms]
+    accuracy: dict[str, dict[str, float]] = {name: {} for name in names}
+    no_label: dict[str, dict[str, float]] = {name: {} for name in names}
+    tests = {}
+    for task, table in swept.items():
+        right = {name: _right(table, name) for name in names}
         for name, values in right.items():
             accuracy[name][task] = 100 * values.mean().item()
-            if how == "argmax":
-                no_label[name][task] = _no_label(table, "" if name == "full" else name)
-        drawn = torch.stack([values for name, values in right.items() if name.startswith("random ")])
-        tests[task] = against_random(right[GENERAL], drawn)
-        if more:
-            effects = Effects((table.self_cross()[SPECIFIC],))
-    if run is not None:
-        drawn = {task: {"mean": t.mean, "single": t.single, "resamples": t.resamples} for task, t in tests.items()}
-        run.note(
-            {
-                "study": {"name": tasks["culture"].name} | tasks["culture"].notes | rates | {"rate": rate, "z": z},
-                "against_random": drawn,
-            }
-        )
-    flat = None if known is None else sum((site, layer, i) in set(known) for site, layer, i in general) / max(len(general), 1)
-    return CulnigResult(general, found.get(UNFILTERED, general), specific, accuracy, effects, tests, flat, no_label)
+            if read_by[task] == "argmax":
+                no_label[name][task] = _no_label(table, name)
+        tests[task] = against_random(right[GENERAL], torch.stack([right[name] for name in randoms]))
+    return CulnigResult(
+        general,
+        chosen[UNFILTERED][ALL] if UNFILTERED in chosen else general,
+        chosen[SPECIFIC],
+        accuracy,
+        Effects((swept["culture"].self_cross()[SPECIFIC],)),
+        tests,
+        _precision(general, known),
+        no_label,
+    )
+
+
+def _note(run: Run, culture: Study, rates: Mapping[str, Any], result: CulnigResult) -> None:
+    """Keep in the run what it was and what its tests say."""
+    tests = {
+        task: {"mean": test.mean, "single": test.single, "resamples": test.resamples}
+        for task, test in result.against_random.items()
+    }
+    run.note({"study": {"name": culture.name} | culture.notes | rates, "against_random": tests})
+
+
+def _precision(general: NeuronSet, known: NeuronSet | None) -> float | None:
+    """Share of the general neurons that are known to carry culture."""
+    if known is None:
+        return None
+    return sum(neuron in set(known) for neuron in general) / max(len(general), 1)
 
 
 def published_readout(study: Study) -> str:
@@ -234,15 +223,15 @@ def matched_random(neurons: NeuronSet, seed: int) -> NeuronSet:
     return NeuronSet(neurons.layout, torch.cat(drawn), neurons.model, origin)
 
 
-def _p(test: AgainstRandom, which: str) -> str:
-    value = getattr(test, which)
-    return f"< {1 / test.resamples:.4f}" if value == 0 else f"{value:.4f}"
+def _rows(table: Table, name: str) -> list[Row]:
+    return [row for row in table.rows if row.selector == ("" if name == "full" else name)]
 
 
-def _no_label(table: Table, selector: str) -> float:
-    missed = [row.reading.fallback for row in table.rows if row.selector == selector]
-    return 100 * sum(missed) / len(missed)
+def _no_label(table: Table, name: str) -> float:
+    """Percent of a mask's answers that are no label."""
+    rows = _rows(table, name)
+    return 100 * sum(row.reading.fallback for row in rows) / len(rows)
 
 
-def _right(table: Table, selector: str) -> Float64[Tensor, " e"]:
-    return torch.tensor([row.reading.value for row in table.rows if row.selector == selector], dtype=torch.float64)
+def _right(table: Table, name: str) -> Float64[Tensor, " e"]:
+    return torch.tensor([row.reading.value for row in _rows(table, name)], dtype=torch.float64)
