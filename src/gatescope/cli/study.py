@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -89,57 +90,88 @@ def whole(
 
     Example: gatescope study --model google/gemma-3-12b-it --data blend --control --exclude countryrc --out runs/culnig
     """
-    from gatescope.data import registry
-    from gatescope.studies.culnig import published_readout, run_culnig
-    from gatescope.studies.vlm import run_study
-
     rates = given(mlp_rate=mlp_rate, attention_rate=attention_rate, exclude_rate=exclude_rate, z=z)
     check_culnig(rates, control, exclude is not None, "add --exclude" if control else "add --control")
-    if control and (rho is not None or selector):
+    selectors = [name.upper() for name in selector or ()]
+    _check_selectors(selectors, control, site, rho)
+    if (exclude or neutral) and not control:
+        raise GatescopeError("--exclude and --neutral are for attribution; add --control.")
+    study = questions(data, path, group, seed, skip_broken_pictures)
+    options = {"out": out, "readout": readout, "batch_size": size(batch_size)}
+    if control:
+        tasks = _culnig_tasks(study, data, path, seed, group, exclude, neutral or ())
+        _run_culnig(model, tasks, rates | given(rate=rate), options, max_new_tokens, (dtype, device_map), report, json)
+        return
+    options |= {"rate": 0.01 if rate is None else rate, "site": site or "gate"}
+    options |= {"selectors": selectors or _usual_selectors(rho)}
+    options |= {"options": {"LAPE": {"rho": rho}}} if rho is not None else {}
+    _run_study(model, study, options, max_new_tokens, (dtype, device_map), report, json)
+
+
+def _check_selectors(selectors: list[str], control: bool, site: str | None, rho: float | None) -> None:
+    """Refuse what does not go together."""
+    if control and (rho is not None or selectors):
         raise GatescopeError("--control runs CULNIG, which has its own selectors; leave --selector and --rho out.")
     if control and site is not None:
         raise GatescopeError(f"--site is {site!r}, and CULNIG (--control) is of gate_pre, q, k and v together; leave it out.")
-    selector = [name.upper() for name in selector or ()]
-    if "CULNIG" in selector:
+    if "CULNIG" in selectors:
         raise GatescopeError("CULNIG compares data with its control: give --control in place of --selector CULNIG.")
-    if (exclude or neutral) and not control:
-        raise GatescopeError("--exclude and --neutral are for attribution; add --control.")
-    if selector:
-        check_rho(rho, selector)
-    study = questions(data, path, group, seed, skip_broken_pictures)
-    if control:
-        tasks = {"culture": study, "control": registry.load_control(data, path, seed=seed, groups=group or None)}
-        tasks |= {"reading": registry.load(*registry.named(exclude), groups=group or None)} if exclude else {}
-        for text in neutral or ():
-            name, where = registry.named(text)
-            if (task := Path(name).stem) in tasks:
-                raise GatescopeError(f"--neutral {text}: there is a task {task!r} already; call the file something else.")
-            tasks[task] = registry.load(name, where)
-        read_by = {readout or published_readout(of) for task, of in tasks.items() if task != "control"}
-        most = new_tokens(max_new_tokens, read_by)
-        loaded, how = placed(model, dtype, device_map), rates | given(rate=rate)
-        found = run_culnig(loaded, tasks, out=out, batch_size=size(batch_size), readout=readout, max_new_tokens=most, **how)
-        page = page_of(out, study.evaluation) if report else None
-        typer.echo(as_json(culnig_of(found)) if json else culnig_told(model, found, out, page))
-        return
-    most = new_tokens(max_new_tokens, [readout or study.readout])
-    result = run_study(
-        placed(model, dtype, device_map),
-        study,
-        rate=0.01 if rate is None else rate,
-        out=out,
-        selectors=list(selector) or ["RND", "LAP", *(["LAPE"] if rho is not None else []), "MAD", "CAS"],
-        options={"LAPE": {"rho": rho}} if rho is not None else {},
-        site=site or "gate",
-        readout=readout,
-        batch_size=size(batch_size),
-        max_new_tokens=most,
-    )
-    page = page_of(out, study.evaluation) if report else None
+    if selectors:
+        check_rho(rho, selectors)
+
+
+def _usual_selectors(rho: float | None) -> list[str]:
+    """Those of the VLM paper; LAPE where its rho is given."""
+    lape = ["LAPE"] if rho is not None else []
+    return ["RND", "LAP", *lape, "MAD", "CAS"]
+
+
+def _culnig_tasks(
+    study,
+    data: str,
+    path: Path | None,
+    seed: int | None,
+    group: list[str] | None,
+    exclude: str | None,
+    neutral: Sequence[str],
+) -> dict:
+    """The questions, their control, and what else CULNIG is run on."""
+    from gatescope.data import registry
+
+    tasks = {"culture": study, "control": registry.load_control(data, path, seed=seed, groups=group or None)}
+    if exclude:
+        tasks["reading"] = registry.load(*registry.named(exclude), groups=group or None)
+    for text in neutral:
+        name, where = registry.named(text)
+        task = Path(name).stem
+        if task in tasks:
+            raise GatescopeError(f"--neutral {text}: there is a task {task!r} already; call the file something else.")
+        tasks[task] = registry.load(name, where)
+    return tasks
+
+
+def _run_culnig(
+    model: str, tasks: dict, rates: dict, options: dict, max_new_tokens: int | None, place: tuple, report: bool, json: bool
+) -> None:
+    from gatescope.studies.culnig import published_readout, run_culnig
+
+    read_by = {options["readout"] or published_readout(of) for task, of in tasks.items() if task != "control"}
+    most = new_tokens(max_new_tokens, read_by)
+    found = run_culnig(placed(model, *place), tasks, max_new_tokens=most, **options, **rates)
+    page = page_of(options["out"], tasks["culture"].evaluation) if report else None
+    typer.echo(as_json(culnig_of(found)) if json else culnig_told(model, found, options["out"], page))
+
+
+def _run_study(model: str, study, options: dict, max_new_tokens: int | None, place: tuple, report: bool, json: bool) -> None:
+    from gatescope.studies.vlm import run_study
+
+    most = new_tokens(max_new_tokens, [options["readout"] or study.readout])
+    result = run_study(placed(model, *place), study, max_new_tokens=most, **options)
+    page = page_of(options["out"], study.evaluation) if report else None
     if json:
         typer.echo(as_json(effects_of(result.table, result.intervals)))
     else:
-        describe(model, study, result, out, page)
+        describe(model, study, result, options["out"], page)
 
 
 def culnig_told(model: object, result, out: Path | None, page: Path | None) -> str:
