@@ -24,8 +24,8 @@ from gatescope.kernels.eager import attribution, count
 from gatescope.models.load import identity
 from gatescope.models.sites import Site, embedding_path
 from gatescope.traces import vision
-from gatescope.traces.encoding import Batch, placeholder_ids
 from gatescope.traces.access import by_token, forward_options, read
+from gatescope.traces.encoding import Batch, placeholder_ids
 from gatescope.traces.readouts.generated import GREEDY
 
 KINDS: dict[str, Callable[[NeuronSet], Intervention]] = {
