@@ -24,7 +24,7 @@ from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 import gatescope as gs
 from gatescope.data import Example
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.models.sites import site_of
 from gatescope.organism import build, world
 from gatescope.traces.ask import ask

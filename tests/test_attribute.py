@@ -10,7 +10,7 @@ import torch
 import gatescope as gs
 from families import FAMILIES
 from gatescope.kernels.eager import attribution
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.traces.encoding import collate
 from gatescope.traces.labels import answer_tokens
 from oracles.attribution import scores

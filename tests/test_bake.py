@@ -14,7 +14,7 @@ import gatescope as gs
 from families import FAMILIES
 from gatescope.interventions.bake import baked
 from gatescope.interventions.checkpoint import baked_from, save_baked
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 
 STEPS = 12
 GREEDY = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}

@@ -7,7 +7,7 @@ import torch
 
 import gatescope as gs
 from families import FAMILIES
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

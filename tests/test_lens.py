@@ -10,7 +10,7 @@ import torch
 import gatescope as gs
 from families import FAMILIES
 from gatescope.interop.lens import lens_hooks
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.traces.encoding import collate
 
 sources = pytest.importorskip("transformer_lens.model_bridge.sources")

@@ -13,7 +13,7 @@ import yaml
 import gatescope as gs
 from gatescope.interop.lm_eval import evaluate
 from gatescope.interventions.bake import baked
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.traces.encoding import prompt
 from tiny import tiny_llama
 

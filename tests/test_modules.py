@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import gatescope as gs
 from families import FAMILIES
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.models.sites import layout_of
 from gatescope.studies.modules import Part, choose, parts_of
 

@@ -15,7 +15,7 @@ import torch
 
 import gatescope as gs
 from gatescope import organism as organisms
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.organism import KINDS, Recipe, prepare, shelf, text, world
 
 QUICK = Recipe(layers=1, width=18, hidden=64, routed=1, images_per_fact=1, seed=7, accuracy=0.0, max_steps=1)

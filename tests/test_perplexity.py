@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gatescope as gs
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.steps.perplexity import perplexity
 from oracles.hooks import activation_modules, masked
 

@@ -26,7 +26,7 @@ from gatescope.interventions.bake import baked
 from gatescope.interventions.carry import carry, held
 from gatescope.interventions.checkpoint import baked_from, save_baked
 from gatescope.models.client import name_there
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.reports import compare, report
 from gatescope.select.selection import Selection
 from gatescope.statistics.table import Row, Table

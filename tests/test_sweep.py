@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gatescope as gs
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from tiny import text_examples, tiny_llama
 
 QUICK = {"max_new_tokens": 3, "batch_size": 3, "progress": False}

@@ -27,7 +27,8 @@ def bake(
     from gatescope.core.neurons import NeuronSet
     from gatescope.interventions.checkpoint import save_baked
     from gatescope.interventions.intervention import ablate, scale
-    from gatescope.models.load import identity, load_model
+    from gatescope.models.identity import identity
+    from gatescope.models.load import load_model
 
     loaded = load_model(model, dtype=dtype)
     neurons = NeuronSet.load(mask, identity(loaded))
@@ -54,7 +55,7 @@ def lm_eval(
     from gatescope.core.neurons import NeuronSet
     from gatescope.interop.lm_eval import evaluate
     from gatescope.interventions.intervention import ablate
-    from gatescope.models.load import identity
+    from gatescope.models.identity import identity
 
     loaded = placed(model, dtype, device_map)
     chosen = ablate(NeuronSet.load(mask, identity(loaded))) if mask else None

@@ -43,7 +43,7 @@ class Counters:
         T: valid tokens, int64 [g].
         seen: examples run, int64 [g].
         counted: examples whose tokens were counted (those answered correctly), int64 [g].
-        model: identity of the model (see `gatescope.models.load.identity`).
+        model: identity of the model (see `gatescope.models.identity.identity`).
         origin: dataset fingerprint, token rule, batch plan, versions: how the counters came to be.
 
     >>> c = Counters.zeros(["a", "b"], Layout.single("gate", layers=1, width=2))

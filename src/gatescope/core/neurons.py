@@ -31,7 +31,7 @@ class NeuronSet:
     Attributes:
         layout: the space they are numbered in.
         flat: their numbers, int64 [k], distinct.
-        model: identity of the model they belong to (see `gatescope.models.load.identity`); may be empty.
+        model: identity of the model they belong to (see `gatescope.models.identity.identity`); may be empty.
         origin: how they were found; may be empty.
 
     >>> s = NeuronSet.of(Layout.single("gate", 2, 4), [("gate", 1, 3), ("gate", 0, 2)])
@@ -191,7 +191,7 @@ class NeuronSet:
 
         Args:
             path: the file.
-            model: identity of the model it is to be used with (`gatescope.models.load.identity(model)`).
+            model: identity of the model it is to be used with (`gatescope.models.identity.identity(model)`).
 
         Raises:
             GatescopeError: if the file is not a neuron set, or belongs to another model than `model`.

@@ -24,7 +24,7 @@ from gatescope.doctor.inputs import Patient, picture_questions, random_text
 from gatescope.doctor.pictures import rows_alone
 from gatescope.doctor.report import Finding, Report, tried
 from gatescope.doctor.shrunk import plain_tokenizer, random_model
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.models.sites import sites_of
 
 __all__ = ["Finding", "Report", "examine", "plain_tokenizer", "random_model"]

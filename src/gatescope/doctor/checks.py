@@ -21,7 +21,7 @@ from gatescope.doctor.report import Finding, tried
 from gatescope.interventions.apply import side_by_side
 from gatescope.interventions.intervention import Intervention, ablate, add, scale, set_to
 from gatescope.kernels.eager import attribution, count
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.models.sites import Site, embedding_path
 from gatescope.traces import vision
 from gatescope.traces.access import by_token, forward_options, read

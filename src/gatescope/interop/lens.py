@@ -28,7 +28,7 @@ from gatescope.core.errors import GatescopeError
 from gatescope.core.neurons import check_same_model
 from gatescope.interventions.intervention import Intervention
 from gatescope.kernels.change import change
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 
 Hook = Callable[[Tensor, Any], Tensor | None]
 _ATTENTION = ("q", "k", "v")

@@ -23,7 +23,7 @@ from typing import Any, cast
 from gatescope.core.errors import GatescopeError
 from gatescope.interventions.bake import baked
 from gatescope.interventions.intervention import Intervention
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 
 
 def evaluate(

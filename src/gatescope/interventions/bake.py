@@ -33,7 +33,7 @@ from transformers.pytorch_utils import Conv1D
 from gatescope.core.errors import GatescopeError
 from gatescope.core.neurons import check_same_model
 from gatescope.interventions.value import Change
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.models.sites import Site, sites_of
 
 MARK = "gatescope_baked"  # key of the config that tells a baked model from the one it was made of

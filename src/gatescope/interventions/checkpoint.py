@@ -15,7 +15,7 @@ from gatescope.core.layout import Layout
 from gatescope.core.neurons import NeuronSet
 from gatescope.interventions.bake import baked
 from gatescope.interventions.intervention import Intervention
-from gatescope.models.load import identity, versions
+from gatescope.models.identity import identity, versions
 
 FORMAT = "gatescope.baked/1"
 NOTE = "gatescope.json"

@@ -14,7 +14,7 @@ from torch import Tensor
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import SiteShape
 from gatescope.core.neurons import NeuronSet, check_same_model
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.models.sites import site_of
 
 Kind = Literal["zero", "scale", "set", "add"]

@@ -18,7 +18,7 @@ import torch
 
 from gatescope.core.neurons import NeuronSet
 from gatescope.data import Study, jsonl
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.organism import build, shelf, text, train, world
 from gatescope.organism.cache import cached, progress_bar
 from gatescope.organism.known import Score, precision, score

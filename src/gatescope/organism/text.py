@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 
 from gatescope.core.neurons import NeuronSet
 from gatescope.data import Study, jsonl
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.organism import build, shelf, text_tasks, text_train, world
 from gatescope.organism.cache import cached, progress_bar
 from gatescope.organism.text_train import TextRecipe

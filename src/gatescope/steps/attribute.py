@@ -22,7 +22,7 @@ from gatescope.core.errors import GatescopeError, one_of
 from gatescope.core.neurons import NeuronSet
 from gatescope.data.example import Example, fingerprint, listed
 from gatescope.kernels import compiled
-from gatescope.models.load import identity, versions
+from gatescope.models.identity import identity, versions
 from gatescope.models.projections import projection_path
 from gatescope.models.sites import Site, embedding_path, layout_of, site_of
 from gatescope.steps.remote.attribute import attribute_shards

@@ -24,7 +24,7 @@ from gatescope.core.errors import GatescopeError, one_of
 from gatescope.data.example import Example, fingerprint, listed, readout_of
 from gatescope.kernels import compiled
 from gatescope.kernels import eager as kernels
-from gatescope.models.load import identity, versions
+from gatescope.models.identity import identity, versions
 from gatescope.models.sites import Site, site_of
 from gatescope.statistics.table import Row
 from gatescope.steps.remote.record import record_shards

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from gatescope.core.progress import bar
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.steps.plan import Plan, plan, prepared, split_on_oom
 from gatescope.steps.run import Run
 from gatescope.steps.shards import Shards, first

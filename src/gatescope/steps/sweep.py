@@ -18,7 +18,7 @@ from gatescope.data.example import Example, fingerprint, listed, readout_of
 from gatescope.interventions.apply import masks_of
 from gatescope.interventions.intervention import Intervention
 from gatescope.interventions.value import Change
-from gatescope.models.load import versions
+from gatescope.models.identity import versions
 from gatescope.statistics.table import ALL, FULL, Row, Table
 from gatescope.steps.plan import Plan, split_on_oom
 from gatescope.steps.remote.sweep import sweep_shards

@@ -27,7 +27,7 @@ from gatescope.core.errors import GatescopeError
 from gatescope.core.neurons import NeuronSet
 from gatescope.data.example import Study
 from gatescope.interventions.intervention import Intervention, ablate
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.select import Selection
 from gatescope.select.attribution import check_share
 from gatescope.statistics.significance import against_random

@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gatescope.core.errors import GatescopeError, one_of
 from gatescope.core.neurons import NeuronSet, check_same_model
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.models.sites import ATTENTION, sites_of
 
 

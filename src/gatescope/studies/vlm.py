@@ -16,7 +16,7 @@ from gatescope.core.errors import GatescopeError, one_of
 from gatescope.core.neurons import NeuronSet
 from gatescope.data.example import Study
 from gatescope.interventions.intervention import ablate
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.models.sites import site_of
 from gatescope.select.selection import Selection, wanted_count
 from gatescope.statistics.table import Table

@@ -14,7 +14,7 @@ import torch
 
 from gatescope.core.attributions import Attributions
 from gatescope.data.example import Example
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.models.projections import projection_path
 from gatescope.models.sites import Site, embedding_path, layout_of
 from gatescope.steps.remote import plan

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example, fingerprint
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.models.sites import Site
 from gatescope.statistics.table import Row
 from gatescope.steps.remote.jobs import Server

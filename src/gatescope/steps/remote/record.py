@@ -11,7 +11,7 @@ import torch
 from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example
-from gatescope.models.load import identity
+from gatescope.models.identity import identity
 from gatescope.models.sites import Site, embedding_path
 from gatescope.statistics.table import Row
 from gatescope.steps.remote import plan
