@@ -5,8 +5,11 @@ from __future__ import annotations
 import hypothesis
 import jaxtyping
 
-# Under the tests every function's shapes are checked, not only the pure core's. The hook stays: modules are imported late.
-jaxtyping.install_import_hook("gatescope", "checker.tower")
+# Under the tests every function's shapes are checked, not only the pure core's; the hook stays, for modules are imported
+# late. Not the command line's, whose annotations are typer's, nor the doctor's.
+ROOMS = ("core", "kernels", "select", "statistics", "data", "models", "traces", "interventions", "steps", "organism")
+ROOMS += ("studies", "reports", "interop.lens", "interop.published")
+jaxtyping.install_import_hook([f"gatescope.{room}" for room in ROOMS], "checker.tower")
 
 import pytest  # noqa: E402
 
