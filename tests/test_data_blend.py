@@ -210,7 +210,7 @@ def test_other_numbers_of_rows_than_the_published_ones_are_told(tmp_path):
         ({"country": "Arveni"}, r"question 'Ed-01_9' has the country 'Arveni'; known are US, UK, South_Korea, .*, Azerbaijan"),
         ({"answer_idx": "E"}, r"question 'Ed-01_9' has the answer_idx 'E'; its choices are A, B, C, D"),
         ({"answer_idx": None}, r"question 'Ed-01_9' has the answer_idx None; its choices are A, B, C, D"),
-        ({"MCQID": "Ed-01_1"}, r"blend: MCQID 'Ed-01_1' is there twice"),
+        ({"MCQID": "Ed-01_1"}, r"blend: MCQID 'Ed-01_1' appears twice"),
         ({"prompt": "What is eaten?"}, r"the prompt of question 'Ed-01_9' has no 'Without any explanation, .* choices'"),
     ],
 )
@@ -377,9 +377,9 @@ def test_a_bad_copy_of_the_short_answers_is_named(tmp_path):
     write_short(tmp_path)
     with pytest.raises(GatescopeError, match=r"blend_short needs path=: the answers on the hub .* cannot be read by recent"):
         blend_short()
-    with pytest.raises(GatescopeError, match=r"revision='abc' cannot be had from them"):
+    with pytest.raises(GatescopeError, match=r"revision='abc' cannot be chosen"):
         blend_short(tmp_path, revision="abc")
-    with pytest.raises(GatescopeError, match=r"path='.*UK_data.json' is no directory; give a copy of https"):
+    with pytest.raises(GatescopeError, match=r"path='.*UK_data.json' is not a directory; give a copy of https"):
         blend_short(tmp_path / "data/annotations/UK_data.json")
     with pytest.raises(
         GatescopeError, match=r"blend_short, Greece: nothing in .* is called 'data/annotations/Greece_data.json'"
@@ -418,7 +418,7 @@ def test_files_of_the_short_answers_that_are_not_what_they_should_be_are_named(t
         blend_short(tmp_path, groups=["Spain"])
     (tmp_path / "data/annotations/Spain_data.json").write_text("{", encoding="utf-8")
     write_csv(tmp_path / "data/prompts/Spain_prompts.csv", ["id", "English", "Translation"], PROMPTS)
-    with pytest.raises(GatescopeError, match=r"blend_short: .*Spain_data.json is no JSON: Expecting"):
+    with pytest.raises(GatescopeError, match=r"blend_short: .*Spain_data.json is not JSON: Expecting"):
         blend_short(tmp_path, groups=["Spain"])
 
 

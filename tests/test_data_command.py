@@ -47,7 +47,7 @@ def test_a_hub_that_cannot_be_reached_says_so_and_names_path():
         capture_output=True, text=True, env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": "/nowhere/hf"},
     )  # fmt: skip
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "cvqa: afaji/cvqa could not be had from the hub" in done.stderr and "give path= with a local copy" in done.stderr
+    assert "cvqa: afaji/cvqa could not be downloaded" in done.stderr and "give path= with a local copy" in done.stderr
     assert "10,374 questions" in done.stdout  # the card is shown all the same
 
 

@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import gatescope as gs
-from gatescope.data import mrpc, qnli
-from gatescope.data.benchmarks import commonsenseqa, countryrc, culturalbench, normad
+from gatescope.data import commonsenseqa, countryrc, culturalbench, mrpc, normad, qnli
 from gatescope.data.countries import BLEND, COMMON, SPELLINGS, TARGETS, display, spelling
 from gatescope.data.prompts import WORDINGS
 
@@ -462,5 +461,5 @@ def test_without_a_network_the_way_out_is_a_local_copy(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     for load in (culturalbench, normad, countryrc, commonsenseqa, qnli, mrpc):
-        with pytest.raises(gs.GatescopeError, match=r"could not be had from the hub \(ConnectionError: no route\).*give path="):
+        with pytest.raises(gs.GatescopeError, match=r"could not be downloaded \(ConnectionError: no route\).*give path="):
             load()

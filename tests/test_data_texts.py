@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import gatescope as gs
-from gatescope.data.benchmarks import murel, wikipedia
+from gatescope.data import murel, wikipedia
 
 LESS = pytest.mark.filterwarnings("ignore:.* were asked for; what is there is used")
 
@@ -91,7 +91,7 @@ def test_where_murel_is_not_the_sentence_says_so(corpus):
     (corpus / "empty").mkdir()
     for path, message in (
         (None, "MUREL is not on the hub: give path= with a copy of https://github.com/namazifard/Culture_Neurons"),
-        (corpus / "none", "path=.*none' is no directory"),
+        (corpus / "none", "path=.*none' is not a directory"),
         (corpus / "empty", r"no .txt file in .*/<language> or .*/data/<language>, for none of en, de, da, zh, ru, fa"),
     ):
         with pytest.raises(gs.GatescopeError, match=message):

@@ -10,7 +10,7 @@ from collections import Counter
 import pytest
 
 import gatescope as gs
-from gatescope.data.benchmarks import worldvaluesbench
+from gatescope.data import worldvaluesbench
 
 pytestmark = pytest.mark.filterwarnings("ignore:WorldValuesBench. .* rows, where 93278 were published")
 
@@ -186,8 +186,8 @@ def test_without_the_files_the_sentence_says_how_to_get_them(tmp_path):
     (tmp_path / "question_metadata.json").write_text("{}")
     for path, why in (
         (None, "path= is needed"),
-        (tmp_path / "question_metadata.json", "question_metadata.json is no directory"),
-        (tmp_path / "none", "none is no directory"),
+        (tmp_path / "question_metadata.json", "question_metadata.json is not a directory"),
+        (tmp_path / "none", "none is not a directory"),
         (tmp_path, "nothing in .* is called 'full/full_demographic_qa.tsv' or .*'full_demographic_qa.tsv'"),
     ):
         with pytest.raises(gs.GatescopeError, match=rf"WorldValuesBench: .*{why}.*{how}"):
@@ -226,11 +226,11 @@ def overwrite(name, change):
         ),
         (
             overwrite("full/full_value_qa.tsv", lambda t: t + "1\tyes\t1\t1\n"),
-            "the column 'Q10' of full_value_qa.tsv has answers that are no numbers",
+            "the column 'Q10' of full_value_qa.tsv has answers that are not numbers",
         ),
         (
             overwrite("full/full_value_qa.tsv", lambda t: t + "826070000\t1\t1\t1\n"),
-            "D_INTERVIEW 826070000 is there twice in a table",
+            "D_INTERVIEW 826070000 appears twice in a table",
         ),
         (
             overwrite("full/full_value_qa.tsv", lambda t: b"D_INTERVIEW\tQ\xff\n"),

@@ -76,7 +76,7 @@ def test_labels_without_a_prompt_are_shown_with_their_options(tmp_path):
 def test_a_field_that_is_nearly_another_is_refused_and_a_strange_one_told(tmp_path):
     with pytest.raises(gs.GatescopeError, match=r"line 2: there is no field 'promt'; 'prompt' may be meant"):
         gs.data.jsonl(write(tmp_path, ROW, ROW | {"id": "2", "promt": "?"}))
-    with pytest.warns(UserWarning, match="'annotator', 'question_id' are no fields of an example and are not used"):
+    with pytest.warns(UserWarning, match="'annotator', 'question_id' are not fields of an example and are ignored"):
         gs.data.jsonl(write(tmp_path, ROW | {"annotator": 3, "question_id": 4}, ROW | {"id": "2"}))
 
 
@@ -131,10 +131,13 @@ def test_a_bad_row_is_named(tmp_path, second, message):
     [
         ({"choices": ["kite", ""]}, r"one of its choices \['kite', ''\] is blank; give it a text, or leave it out"),
         ({"choices": ["kite", " \t\n"]}, r"one of its choices .* is blank"),
-        ({"choices": ["kite", "boat", "kite"]}, r"'kite' is twice among its choices \['kite', 'boat', 'kite'\]; each must be"),
+        (
+            {"choices": ["kite", "boat", "kite"]},
+            r"'kite' appears twice among its choices \['kite', 'boat', 'kite'\]; each must appear",
+        ),
         ({"choices": ["kite", "Boat ", "boat"]}, r"two of its choices .* differ in case and white space alone, and an answer"),
-        ({"labels": ["A", "B"], "choices": ["kite", "kite"]}, r"'kite' is twice among its choices"),
-        ({"labels": ["A", "A"]}, r"'A' is twice among its labels \['A', 'A'\]"),
+        ({"labels": ["A", "B"], "choices": ["kite", "kite"]}, r"'kite' appears twice among its choices"),
+        ({"labels": ["A", "A"]}, r"'A' appears twice among its labels \['A', 'A'\]"),
         ({"labels": ["A", " "]}, r"one of its labels \['A', ' '\] is blank"),
     ],
 )

@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gatescope.data.example import Study
+
 
 @dataclass(frozen=True)
 class Card:
     """One dataset.
 
     Attributes:
-        name: what it is called, here and on the command line.
+        name: its name, here and on the command line.
         load: the function that loads it; its first argument is `path`.
         what: what is in it, in a sentence.
         licence: as published.
-        size: how many rows, groups.
+        size: how many rows and groups it has.
         answered: how its questions are answered, and by which read-out.
-        home: where it is.
+        home: its web page.
         paper: which of the two papers uses it, and for what.
     """
 
     name: str
-    load: Callable
+    load: Callable[..., Study]
     what: str
     licence: str
     size: str
@@ -32,5 +34,6 @@ class Card:
 
     def __str__(self) -> str:
         lines = [self.name, f"  {self.what}"]
-        facts = {"size": self.size, "answered": self.answered, "licence": self.licence, "home": self.home, "paper": self.paper}
-        return "\n".join([*lines, *(f"  {name:9}{value}" for name, value in facts.items())])
+        for field in ("size", "answered", "licence", "home", "paper"):
+            lines.append(f"  {field:9}{getattr(self, field)}")
+        return "\n".join(lines)

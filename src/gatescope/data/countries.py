@@ -45,7 +45,7 @@ _DISPLAY = {name.casefold(): name for name in (*TARGETS, *BLEND)}
 
 
 def spelling(benchmark: str, country: str) -> str:
-    """How a benchmark writes a country.
+    """How a benchmark writes a country; the inverse of `display`.
 
     Args:
         benchmark: a key of SPELLINGS.
@@ -62,7 +62,7 @@ def spelling(benchmark: str, country: str) -> str:
 
 
 def display(benchmark: str, published: str) -> str:
-    """The display name of a country as a benchmark writes it; its own name, with spaces, if it has none.
+    """The display name of a country as a benchmark writes it; the published name, with spaces, if it has none.
 
     >>> display("worldvaluesbench", "Great Britain"), display("normad", "ethiopia"), display("normad", "hong_kong")
     ('UK', 'Ethiopia', 'hong kong')
@@ -70,4 +70,5 @@ def display(benchmark: str, published: str) -> str:
     for name, written in SPELLINGS[benchmark].items():
         if written == published.strip():
             return name
+    # NormAd has countries that CULNIG shows for BLEnD only, such as Ethiopia: one group in both.
     return _DISPLAY.get(spaced(published).casefold(), spaced(published))

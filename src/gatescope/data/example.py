@@ -38,7 +38,7 @@ Picture = Path | Image.Image | Encoded
 
 @dataclass(frozen=True)
 class Example:
-    """One question, with choices or with short answers that are accepted; or a passage, with neither.
+    """One question, with choices or with accepted short answers; or a passage, with neither.
 
     Attributes:
         id: unique within a study.
@@ -48,18 +48,18 @@ class Example:
         answer: the right option, as it stands in `choices`; the first of `accepted` where there are no choices.
         image: a file, a PIL image, the bytes of a file (Encoded), or None.
         labels: what stands for each choice (A, B, ...), in their order; empty if the answer is the choice's text.
-        prompt: the whole of what the model is asked, where it is not the paper's multiple-choice prompt.
+        prompt: the user's whole turn, where it is not the paper's multiple-choice prompt.
         prefix: what the model's answer is made to begin with, such as `{"answer_choice":"`.
         item: what the example is a variant of, where several share one; the id if empty.
-        system: what the model is told before it is asked, where its chat template has a place for that.
-        accepted: short answers that are right.
+        system: the system turn, where the model's chat template has one.
+        accepted: short answers that count as right.
         chat: False for a passage: the model reads it as it stands, without a chat template.
-        facts: what else is known of it (language, category, licence ...), for a reader and for read-outs.
+        facts: what else is known about it (language, category, licence ...), for a reader and for read-outs.
 
     Raises:
-        GatescopeError: if there is one choice only, the answer is not among them, a choice is blank or there twice (without
+        GatescopeError: if there is only one choice, the answer is not among them, a choice is blank or repeated (without
             labels also if two differ in case and white space alone, which Algorithm 1 cannot tell apart), there is not one
-            label for each choice, a label is blank or there twice, or a passage has no text.
+            label for each choice, a label is blank or repeated, or a passage has no text.
     """
 
     id: str
@@ -84,10 +84,12 @@ class Example:
             return
         if self.labels and len(self.labels) != len(self.choices):
             raise GatescopeError(f"Example {self.id!r} has {len(self.labels)} labels for {len(self.choices)} choices.")
-        if self.accepted and not self.choices:
-            if self.answer not in self.accepted:
-                raise GatescopeError(f"Example {self.id!r}: the answer {self.answer!r} is not among those accepted.")
-            return
+        if self.choices or not self.accepted:
+            self._check_choices()
+        elif self.answer not in self.accepted:
+            raise GatescopeError(f"Example {self.id!r}: the answer {self.answer!r} is not among those accepted.")
+
+    def _check_choices(self) -> None:
         if len(self.choices) < 2:
             raise GatescopeError(f"Example {self.id!r} has {len(self.choices)} choices; at least two are needed.")
         if self.answer not in self.choices:
@@ -95,33 +97,34 @@ class Example:
                 f"Example {self.id!r}: the answer {self.answer!r} is not among its choices {list(self.choices)}. "
                 f"It must be the full text of one of them."
             )
-        self._check_distinct()
-
-    def _check_distinct(self) -> None:
-        """Refuse choices and labels of which one is blank, or two cannot be told apart."""
-        for name, texts in (("choices", self.choices), ("labels", self.labels)):
-            if any(not text.strip() for text in texts):
-                raise GatescopeError(
-                    f"Example {self.id!r}: one of its {name} {list(texts)} is blank; give it a text, or leave it out."
-                )
-            if twice := [text for text, count in Counter(texts).items() if count > 1]:
-                raise GatescopeError(
-                    f"Example {self.id!r}: {twice[0]!r} is twice among its {name} {list(texts)}; each must be there once."
-                )
+        self._check_distinct("choices", self.choices)
+        self._check_distinct("labels", self.labels)
+        # Where there are labels, the label is read, and the choices may differ in capitals alone (5 mW, 5 MW).
         if not self.labels and len(set(map(normalise, self.choices))) < len(self.choices):
             raise GatescopeError(
                 f"Example {self.id!r}: two of its choices {list(self.choices)} differ in case and white space alone, and an "
                 f"answer is read without these. Give it labels, such as ['A', 'B'], or choices that differ."
             )
 
+    def _check_distinct(self, name: str, texts: Sequence[str]) -> None:
+        if not all(text.strip() for text in texts):
+            raise GatescopeError(
+                f"Example {self.id!r}: one of its {name} {list(texts)} is blank; give it a text, or leave it out."
+            )
+        for text, count in Counter(texts).items():
+            if count > 1:
+                raise GatescopeError(
+                    f"Example {self.id!r}: {text!r} appears twice among its {name} {list(texts)}; each must appear only once."
+                )
+
     @classmethod
-    def passage(cls, id: str, group: str, text: str, **more) -> Example:
+    def passage(cls, id: str, group: str, text: str, **fields: Any) -> Example:
         """Plain text to read, with no question to answer; record it with `readout="none"`.
 
         >>> Example.passage("1", "Arveni", "The drums are heard at dusk.").chat
         False
         """
-        return cls(id, group, "", (), "", prompt=text, chat=False, **more)
+        return cls(id, group, "", (), "", prompt=text, chat=False, **fields)
 
     @property
     def label(self) -> str:
@@ -139,9 +142,9 @@ class Example:
         if self.image is None:
             raise ValueError(f"Example {self.id!r} has no picture.")
         try:
-            with Image.open(io.BytesIO(self.image.read()) if isinstance(self.image, Encoded) else self.image) as opened:
-                return opened.size
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            with _opened(self.image) as image:
+                return image.size
+        except _UNREADABLE as error:
             raise ValueError(str(error)) from error
 
     def picture(self) -> Image.Image | None:
@@ -150,13 +153,23 @@ class Example:
         Raises:
             GatescopeError: if it cannot be opened or decoded.
         """
-        if self.image is None or isinstance(self.image, Image.Image):
-            return self.image if self.image is None else self.image.convert("RGB")
+        if self.image is None:
+            return None
+        if isinstance(self.image, Image.Image):
+            return self.image.convert("RGB")
         try:
-            with Image.open(io.BytesIO(self.image.read()) if isinstance(self.image, Encoded) else self.image) as opened:
-                return opened.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            with _opened(self.image) as image:
+                return image.convert("RGB")
+        except (*_UNREADABLE, ValueError) as error:
             raise GatescopeError(f"Example {self.id!r}: the image {self.image} cannot be opened: {error}.") from error
+
+
+# What Pillow raises for a file that is missing, truncated or not an image, or for a picture of absurd size.
+_UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
+
+
+def _opened(image: Path | Encoded) -> Image.Image:
+    return Image.open(io.BytesIO(image.read()) if isinstance(image, Encoded) else image)
 
 
 @dataclass(frozen=True)
@@ -165,8 +178,8 @@ class Study:
 
     Attributes:
         name: what it is called in tables and manifests.
-        identification: examples neurons are found on.
-        evaluation: examples their effect is measured on.
+        identification: the examples that neurons are found on.
+        evaluation: the examples that their effect is measured on.
         notes: how the split was made, and whatever else a reader must know.
         readout: how its answers are best read (see `gatescope.traces.readouts`).
     """
@@ -182,8 +195,8 @@ def listed(examples: Any) -> Sequence[Example]:
     """Examples as they were given.
 
     Raises:
-        GatescopeError: if it is anything but a list (or another sequence) of Examples; it says what was given, and what to
-            make of it.
+        GatescopeError: if it is anything but a list (or another sequence) of Examples, saying what was given and how to
+            turn it into one.
     """
     if isinstance(examples, Study):
         raise GatescopeError(
@@ -207,7 +220,7 @@ _OF_TEXTS = "Make one of each text: [Example.passage(id, group, text)], recorded
 
 
 def _what(given: Any) -> str:
-    """A value in a message: its type, with the package it is of; a text, by its beginning.
+    """A value as a message names it: its type, with the package that defines it; a text by its beginning.
 
     >>> _what("Where is it?"), _what({}), _what(Path("x.jsonl"))
     ("the text 'Where is it?'", 'a dict', "a Path ('x.jsonl')")
@@ -218,28 +231,30 @@ def _what(given: Any) -> str:
         return f"the text {given[:60]!r}"
     if isinstance(given, Path):
         return f"a Path ({str(given)!r})"
-    package = type(given).__module__.partition(".")[0]
-    named = f"{'an' if type(given).__name__[0] in 'AEIOUaeiou' else 'a'} {type(given).__name__}"
-    return named if package in ("builtins", "gatescope") else f"{named} ({package})"
+    kind = type(given)
+    article = "an" if kind.__name__[0] in "AEIOUaeiou" else "a"
+    package = kind.__module__.partition(".")[0]
+    # "a DataFrame" says little: pandas and polars both have one.
+    return f"{article} {kind.__name__}" + ("" if package in ("builtins", "gatescope") else f" ({package})")
 
 
 def _instead(given: Any) -> str:
-    """What to make of something that is no list of Examples."""
+    """How to turn something else into a list of Examples."""
     if isinstance(given, Example):
         return "Put it in a list: [example]."
     if isinstance(given, str | Path):
         return f"Questions in a file: gatescope.data.jsonl(path), and one of its halves, such as .evaluation. {_OF_TEXTS}"
     if isinstance(given, Mapping):
         return "Give one list; each Example says its own group."
-    if hasattr(given, "columns"):
+    if hasattr(given, "columns"):  # a data frame: polars has to_dicts, pandas to_dict
         return _OF_ROWS.format(rows="frame.to_dicts()" if hasattr(given, "to_dicts") else "frame.to_dict('records')")
-    if hasattr(given, "column_names"):
+    if hasattr(given, "column_names"):  # a table of Hugging Face datasets
         return _OF_ROWS.format(rows="dataset")
     return "Give list(...) of its Examples." if hasattr(given, "__iter__") else "Each is a gatescope.data.Example."
 
 
 def readout_of(examples: Sequence[Example]) -> str:
-    """How answers are read unless it is said: by what every example has.
+    """The read-out that fits what every example has, for callers that did not name one.
 
     >>> readout_of([Example("1", "Arveni", "Which?", ("a", "b"), "a", labels=("A", "B"))])
     'label'
@@ -255,7 +270,8 @@ def fingerprint(examples: Sequence[Example]) -> str:
     """SHA-256 of everything in the examples that can change a result; pictures by their bytes."""
     digest = hashlib.sha256()
     for example in examples:
-        text = [example.id, example.group, example.question, list(example.choices), example.answer]
+        # The order of these is part of the digest: a run checks it before it is continued.
+        text: list[object] = [example.id, example.group, example.question, list(example.choices), example.answer]
         text += [list(example.labels), example.prompt, example.prefix, example.item, example.system]
         text += [list(example.accepted), example.chat, sorted(example.facts.items())]
         digest.update(json.dumps(text, ensure_ascii=False).encode())

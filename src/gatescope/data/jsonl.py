@@ -13,7 +13,8 @@ from __future__ import annotations
 import difflib
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,26 @@ from gatescope.data.example import Example, Study, readout_of
 from gatescope.data.split import halves
 
 SPLITS = ("identification", "evaluation")
+_NEEDED: dict[str, type | tuple[type, ...]] = {
+    "id": (str, int),
+    "group": str,
+    "question": str,
+    "choices": list,
+    "answer": str,
+}
+_IMPLIED_BY_ACCEPTED = ("choices", "answer")
 _TEXTS = ("image", "prompt", "prefix", "item", "system")
-_KNOWN = {*_TEXTS, "id", "group", "question", "choices", "answer", "labels", "accepted", "chat", "facts", "split"}
-_NEEDED = {"id": (str, int), "group": str, "question": str, "choices": list, "answer": str}
+_KNOWN = {*_NEEDED, *_TEXTS, "labels", "accepted", "chat", "facts", "split"}
+_SHAPE = "A row is {id, group, question, choices: [text, ...], answer: one of the choices, image: optional path}."
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of the file as read: its number, counted from 1, the example on it, and the half it asks to be in."""
+
+    number: int
+    example: Example
+    split: str | None
 
 
 def jsonl(path: str | Path, *, seed: int = 0, groups: Iterable[str] | None = None) -> Study:
@@ -34,140 +52,200 @@ def jsonl(path: str | Path, *, seed: int = 0, groups: Iterable[str] | None = Non
     Args:
         path: the file.
         seed: of the halves, where the rows have no `split`.
-        groups: only these; all there are if None.
+        groups: only these; all of the file's if None.
 
     Raises:
         GatescopeError: naming file and line, for a file that cannot be read, a line that is not JSON, a missing or
             ill-typed field, an answer that is not among the choices, an id used twice, an image that cannot be
-            opened, a `split` that is unknown or given for some rows only; for a group that is not there.
+            opened, a `split` that is unknown or given for some rows only; for a group that the file does not have.
+
+    Warns:
+        UserWarning: for fields that an example does not have.
     """
     path = Path(path)
+    rows = _read(path)
+    _check_labels(path, rows)
+    present = {row.example.group for row in rows}
+    wanted = present if groups is None else set(groups)
+    if missing := sorted(wanted - present):
+        raise GatescopeError(f"{path} has no group {missing[0]!r}; it has {', '.join(map(repr, sorted(present)))}.")
+    kept = [row for row in rows if row.example.group in wanted]
+    _check_splits(path, kept)
+    # Either all rows have a split now, or none has.
+    first, second, notes = _halved(kept, seed) if any(row.split is None for row in kept) else _as_given(kept)
+    return Study(path.stem, first, second, notes, readout_of([row.example for row in kept]))
+
+
+def _read(path: Path) -> list[_Row]:
+    """Every row of the file, each of them checked, with one warning for all fields that are not used."""
+    lines = _lines(path)
+    rows: list[_Row] = []
+    first_lines: dict[str, int] = {}  # by id
+    unused: set[str] = set()
+    with bar(len(lines), f"checking {path.name}", "rows") as progress:
+        for number, line in lines:
+            progress.update()
+            where = f"{path}, line {number}"
+            fields = _fields(where, line)
+            unused |= _unknown(where, fields)
+            first_line = first_lines.setdefault(str(fields["id"]), number)
+            if first_line != number:
+                raise GatescopeError(f"{where}: id {fields['id']!r} was used before, on line {first_line}. Ids must be unique.")
+            rows.append(_Row(number, _example(where, fields, path.parent), fields.get("split")))
+    if unused:
+        names = ", ".join(map(repr, sorted(unused)))
+        warnings.warn(
+            f"{path}: {names} are not fields of an example and are ignored; put what a reader may want to know into 'facts'.",
+            stacklevel=3,
+        )
+    return rows
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """The lines that are not blank, with their numbers."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise GatescopeError(f"{path} cannot be read as a JSONL file: {error}.") from error
-    rows = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not rows:
-        raise GatescopeError(f"{path} holds no examples. {_shape()}")
-    if rows[0][1].lstrip().startswith("["):
-        raise GatescopeError(f"{path} holds a JSON array; one JSON object a line is needed, without brackets. {_shape()}")
-    examples, splits, seen, unknown = [], [], {}, {}
-    shown = bar(len(rows), f"checking {path.name}", "rows")
-    for number, line in rows:
-        shown.update()
-        where = f"{path}, line {number}"
-        row = _row(where, line)
-        for name in row.keys() - _KNOWN:
-            near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.75)
-            if near and near[0] not in row:  # question_id beside question is a field of the user's own
-                raise GatescopeError(f"{where}: there is no field {name!r}; {near[0]!r} may be meant.")
-            unknown.setdefault(name, number)
-        if (first := seen.setdefault(str(row["id"]), number)) != number:
-            raise GatescopeError(f"{where}: id {row['id']!r} was used before, on line {first}. Ids must be unique.")
-        examples.append(_example(where, row, path.parent))
-        splits.append(row.get("split"))
-    shown.close()
-    if unknown:
-        names = ", ".join(map(repr, sorted(unknown)))
-        warnings.warn(f"{path}: {names} are no fields of an example and are not used; put what a reader may want to know into "
-                      f"'facts'.", stacklevel=2)  # fmt: skip
-    bare = [number for (number, _), e in zip(rows, examples, strict=True) if e.choices and not e.labels]
-    if bare and any(example.labels for example in examples):
-        raise GatescopeError(
-            f"{path}, line {bare[0]}: no 'labels', though other rows have them. Give them to all rows or to none."
-        )
-    there = {example.group for example in examples}
-    wanted = there if groups is None else set(groups)
-    if missing := sorted(wanted - there):
-        raise GatescopeError(f"{path} has no group {missing[0]!r}; it has {', '.join(map(repr, sorted(there)))}.")
-    kept = [i for i, example in enumerate(examples) if example.group in wanted]
-    return _split(path, [rows[i][0] for i in kept], [examples[i] for i in kept], [splits[i] for i in kept], seed)
+    # Not splitlines: it also cuts at U+2028, U+0085 and others, which may stand in a JSON string as they are.
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise GatescopeError(f"{path} holds no examples. {_SHAPE}")
+    if lines[0][1].lstrip().startswith("["):
+        raise GatescopeError(f"{path} holds a JSON array; one JSON object a line is needed, without brackets. {_SHAPE}")
+    return lines
 
 
-def _row(where: str, line: str) -> dict[str, Any]:
+def _fields(where: str, line: str) -> dict[str, Any]:
+    """The JSON object on a line; those of its fields that an Example does not check itself have their types."""
     try:
-        row = json.loads(line)
+        fields = json.loads(line)
     except json.JSONDecodeError as error:
         raise GatescopeError(f"{where}: not JSON ({error}).") from error
-    if not isinstance(row, dict):
-        raise GatescopeError(f"{where}: a JSON object is needed, this is a {type(row).__name__}. {_shape()}")
-    if accepted := row.get("accepted"):
-        if not isinstance(accepted, list) or not all(isinstance(answer, str) and answer.strip() for answer in accepted):
-            raise GatescopeError(f"{where}: the field 'accepted' is {accepted!r}; it must be a list of answers, text.")
-        row = {"choices": [], "answer": accepted[0]} | row
-    for name, kind in _NEEDED.items():
-        if name not in row:
-            raise GatescopeError(f"{where}: the field {name!r} is missing (found {sorted(row)}). {_shape()}")
-        if not isinstance(row[name], kind) or isinstance(row[name], bool):
-            raise GatescopeError(f"{where}: the field {name!r} is {row[name]!r}. {_shape()}")
-    if not all(isinstance(choice, str) for choice in row["choices"]):
-        raise GatescopeError(f"{where}: every choice must be text, these are {row['choices']!r}.")
+    if not isinstance(fields, dict):
+        raise GatescopeError(f"{where}: a JSON object is needed, this is a {type(fields).__name__}. {_SHAPE}")
+    _check_accepted(where, fields)
+    _check_needed(where, fields)
     for name in _TEXTS:
-        if not isinstance(row.get(name) or "", str):
-            raise GatescopeError(f"{where}: the field {name!r} is {row[name]!r}; it must be text, or left out.")
-    return row
+        if not isinstance(fields.get(name) or "", str):
+            raise GatescopeError(f"{where}: the field {name!r} is {fields[name]!r}; it must be text, or left out.")
+    return fields
 
 
-def _example(where: str, row: dict[str, Any], folder: Path) -> Example:
-    image = folder / row["image"] if row.get("image") else None
+def _check_accepted(where: str, fields: dict[str, Any]) -> None:
+    accepted = fields.get("accepted")
+    if not accepted:
+        return
+    if not isinstance(accepted, list) or not all(isinstance(answer, str) and answer.strip() for answer in accepted):
+        raise GatescopeError(f"{where}: the field 'accepted' is {accepted!r}; it must be a list of answers, text.")
+
+
+def _check_needed(where: str, fields: dict[str, Any]) -> None:
+    optional = _IMPLIED_BY_ACCEPTED if fields.get("accepted") else ()
+    for name, kind in _NEEDED.items():
+        if name not in fields:
+            if name in optional:
+                continue
+            raise GatescopeError(f"{where}: the field {name!r} is missing (found {sorted(fields)}). {_SHAPE}")
+        # True and False are ints to Python, but no ids.
+        if not isinstance(fields[name], kind) or isinstance(fields[name], bool):
+            raise GatescopeError(f"{where}: the field {name!r} is {fields[name]!r}. {_SHAPE}")
+    choices = fields.get("choices", [])
+    if not all(isinstance(choice, str) for choice in choices):
+        raise GatescopeError(f"{where}: every choice must be text, these are {choices!r}.")
+
+
+def _unknown(where: str, fields: dict[str, Any]) -> set[str]:
+    """The fields that an example does not have.
+
+    Raises:
+        GatescopeError: for one that looks like a slip of the pen: 'promt' where there is no 'prompt'.
+    """
+    unknown = fields.keys() - _KNOWN
+    for name in sorted(unknown):
+        near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.75)
+        # 'question_id' beside 'question' is a field of the user's own.
+        if near and near[0] not in fields.keys() | _NEEDED.keys():
+            raise GatescopeError(f"{where}: there is no field {name!r}; {near[0]!r} may be meant.")
+    return unknown
+
+
+def _example(where: str, fields: dict[str, Any], folder: Path) -> Example:
+    accepted = tuple(fields.get("accepted") or ())
+    # Those that are null or empty have Example's defaults.
+    optional = {name: fields[name] for name in ("prefix", "item", "system", "facts") if fields.get(name)}
     try:
         example = Example(
-            str(row["id"]),
-            row["group"],
-            row["question"],
-            tuple(row["choices"]),
-            row["answer"],
-            image,
-            labels=tuple(row.get("labels") or ()),
-            prompt=row.get("prompt"),
-            prefix=row.get("prefix") or "",
-            item=row.get("item") or "",
-            system=row.get("system") or "",
-            accepted=tuple(row.get("accepted") or ()),
-            facts=row.get("facts") or {},
-            chat=row.get("chat") is not False,
+            id=str(fields["id"]),
+            group=fields["group"],
+            question=fields["question"],
+            choices=tuple(fields.get("choices", ())),
+            answer=fields["answer"] if "answer" in fields else accepted[0],
+            image=folder / fields["image"] if fields.get("image") else None,
+            labels=tuple(fields.get("labels") or ()),
+            prompt=fields.get("prompt"),
+            accepted=accepted,
+            chat=fields.get("chat") is not False,
+            **optional,
         )
-        example.picture()
+        example.picture()  # fails now if it will fail at all, rather than hours into a run
     except GatescopeError as error:
         raise GatescopeError(f"{where}: {error}") from error
     return example
 
 
-def _split(path: Path, numbers: list[int], examples: list[Example], splits: list[str | None], seed: int) -> Study:
-    for number, split in zip(numbers, splits, strict=True):
-        if split is not None and split not in SPLITS:
+def _check_labels(path: Path, rows: Sequence[_Row]) -> None:
+    if not any(row.example.labels for row in rows):
+        return
+    for row in rows:
+        if row.example.choices and not row.example.labels:
             raise GatescopeError(
-                f"{path}, line {number}: split is {split!r}; it must be one of {', '.join(map(repr, SPLITS))}."
+                f"{path}, line {row.number}: no 'labels', though other rows have them. Give them to all rows or to none."
             )
-    if None not in splits:
-        first, second = ([e for e, s in zip(examples, splits, strict=True) if s == split] for split in SPLITS)
-        return Study(path.stem, first, second, {"split": "as the file says"} | _shared(first, second), readout_of(examples))
-    if set(splits) != {None}:
-        number = numbers[splits.index(None)]
-        raise GatescopeError(f"{path}, line {number}: no 'split', though other rows have one. Give it to all rows or to none.")
-    asked = {group: {_asked(e) for e in examples if e.group == group} for group in {e.group for e in examples}}
-    # A group that asks one thing only (an instruction, the question being in the prompt) cannot be kept together.
-    identification, evaluation = halves(
-        examples, lambda e: e.group, lambda e: _asked(e) if len(asked[e.group]) > 1 else e.id, seed
-    )
+
+
+def _check_splits(path: Path, rows: Sequence[_Row]) -> None:
+    for row in rows:
+        if row.split is not None and row.split not in SPLITS:
+            raise GatescopeError(
+                f"{path}, line {row.number}: split is {row.split!r}; it must be one of {', '.join(map(repr, SPLITS))}."
+            )
+    without = [row.number for row in rows if row.split is None]
+    if 0 < len(without) < len(rows):
+        raise GatescopeError(
+            f"{path}, line {without[0]}: no 'split', though other rows have one. Give it to all rows or to none."
+        )
+
+
+def _as_given(rows: Sequence[_Row]) -> tuple[list[Example], list[Example], dict[str, str]]:
+    """The halves the file asks for; a question that is in both is counted in the notes."""
+    identification, evaluation = ([row.example for row in rows if row.split == split] for split in SPLITS)
+    notes = {"split": "as the file says"}
+    known = {_item(example) for example in identification}
+    shared = sum(_item(example) in known for example in evaluation)
+    if shared:
+        notes["shared"] = f"{shared} of {len(evaluation)} evaluation examples ask what an identification example asks"
+    return identification, evaluation, notes
+
+
+def _halved(rows: Sequence[_Row], seed: int) -> tuple[list[Example], list[Example], dict[str, str]]:
+    """Each group cut in half, variants of one question in one of the halves."""
+    examples = [row.example for row in rows]
+    items: dict[str, set[str]] = {}  # by group
+    for example in examples:
+        items.setdefault(example.group, set()).add(_item(example))
+
+    def block(example: Example) -> str:
+        # A group that asks one thing only (an instruction, the question being in the prompt) cannot be kept together.
+        return _item(example) if len(items[example.group]) > 1 else example.id
+
+    identification, evaluation = halves(examples, lambda example: example.group, block, seed)
     notes = {"split": f"half of each group at random, variants of one question together, seed {seed}"}
-    return Study(path.stem, identification, evaluation, notes, readout_of(examples))
+    return identification, evaluation, notes
 
 
-def _asked(example: Example) -> str:
-    """What examples share that ask the same: their item, or a question without a picture."""
+def _item(example: Example) -> str:
+    """What examples that ask the same share: their item, or, where there is no picture, the question."""
     if example.item or example.image is not None:
         return example.item or example.id
     return f"{example.group}: {example.question}"
-
-
-def _shared(identification: list[Example], evaluation: list[Example]) -> dict[str, str]:
-    known = {_asked(example) for example in identification}
-    count = sum(_asked(example) in known for example in evaluation)
-    if not count:
-        return {}
-    return {"shared": f"{count} of {len(evaluation)} evaluation examples ask what an identification example asks"}
-
-
-def _shape() -> str:
-    return "A row is {id, group, question, choices: [text, ...], answer: one of the choices, image: optional path}."

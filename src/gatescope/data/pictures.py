@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from gatescope.core.errors import GatescopeError
 from gatescope.core.progress import bar
 from gatescope.data.example import Example, Study
-from gatescope.data.source import LeftOut
+from gatescope.data.skipped import Skipped
 
 
 def without_broken_pictures(study: Study, *, progress: bool = True) -> Study:
@@ -16,26 +17,32 @@ def without_broken_pictures(study: Study, *, progress: bool = True) -> Study:
 
     Every picture is decoded once, by several threads.
     """
-    left = LeftOut(study.name)
+    skipped = Skipped(study.name)
     shown = bar(len(study.identification) + len(study.evaluation), "looking at pictures", "pictures", show=progress)
 
-    def opens(example: Example) -> bool:
-        try:
-            example.picture()
-        except GatescopeError:
-            return False
-        return True
+    def kept(half: Sequence[Example]) -> list[Example]:
+        whole: list[Example] = []
+        for example, opens in zip(half, pool.map(_opens, half), strict=True):
+            shown.update()
+            if opens:
+                whole.append(example)
+            else:
+                skipped.add(example.id, "the picture cannot be opened")
+        return whole
 
-    kept: list[list[Example]] = []
     with ThreadPoolExecutor() as pool, shown:
-        for half in (study.identification, study.evaluation):
-            kept.append([])
-            for example, good in zip(half, pool.map(opens, half), strict=True):
-                shown.update()
-                if good:
-                    kept[-1].append(example)
-                else:
-                    left.add(example.id, "the picture cannot be opened")
-    told = "; ".join(filter(None, (study.notes.get("left out"), left.notes().get("left out"))))
-    notes = study.notes | ({"left out": told} if told else {})
-    return dataclasses.replace(study, identification=kept[0], evaluation=kept[1], notes=notes)
+        identification, evaluation = kept(study.identification), kept(study.evaluation)
+    notes = study.notes
+    if more := skipped.notes().get("left out"):
+        # The loader may have skipped rows before; both belong in the one note.
+        earlier = notes.get("left out")
+        notes = notes | {"left out": f"{earlier}; {more}" if earlier else more}
+    return dataclasses.replace(study, identification=identification, evaluation=evaluation, notes=notes)
+
+
+def _opens(example: Example) -> bool:
+    try:
+        example.picture()
+    except GatescopeError:
+        return False
+    return True

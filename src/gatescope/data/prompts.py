@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Formatter, ascii_lowercase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from gatescope.data.example import Example
@@ -55,6 +55,13 @@ def asked(example: Example) -> str:
     return template.format(question=example.question, options="".join(options))
 
 
+class Turns(TypedDict):
+    """A filled wording: the user's turn and the system turn, as an Example takes them."""
+
+    prompt: str
+    system: str
+
+
 @dataclass(frozen=True)
 class Wording:
     """One way to put a benchmark's questions.
@@ -73,8 +80,8 @@ class Wording:
     option: str = "{label}. {choice}"
     between: str = "\n"
 
-    def fill(self, choices: Sequence[str] = (), labels: Sequence[str] = (), **fields: object) -> dict[str, Any]:
-        """The prompt and the system turn of one row, as an Example takes them.
+    def fill(self, choices: Sequence[str] = (), labels: Sequence[str] = (), **fields: object) -> Turns:
+        """The prompt and the system turn of one row.
 
         >>> Wording("Pick one. {question}\\n{options}", ("A", "B")).fill(["x", "{y}"], question="Which?")["prompt"]
         'Pick one. Which?\\nA. x\\nB. {y}'
@@ -82,10 +89,11 @@ class Wording:
         'y or x?'
         """
         names = labels or self.labels
+        # Not strict: a wording may have no labels, and option_z is as far as single letters go.
         shown = [self.option.format(label=label, choice=choice) for label, choice in zip(names, choices, strict=False)]
         each = {f"option_{letter}": choice for letter, choice in zip(ascii_lowercase, choices, strict=False)}
         filled = self.text.format(options=self.between.join(shown), **each, **fields)
-        return {"prompt": filled, "system": self.system.format(**fields)}
+        return Turns(prompt=filled, system=self.system.format(**fields))
 
     def asks_for(self) -> set[str]:
         """The fields of its two turns; {option_a}, {option_b}, ... count as {options}.

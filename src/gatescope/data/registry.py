@@ -5,21 +5,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from gatescope.core.errors import GatescopeError
-from gatescope.data.benchmarks.blend import CARD as BLEND
-from gatescope.data.benchmarks.blend import CONTROL_CARD as BLEND_CONTROL
-from gatescope.data.benchmarks.blend_short import CARD as BLEND_SHORT
-from gatescope.data.benchmarks.commonsenseqa import CARD as COMMONSENSEQA
-from gatescope.data.benchmarks.countryrc import CARD as COUNTRYRC
-from gatescope.data.benchmarks.culturalbench import CARD as CULTURALBENCH
-from gatescope.data.benchmarks.cvqa import CARD as CVQA
-from gatescope.data.benchmarks.glue import MRPC_CARD as MRPC
-from gatescope.data.benchmarks.glue import QNLI_CARD as QNLI
-from gatescope.data.benchmarks.murel import CARD as MUREL
-from gatescope.data.benchmarks.normad import CARD as NORMAD
-from gatescope.data.benchmarks.wikipedia import CARD as WIKIPEDIA
-from gatescope.data.benchmarks.worldvaluesbench import CARD as WORLDVALUESBENCH
+from gatescope.data.benchmarks import (
+    blend,
+    blend_short,
+    commonsenseqa,
+    countryrc,
+    culturalbench,
+    cvqa,
+    glue,
+    murel,
+    normad,
+    wikipedia,
+    worldvaluesbench,
+)
 from gatescope.data.card import Card
 from gatescope.data.control import control
 from gatescope.data.example import Study
@@ -28,8 +29,8 @@ from gatescope.data.jsonl import jsonl
 CARDS: dict[str, Card] = {
     card.name: card
     for card in (
-        *(CVQA, BLEND, BLEND_CONTROL, BLEND_SHORT, CULTURALBENCH, NORMAD, WORLDVALUESBENCH),
-        *(COUNTRYRC, COMMONSENSEQA, QNLI, MRPC, MUREL, WIKIPEDIA),
+        *(cvqa.CARD, blend.CARD, blend.CONTROL_CARD, blend_short.CARD, culturalbench.CARD, normad.CARD, worldvaluesbench.CARD),
+        *(countryrc.CARD, commonsenseqa.CARD, glue.QNLI_CARD, glue.MRPC_CARD, murel.CARD, wikipedia.CARD),
     )
 }
 
@@ -38,27 +39,28 @@ def card(name: str) -> Card:
     """The card of a dataset.
 
     Raises:
-        GatescopeError: if there is none of that name; it says which there are.
+        GatescopeError: if there is none of that name, listing those there are.
     """
     if name not in CARDS:
         raise GatescopeError(f"There is no dataset {name!r}; there are {', '.join(CARDS)}. Your own questions: a .jsonl file.")
     return CARDS[name]
 
 
-def load(name: str, path: str | Path | None = None, *, seed: int | None = None, **options) -> Study:
+def load(name: str, path: str | Path | None = None, *, seed: int | None = None, **options: Any) -> Study:
     """A dataset by name, or a .jsonl file.
 
     Args:
         name: as in `gatescope data list`, or the file.
         path: a local copy of a dataset.
         seed: of what a loader draws, such as the halves of a dataset without a split; its own default if None.
-        options: as the dataset's own loader takes them; None is as if it was not given.
+        options: those of the dataset's own loader; None is the same as leaving one out.
 
     Raises:
-        GatescopeError: as the loaders do, if there is neither dataset nor file of that name, or for an option (a seed
+        GatescopeError: as the loaders do; if there is neither a dataset nor a file of that name; for an option (a seed
             where nothing is drawn) that its loader does not take.
     """
-    given = {option: value for option, value in (options | {"seed": seed}).items() if value is not None}
+    options["seed"] = seed
+    given = {option: value for option, value in options.items() if value is not None}
     if name.endswith(".jsonl") or (name not in CARDS and Path(name).is_file()):
         if path is not None:
             raise GatescopeError(f"path={str(path)!r} is for datasets by name; {name} is a file already.")
@@ -67,7 +69,7 @@ def load(name: str, path: str | Path | None = None, *, seed: int | None = None, 
     return loader(path, **_taken(name, loader, given))
 
 
-def load_control(name: str, path: str | Path | None = None, **options) -> Study:
+def load_control(name: str, path: str | Path | None = None, **options: Any) -> Study:
     """The control of a dataset: its published form, or its questions removed; arguments and errors as for `load`."""
     published = f"{name}_control"
     return load(published, path, **options) if published in CARDS else control(load(name, path, **options))
@@ -83,7 +85,8 @@ def named(text: str) -> tuple[str, str | None]:
     return name, path or None
 
 
-def _taken(name: str, loader: Callable, given: dict) -> dict:
+def _taken(name: str, loader: Callable[..., Study], given: dict[str, Any]) -> dict[str, Any]:
+    """The options given, if the loader takes all of them: each loader has its own, and the command line offers all."""
     takes = [option for option in inspect.signature(loader).parameters if option != "path"]
     for option, value in given.items():
         if option not in takes:

@@ -1,7 +1,7 @@
 """Where a dataset's rows come from: the Hugging Face hub at a pinned revision, or a local copy of the same files.
 
 Both go through Hugging Face `datasets`. What comes back is checked before anything is built from it: columns by name,
-rows by count. No dataset here runs code of its own, and none is let to.
+rows by count. No dataset here runs code of its own, and none is allowed to.
 """
 
 from __future__ import annotations
@@ -13,11 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gatescope.core.answers import normalise
 from gatescope.core.errors import GatescopeError
-from gatescope.data.example import Example
 
 _FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json", ".csv": "csv", ".tsv": "csv"}
+
+Row = Mapping[str, Any]
+"""One row of a table, by column."""
+
+
+Table = Any
+"""A `datasets.Dataset`: importing it takes seconds, and its rows and columns have no types of their own."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +33,10 @@ class Source:
         name: what the dataset is called in messages.
         hub: its id on the hub; empty if it is not there.
         split: which split.
-        columns: those that are read; every one must be there.
-        files: where the table is in a local copy, glob patterns, the first that fits.
+        columns: those that are read; each is required.
+        files: glob patterns of the table's files in a local copy; the first that matches is taken.
         config: which configuration; None for the default one.
-        revision: the commit it is pinned to; None where none is known, and the newest is taken.
+        revision: the commit it is pinned to; None where none is known, so that the newest is loaded.
         rows: how many the published table has; None if that is not known.
         options: how to read the files, such as `keep_default_na`.
     """
@@ -47,7 +52,7 @@ class Source:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def open_table(source: Source, path: str | Path | None = None, *, revision: str | None = None):
+def open_table(source: Source, path: str | Path | None = None, *, revision: str | None = None) -> Table:
     """The table, a `datasets.Dataset`; nothing in it is decoded yet.
 
     Args:
@@ -64,16 +69,17 @@ def open_table(source: Source, path: str | Path | None = None, *, revision: str 
     table = _from_hub(source, revision) if path is None else _from_files(source, Path(path))
     missing = [name for name in source.columns if name not in table.column_names]
     if missing:
+        pinned = f" ({source.revision})" if source.revision else ""
         raise GatescopeError(
             f"{source.name}: no column {', '.join(map(repr, missing))}; the columns found are {table.column_names}. "
-            f"The dataset may have changed: use the pinned revision{f' ({source.revision})' if source.revision else ''}."
+            f"The dataset may have changed: use the pinned revision{pinned}."
         )
     check_rows(source.name, len(table), source.rows)
     return table.select_columns(list(source.columns))
 
 
 def check_rows(name: str, found: int, published: int | None) -> None:
-    """Warn if a table has not as many rows as were published, with both numbers."""
+    """Warn if a table has more or fewer rows than were published, with both numbers."""
     if published is not None and found != published:
         warnings.warn(
             f"{name}: {found} rows, where {published} were published; the result is of this copy, not of the whole.",
@@ -102,91 +108,69 @@ def local_files(path: Path, patterns: Iterable[str], what: str) -> list[Path]:
     raise GatescopeError(f"{what}: nothing in {path} is called {' or '.join(map(repr, patterns))}.")
 
 
-def _from_hub(source: Source, revision: str | None):
-    from datasets import load_dataset
+def load_dataset(*args: Any, **options: Any) -> Any:
+    """`datasets.load_dataset` without its log, which repeats what its exceptions say."""
+    # Imported here: it takes seconds, and most commands load no benchmark.
+    import datasets
     from datasets.utils import logging
 
+    logging.set_verbosity_error()
+    return datasets.load_dataset(*args, **options)
+
+
+def brief(error: BaseException) -> str:
+    """The type of an error and its first line, for a message of one's own.
+
+    >>> brief(ConnectionError("no route\\nto host"))
+    'ConnectionError: no route'
+    """
+    first_line = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first_line[:300]}"
+
+
+def _from_hub(source: Source, revision: str | None) -> Table:
     if not source.hub:
         raise GatescopeError(f"{source.name} is not on the hub; give path= with a copy of {' or '.join(source.files)}.")
-    logging.set_verbosity_error()
-    chosen: dict[str, Any] = {"name": source.config, "split": source.split, "revision": revision or source.revision}
     try:
-        return load_dataset(source.hub, **chosen, **source.options)
+        return load_dataset(
+            source.hub,
+            name=source.config,
+            split=source.split,
+            revision=revision or source.revision,
+            **source.options,
+        )
     except Exception as error:  # whatever the hub's client, the network or a proxy came up with
         raise GatescopeError(
-            f"{source.name}: {source.hub} could not be had from the hub ({type(error).__name__}: {_first_line(error)}). "
+            f"{source.name}: {source.hub} could not be downloaded ({brief(error)}). "
             f"Check the network and your access, or give path= with a local copy ({' or '.join(source.files)})."
         ) from error
 
 
-def _from_files(source: Source, path: Path):
-    from datasets import load_dataset
-    from datasets.utils import logging
-
-    found = local_files(path, source.files, source.name)
-    kinds = {_FORMATS.get(file.suffix) for file in found}
-    if len(kinds) != 1 or None in kinds:
-        raise GatescopeError(
-            f"{source.name}: {sorted({f.suffix or f.name for f in found})} in {path} cannot be read as one table; "
-            f"one of {', '.join(_FORMATS)} is needed."
-        )
-    # How to read a csv file; a copy in another format has no use for it.
-    options: dict[str, Any] = dict(source.options) if kinds == {"csv"} else {}
-    options |= {"sep": "\t"} if found[0].suffix == ".tsv" else {}
-    logging.set_verbosity_error()
+def _from_files(source: Source, path: Path) -> Table:
+    files = local_files(path, source.files, source.name)
+    kind = _format(source, path, files)
+    options: dict[str, Any] = {}
+    if kind == "csv":  # source.options are of csv files; a copy in another format has no use for them
+        options.update(source.options)
+        if files[0].suffix == ".tsv":
+            options["sep"] = "\t"
     try:
-        return load_dataset(str(kinds.pop()), data_files=[str(file) for file in found], split="train", **options)
+        return load_dataset(kind, data_files=[str(file) for file in files], split="train", **options)
     except Exception as error:
-        cause = error.__cause__ or error
-        raise GatescopeError(f"{source.name}: {path} cannot be read: {type(cause).__name__}: {_first_line(cause)}.") from error
+        # `datasets` wraps what the reader of the format says in an error of its own, which says less.
+        raise GatescopeError(f"{source.name}: {path} cannot be read: {brief(error.__cause__ or error)}.") from error
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:300]
-
-
-class LeftOut:
-    """Rows a loader leaves out, counted and told; never silently."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.rows: dict[str, list[str]] = {}
-        self._seen: set[str] = set()
-
-    def again(self, row: str, column: str) -> bool:
-        """Whether a row's id was there before; the row is left out then."""
-        if row in self._seen:
-            self.add(row, f"its {column} was used before")
-            return True
-        self._seen.add(row)
-        return False
-
-    def add(self, row: str, why: str) -> None:
-        """Leave a row out."""
-        self.rows.setdefault(why, []).append(row)
-
-    def example(self, row: str, **fields: Any) -> list[Example]:
-        """The example, in a list; none, and counted, if its options cannot be told apart or it is not a valid one."""
-        choices = fields.get("choices", ())
-        if len({normalise(choice) for choice in choices}) < len(choices):
-            self.add(row, "two options are the same text once case and white space are normalised")
-            return []
-        if any(not choice.strip() for choice in choices):
-            self.add(row, "an option is empty")
-            return []
-        return [Example(**fields)]
-
-    def notes(self) -> dict[str, str]:
-        """What was left out, for a study's notes; warns of it too."""
-        if not self.rows:
-            return {}
-        lines = [f"{len(rows)} left out, {why} ({_some(rows)})" for why, rows in self.rows.items()]
-        warnings.warn(f"{self.name}: {'; '.join(lines)}.", stacklevel=3)
-        return {"left out": "; ".join(lines)}
-
-
-def _some(rows: list[str]) -> str:
-    return ", ".join(rows[:3]) + (", ..." if len(rows) > 3 else "")
+def _format(source: Source, path: Path, files: Iterable[Path]) -> str:
+    """The name `datasets` has for the format of all these files."""
+    kinds = {_FORMATS.get(file.suffix) for file in files}
+    kind = kinds.pop()
+    if kinds or kind is None:
+        suffixes = sorted({file.suffix or file.name for file in files})
+        raise GatescopeError(
+            f"{source.name}: {suffixes} in {path} cannot be read as one table; one of {', '.join(_FORMATS)} is needed."
+        )
+    return kind
 
 
 def spaced(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Cutting examples in two halves: identification and evaluation."""
+"""Cutting examples into two halves, identification and evaluation; seeded orders; the groups to load."""
 
 from __future__ import annotations
 
@@ -22,20 +22,27 @@ def halves(items: Sequence[T], stratum: Callable[[T], str], block: Callable[[T],
     >>> len(first), len(second), "b1" in second
     (1, 3, True)
     """
-    members: dict[str, dict[str, list[int]]] = {}
+    strata: dict[str, dict[str, list[int]]] = {}
     for index, item in enumerate(items):
-        members.setdefault(stratum(item), {}).setdefault(block(item), []).append(index)
-    chosen: set[int] = set()
-    for name, blocks in members.items():
+        strata.setdefault(stratum(item), {}).setdefault(block(item), []).append(index)
+    first: set[int] = set()
+    for name, blocks in strata.items():
+        # Sorted before it is shuffled, and seeded by name: neither the file's order nor other strata change the cut.
         order = sorted(blocks)
         random.Random(f"{seed}-{name}").shuffle(order)
-        want, have = sum(map(len, blocks.values())) // 2, 0
-        for key in order:
-            if have >= want:
-                break
-            chosen.update(blocks[key])
-            have += len(blocks[key])
-    return [x for i, x in enumerate(items) if i in chosen], [x for i, x in enumerate(items) if i not in chosen]
+        first.update(_first_half([blocks[key] for key in order]))
+    return [x for i, x in enumerate(items) if i in first], [x for i, x in enumerate(items) if i not in first]
+
+
+def _first_half(blocks: Sequence[Sequence[int]]) -> list[int]:
+    """Whole blocks, in order, until they hold at least half of all members, rounded down."""
+    wanted = sum(map(len, blocks)) // 2
+    chosen: list[int] = []
+    for block in blocks:
+        if len(chosen) >= wanted:
+            break
+        chosen += block
+    return chosen
 
 
 def shuffled(items: Sequence[T], *key: object) -> list[T]:
@@ -45,6 +52,7 @@ def shuffled(items: Sequence[T], *key: object) -> list[T]:
     (['d', 'c', 'b', 'a'], ['b', 'a', 'c', 'd'])
     """
 
+    # A hash, not `random`: its shuffle is not promised to stay the same from one version of Python to the next.
     def rank(index: int) -> bytes:
         return hashlib.sha256("\x1f".join(map(str, (*key, index))).encode()).digest()
 
@@ -52,14 +60,14 @@ def shuffled(items: Sequence[T], *key: object) -> list[T]:
 
 
 def chosen_groups(name: str, groups: Iterable[str] | None, known: Iterable[str]) -> frozenset[str]:
-    """The groups to load: those asked for, or all.
+    """The groups to load: those given, or all.
 
     Raises:
         GatescopeError: for a group the dataset does not have, naming those it has.
     """
-    every = list(known)
-    asked = every if groups is None else list(groups)
-    unknown = [group for group in asked if group not in every]
+    available = list(known)
+    wanted = available if groups is None else list(groups)
+    unknown = [group for group in wanted if group not in available]
     if unknown:
-        raise GatescopeError(f"{name} has no {', '.join(map(repr, unknown))}; it has {', '.join(map(repr, every))}.")
-    return frozenset(asked)
+        raise GatescopeError(f"{name} has no {', '.join(map(repr, unknown))}; it has {', '.join(map(repr, available))}.")
+    return frozenset(wanted)

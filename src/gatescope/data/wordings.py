@@ -20,36 +20,45 @@ def chosen_wordings(name: str, which: Sequence[int | Wording] | None) -> list[tu
     Raises:
         GatescopeError: for a number it does not have, or none, or a wording that does not fit the benchmark's rows.
     """
-    every = WORDINGS[name]
-    asked = range(len(every)) if which is None else which
-    numbers = [number for number in asked if not isinstance(number, Wording)]
-    if not asked or any(not 0 <= number < len(every) for number in numbers):
-        raise GatescopeError(f"{name} has the wordings 0 to {len(every) - 1}; {numbers} were asked for.")
-    own = [wording for wording in asked if isinstance(wording, Wording)]
+    published = WORDINGS[name]
+    if which is None:
+        return list(enumerate(published))
+    own = [wording for wording in which if isinstance(wording, Wording)]
+    numbers = [number for number in which if not isinstance(number, Wording)]
+    unknown = set(numbers) - set(range(len(published)))
+    if unknown or not which:
+        raise GatescopeError(f"{name} has the wordings 0 to {len(published) - 1}; {numbers} were asked for.")
     for wording in own:
-        _check(name, wording, every[0])
-    chosen = [(number, every[number]) for number in numbers]
-    return chosen + list(enumerate(own, len(every)))
+        _check(name, wording)
+    chosen = [(number, published[number]) for number in numbers]
+    return chosen + list(enumerate(own, len(published)))
 
 
-def _check(name: str, own: Wording, published: Wording) -> None:
-    known = set().union(*(wording.asks_for() for wording in WORDINGS[name])) | {"options"}
-    if unknown := own.asks_for() - known:
+def _check(name: str, own: Wording) -> None:
+    """That a wording of one's own asks only for what the benchmark's rows have, and labels all of their options."""
+    published = WORDINGS[name]
+    known = {"options"}.union(*(wording.asks_for() for wording in published))
+    unknown = own.asks_for() - known
+    if unknown:
         raise GatescopeError(
-            f"A wording of {name} asks for {', '.join(f'{{{field}}}' for field in sorted(unknown))}; its rows have "
-            f"{', '.join(f'{{{field}}}' for field in sorted(known))}. A brace that is meant as one is written twice."
+            f"A wording of {name} asks for {_braced(unknown)}; its rows have {_braced(known)}. "
+            f"A brace that is meant as one is written twice."
         )
-    if len(own.labels) != len(published.labels):
+    needed = published[0].labels
+    if len(own.labels) != len(needed):
         raise GatescopeError(
-            f"A wording of {name} has the labels {list(own.labels)}; {len(published.labels)} are needed, such as "
-            f"{list(published.labels)}."
+            f"A wording of {name} has the labels {list(own.labels)}; {len(needed)} are needed, such as {list(needed)}."
         )
+
+
+def _braced(fields: set[str]) -> str:
+    return ", ".join(f"{{{field}}}" for field in sorted(fields))
 
 
 def numbered(asked: Sequence[tuple[int, Wording]]) -> str:
     """Which wordings were asked for, for a study's notes."""
     published = {wording for wordings in WORDINGS.values() for wording in wordings}
-    return ", ".join(str(number) + ("" if wording in published else " (one's own)") for number, wording in asked)
+    return ", ".join(f"{number}" if wording in published else f"{number} (one's own)" for number, wording in asked)
 
 
 def variant(item: str, number: int) -> str:

@@ -18,7 +18,8 @@ from gatescope.data.card import Card
 from gatescope.data.countries import SPELLINGS
 from gatescope.data.example import Example, Study
 from gatescope.data.prompts import BLEND_CONTROL, BLEND_PREFIX
-from gatescope.data.source import LeftOut, Source, local_file, open_table
+from gatescope.data.skipped import Skipped
+from gatescope.data.source import Row, Source, Table, local_file, open_table
 from gatescope.data.split import chosen_groups
 
 SOURCE = Source(
@@ -63,7 +64,7 @@ def blend(
     """Load BLEnD's multiple-choice questions (CULNIG, section 3.3).
 
     A row is an example with the id of its `MCQID`; its `item` is empty, since CULNIG divides by the number of those ids.
-    The question it is a variant of is in its facts. A row left out makes no room for a sixth.
+    The question it is a variant of is in its facts. A row that is skipped is not replaced by a sixth one.
 
     Args:
         path: a local copy: a directory with the table and that of the short-answer questions, or the table's file with
@@ -73,12 +74,12 @@ def blend(
         revision: a commit; the one that holds these rows is not known, so the newest is taken, and its rows are counted.
 
     Raises:
-        GatescopeError: if it cannot be read, a column is missing, an `MCQID` is there twice, a country or topic is
-            unknown, `choices` is no JSON, the answer is no letter of it, the prompt has not the known instruction, `cap`
-            is below 1, or `groups` names no country of it.
+        GatescopeError: if it cannot be read, a column is missing, an `MCQID` is repeated, a country or topic is unknown,
+            `choices` is not JSON, the answer is not one of its letters, the prompt lacks the known instruction, `cap` is
+            below 1, or `groups` names a country it does not have.
 
     Warns:
-        UserWarning: for a number of rows that was not published, and for rows left out.
+        UserWarning: for a number of rows that was not published, and for rows that are skipped.
     """
     return _load("blend", path, groups, cap, revision, control=False)
 
@@ -94,28 +95,28 @@ def blend_control(
 
 
 def topics(path: str | Path | None = None, *, revision: str | None = None) -> dict[str, str]:
-    """The topic of every question, by its `ID`; the table of one country holds for all.
+    """The topic of every question, by its `ID`; one country's table is enough, since all have the same questions.
 
     Raises:
-        GatescopeError: if the table cannot be read, or a topic is none of the six.
+        GatescopeError: if the table cannot be read, or a topic is not one of the six.
     """
     if path is not None:
         root = Path(path)
         path = local_file(root.parent if root.is_file() else root, *TOPICS.files, what=TOPICS.name)
     table = open_table(TOPICS, path, revision=revision)[:]
-    found = {_clean(key): _clean(topic) for key, topic in zip(table["ID"], table["Topic"], strict=True)}
-    for key, topic in found.items():
+    by_question = {_clean(key): _clean(topic) for key, topic in zip(table["ID"], table["Topic"], strict=True)}
+    for key, topic in by_question.items():
         if topic not in IDENTIFICATION + EVALUATION:
             known = ", ".join(map(repr, IDENTIFICATION + EVALUATION))
             raise GatescopeError(f"{TOPICS.name}: question {key!r} has the Topic {topic!r}; it must be one of {known}.")
-    return found
+    return by_question
 
 
 def country_name(published: str, row: str) -> str:
     """CULNIG's name of a country.
 
     Raises:
-        GatescopeError: if it is none of the 16.
+        GatescopeError: if it is not one of the 16.
 
     >>> country_name(" Northern_Nigeria", "row 1"), country_name("South Korea", "row 2")
     ('Nigeria', 'South Korea')
@@ -132,76 +133,105 @@ def _load(
     if cap < 1:
         raise GatescopeError(f"{name}: cap is {cap}; at least one row of each question and country is needed.")
     wanted = chosen_groups(name, groups, COUNTRIES.values())
-    table, left = open_table(SOURCE, path, revision=revision), LeftOut(name)
-    topic = topics(path, revision=revision)
-    halves: tuple[list[Example], list[Example]] = ([], [])
+    table = open_table(SOURCE, path, revision=revision)
+    topic_of = topics(path, revision=revision)
+    skipped = Skipped(name)
+    identification: list[Example] = []
+    evaluation: list[Example] = []
     for row in table.select(_first(table, wanted, cap)):
-        if (key := _clean(row["ID"])) not in topic:
-            left.add(row["MCQID"], "the table of short-answer questions has no topic for the question")
+        topic = topic_of.get(_clean(row["ID"]))
+        if topic is None:
+            skipped.add(row["MCQID"], "the table of short-answer questions has no topic for the question")
             continue
-        fields = _fields(row, control) | {"facts": _facts(row) | {"topic": topic[key]}}
-        halves[topic[key] in EVALUATION].extend(left.example(row["MCQID"], **fields))
-    notes = {"split": SPLIT_NOTE, "rows": f"the first {cap} of every question and country, of {len(table)}"}
-    return Study(name, *halves, notes | left.notes(), readout="label")
+        example = _example(row, topic, skipped, control=control)
+        if example is not None:
+            (evaluation if topic in EVALUATION else identification).append(example)
+    notes = {
+        "split": SPLIT_NOTE,
+        "rows": f"the first {cap} of every question and country, of {len(table)}",
+        **skipped.notes(),
+    }
+    return Study(name, identification, evaluation, notes, readout="label")
 
 
-def _first(table, wanted: frozenset[str], cap: int) -> list[int]:
-    """Where the first `cap` rows of every question and wanted country are, in the order of the file.
+def _first(table: Table, wanted: frozenset[str], cap: int) -> list[int]:
+    """The indices of the first `cap` rows of every question and wanted country, in the order of the file.
 
     Only three columns are read: most rows are over the cap, and their prompts are never looked at.
     """
-    heads = table.select_columns(["MCQID", "ID", "country"])[:]
-    rows, seen, ids = [], Counter(), set()
-    for index, (row, key, country) in enumerate(zip(heads["MCQID"], heads["ID"], heads["country"], strict=True)):
-        if row in ids:
-            raise GatescopeError(f"blend: MCQID {row!r} is there twice; two versions of the table may have been put together.")
-        ids.add(row)
-        group = country_name(country, row)
-        seen[group, key] += 1
-        if group in wanted and seen[group, key] <= cap:
-            rows.append(index)
-    return rows
+    columns = table.select_columns(["MCQID", "ID", "country"])[:]
+    indices: list[int] = []
+    ids: set[str] = set()
+    counts: Counter[tuple[str, str]] = Counter()
+    for index, (id, key, country) in enumerate(zip(columns["MCQID"], columns["ID"], columns["country"], strict=True)):
+        if id in ids:
+            raise GatescopeError(f"blend: MCQID {id!r} appears twice; two versions of the table may have been put together.")
+        ids.add(id)
+        group = country_name(country, id)
+        counts[group, key] += 1
+        if group in wanted and counts[group, key] <= cap:
+            indices.append(index)
+    return indices
 
 
-def _fields(row: dict[str, str], control: bool) -> dict:
-    """What an Example takes from a row, but for its facts."""
-    choices, answer = _letters(row, "choices"), _clean(row["answer_idx"])
-    if answer not in choices:
+def _example(row: Row, topic: str, skipped: Skipped, *, control: bool) -> Example | None:
+    """The example of a row; None, and counted, if its options cannot be told apart."""
+    published = _letters(row, "choices")
+    letter = _clean(row["answer_idx"])
+    if letter not in published:
         raise GatescopeError(
-            f"blend: question {row['MCQID']!r} has the answer_idx {row['answer_idx']!r}; its choices are {', '.join(choices)}."
+            f"blend: question {row['MCQID']!r} has the answer_idx {row['answer_idx']!r}; its choices are "
+            f"{', '.join(published)}."
         )
+    question = _question(row)
+    group = country_name(row["country"], row["MCQID"])
+    facts = _facts(row) | {"topic": topic}
+    choices = tuple(choice.strip() for choice in published.values())
+    if skipped.indistinct(row["MCQID"], choices):
+        return None
+    labels = tuple(published)
+    # The control shows the options as published, their white space included, as CULNIG's code does.
+    prompt = BLEND_CONTROL.fill(tuple(published.values()), labels)["prompt"] if control else row["prompt"]
+    return Example(
+        id=row["MCQID"],
+        group=group,
+        question="" if control else question,
+        choices=choices,
+        answer=published[letter].strip(),
+        labels=labels,
+        prompt=prompt,
+        prefix=BLEND_PREFIX,
+        facts=facts,
+    )
+
+
+def _question(row: Row) -> str:
+    """The question alone: what stands in the prompt before the instruction."""
     question, instruction, _ = (row["prompt"] or "").partition(_INSTRUCTION)
     if not instruction:
         raise GatescopeError(
             f"blend: the prompt of question {row['MCQID']!r} has no {_INSTRUCTION!r}, where its question would end."
         )
-    return {
-        "id": row["MCQID"],
-        "group": country_name(row["country"], row["MCQID"]),
-        "question": "" if control else question.strip(),
-        "choices": tuple(choice.strip() for choice in choices.values()),
-        "answer": choices[answer].strip(),
-        "labels": tuple(choices),
-        "prompt": BLEND_CONTROL.fill(tuple(choices.values()), tuple(choices))["prompt"] if control else row["prompt"],
-        "prefix": BLEND_PREFIX,
-    }
+    return question.strip()
 
 
-def _facts(row: dict[str, str]) -> dict[str, str]:
+def _facts(row: Row) -> dict[str, str]:
     """The question a row is a variant of, and whose answer each of its options is ("dummy": no country's)."""
-    origins = _letters(row, "choice_countries").items()
-    named = (f"{letter}: {COUNTRIES.get(country.strip(), country.strip())}" for letter, country in origins)
-    return {"question id": _clean(row["ID"]), "options from": ", ".join(named)}
+    origins: list[str] = []
+    for letter, country in _letters(row, "choice_countries").items():
+        spelling = country.strip()
+        origins.append(f"{letter}: {COUNTRIES.get(spelling, spelling)}")
+    return {"question id": _clean(row["ID"]), "options from": ", ".join(origins)}
 
 
-def _letters(row: dict[str, str], column: str) -> dict[str, str]:
-    """A column that holds a JSON object from letters to texts, as they stand, in the order of the letters."""
+def _letters(row: Row, column: str) -> dict[str, str]:
+    """A column that holds a JSON object from letters to texts, verbatim, in the order of the letters."""
     try:
-        found = json.loads(row[column])
-        if not all(isinstance(text, str) for text in found.values()):
-            raise TypeError("an option is no string")
-        return {letter: found[letter] for letter in sorted(found)}
-    except (ValueError, TypeError, AttributeError) as error:  # no JSON; no string; no object of strings
+        by_letter = json.loads(row[column])
+        if not all(isinstance(text, str) for text in by_letter.values()):
+            raise TypeError("an option is not a string")
+        return {letter: by_letter[letter] for letter in sorted(by_letter)}
+    except (ValueError, TypeError, AttributeError) as error:  # not JSON; not a string; not an object of strings
         raise GatescopeError(
             f"blend: {column} of question {row['MCQID']!r} is {row[column]!r}; it must be a string of JSON such as "
             f'\'{{"A": "rice", "B": "soup"}}\'.'
@@ -233,5 +263,5 @@ CONTROL_CARD = Card(
     _SIZE,
     _ANSWERED,
     _HOME,
-    "CULNIG: its scores are taken away from those of blend",
+    "CULNIG: its scores are subtracted from those of blend",
 )

@@ -1,24 +1,26 @@
 """BLEnD's short-answer questions: the question alone, in the country's language or in English, and what people answered.
 
-The answers are in files only: the `annotations` configuration on the hub cannot be read by recent `datasets`, since its
-`idks` have keys of people's own. As CULNIG does (its appendix on BLEnD SAQs), every answer that someone gave is right,
-questions no one answered are left out, and each question gets one of the country's instructions; which one depends on a
-hash of its id, where CULNIG draws at random. BLEnD itself also leaves out questions that many people could not answer.
+The answers are in files only: recent `datasets` cannot read the `annotations` configuration on the hub, since its `idks`
+have keys that participants made up. As CULNIG does (its appendix on BLEnD SAQs), every answer that someone gave is right,
+questions that no one answered are skipped, and each question gets one of the country's instructions; which one depends on
+a hash of its id, where CULNIG draws at random. BLEnD itself also skips questions that many people could not answer.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gatescope.core.errors import GatescopeError, one_of
 from gatescope.data.benchmarks.blend import COUNTRIES, EVALUATION, SPLIT_NOTE, topics
 from gatescope.data.card import Card
 from gatescope.data.example import Example, Study
 from gatescope.data.prompts import SHORT_ANSWER
-from gatescope.data.source import LeftOut, local_file
+from gatescope.data.skipped import Skipped
+from gatescope.data.source import local_file
 from gatescope.data.split import chosen_groups, shuffled
 
 LANGUAGES = {
@@ -27,6 +29,11 @@ LANGUAGES = {
     "West_Java": "su", "China": "zh", "Azerbaijan": "az",
 }  # fmt: skip
 _HOME = "https://github.com/nlee0212/BLEnD"
+
+
+# What the files call the question, its answers and the instruction, in either language.
+_NATIVE = ("question", "answers", "Translation")
+_ENGLISH = ("en_question", "en_answers", "English")
 
 
 def blend_short(
@@ -41,120 +48,157 @@ def blend_short(
 
     Args:
         path: a copy of the GitHub repository, or of its `data`: `annotations/Spain_data.json`,
-            `questions/US_questions.csv` for the topics of all countries, and `prompts/Spain_prompts.csv`, without which
-            the instruction is ours.
+            `questions/US_questions.csv` for the topics of all countries, and `prompts/Spain_prompts.csv`; for a country
+            without the last, the instruction is ours.
         groups: only these countries, by CULNIG's names, such as ("USA", "Nigeria").
         language: questions, instructions and answers in the "native" language, or in "english".
         seed: of the choice of instructions.
         revision: none can be chosen: the files are those under `path`.
 
     Raises:
-        GatescopeError: without `path` or with `revision`, if a file is missing or cannot be read, a field or column is
-            missing, no instruction has a place for the question, or `groups` names no country of it.
+        GatescopeError: without `path` or with `revision`; if a file is missing or cannot be read, a field or column is
+            missing, no instruction has a place for the question, or `groups` names a country it does not have.
 
     Warns:
-        UserWarning: for questions left out.
+        UserWarning: for questions that are skipped.
     """
-    native = one_of("language", language, ("native", "english")) == "native"
+    one_of("language", language, ("native", "english"))
     wanted = chosen_groups("blend_short", groups, COUNTRIES.values())
+    countries = [country for country, group in COUNTRIES.items() if group in wanted]
     root = _copy(path, revision)
-    topic, left, ours = topics(root), LeftOut("blend_short"), []
-    halves: tuple[list[Example], list[Example]] = ([], [])
-    for country, group in COUNTRIES.items():
-        if group not in wanted:
+    topic_of = topics(root)
+    skipped = Skipped("blend_short")
+    identification: list[Example] = []
+    evaluation: list[Example] = []
+    for country in countries:
+        for example in _examples(root, country, language, topic_of, skipped, seed):
+            (evaluation if example.facts["topic"] in EVALUATION else identification).append(example)
+    instructions = f"one of the country's by a hash of the id, seed {seed}"
+    if ours := [COUNTRIES[country] for country in countries if _prompts_file(root, country) is None]:
+        instructions += f"; no prompts file, and so ours, for {', '.join(ours)}"
+    notes = {"split": SPLIT_NOTE, "language": language, "instructions": instructions, **skipped.notes()}
+    return Study("blend_short", identification, evaluation, notes, readout="short")
+
+
+def _examples(
+    root: Path, country: str, language: str, topic_of: Mapping[str, str], skipped: Skipped, seed: int
+) -> Iterator[Example]:
+    """A country's questions, but for those without a topic or an answer."""
+    # Where English is the language of the place, `question` has the better text: "in the US", not "in US".
+    native = language == "native" or LANGUAGES[country] == "en"
+    question_field, answers_field, instruction_column = _NATIVE if native else _ENGLISH
+    templates = _templates(root, country, instruction_column, skipped)
+    for key, asked in _annotations(root, country).items():
+        key = key.strip()
+        id = f"{key}/{country}"
+        references = _references(asked["annotations"], answers_field, id)
+        if key not in topic_of:
+            skipped.add(id, "the table of questions has no topic for it")
             continue
-        # Where English is the language of the place, `question` has the better text: "in the US", not "in US".
-        own = native or LANGUAGES[country] == "en"
-        templates = _templates(root, country, "Translation" if own else "English", left)
-        ours += [] if templates else [group]
-        for key, asked in _annotations(root, country).items():
-            id, key = f"{key.strip()}/{country}", key.strip()
-            accepted = _accepted(asked["annotations"], "answers" if own else "en_answers", id)
-            if key not in topic:
-                left.add(id, "the table of questions has no topic for it")
-            elif not accepted:
-                left.add(id, "no answer to it was annotated")
-            else:
-                question = asked["question" if own else "en_question"]
-                name, template = shuffled(templates, "blend_short", seed, id)[0] if templates else ("ours", "")
-                prompt = template.replace("{q}", question) if template else SHORT_ANSWER.fill(question=question)["prompt"]
-                facts = {"language": LANGUAGES[country] if own else "en", "topic": topic[key], "country": group}
-                facts |= {"question id": key, "instruction": name}
-                example = Example(id, group, question.strip(), (), accepted[0], prompt=prompt, accepted=accepted, facts=facts)
-                halves[topic[key] in EVALUATION].append(example)
-    notes = {
-        "split": SPLIT_NOTE,
-        "language": language,
-        "instructions": f"one of the country's by a hash of the id, seed {seed}",
-    }
-    if ours:
-        notes["instructions"] += f"; no prompts file, and so ours, for {', '.join(ours)}"
-    return Study("blend_short", *halves, notes | left.notes(), readout="short")
+        if not references:
+            skipped.add(id, "no answer to it was annotated")
+            continue
+        instruction, prompt = _prompt(asked[question_field], templates, id, seed)
+        yield Example(
+            id=id,
+            group=COUNTRIES[country],
+            question=asked[question_field].strip(),
+            choices=(),
+            answer=references[0],
+            prompt=prompt,
+            accepted=references,
+            facts={
+                "language": LANGUAGES[country] if native else "en",
+                "topic": topic_of[key],
+                "country": COUNTRIES[country],
+                "question id": key,
+                "instruction": instruction,
+            },
+        )
+
+
+def _prompt(question: str, templates: Sequence[tuple[str, str]], id: str, seed: int) -> tuple[str, str]:
+    """The name of the instruction that a question gets, and its prompt."""
+    if not templates:
+        return "ours", SHORT_ANSWER.fill(question=question)["prompt"]
+    name, template = shuffled(templates, "blend_short", seed, id)[0]
+    return name, template.replace("{q}", question)
 
 
 def _copy(path: str | Path | None, revision: str | None) -> Path:
     if path is None:
         raise GatescopeError(
             "blend_short needs path=: the answers on the hub (configuration 'annotations') cannot be read by recent versions "
-            f"of `datasets`, whose tables have no place for keys of people's own. Copy {_HOME} and give its directory."
+            f"of `datasets`, whose tables have fixed keys. Copy {_HOME} and give its directory."
         )
     if revision is not None:
         raise GatescopeError(
-            f"blend_short reads the files under path=; revision={revision!r} cannot be had from them. Check out that commit."
+            f"blend_short reads the files under path= as they are; revision={revision!r} cannot be chosen. Check out that "
+            f"commit."
         )
     if not Path(path).is_dir():
-        raise GatescopeError(f"blend_short: path={str(path)!r} is no directory; give a copy of {_HOME}, or of its `data`.")
+        raise GatescopeError(f"blend_short: path={str(path)!r} is not a directory; give a copy of {_HOME}, or of its `data`.")
     return Path(path)
 
 
-def _annotations(root: Path, country: str) -> dict[str, dict]:
-    """What was asked and answered in a country, by question; every field that is used is there."""
+def _annotations(root: Path, country: str) -> dict[str, dict[str, Any]]:
+    """What was asked and answered in a country, by question; each has every field that is used."""
     file = local_file(
         root, f"data/annotations/{country}_data.json", f"**/{country}_data.json", what=f"blend_short, {COUNTRIES[country]}"
     )
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise GatescopeError(f"blend_short: {file} is no JSON: {error}.") from error
+        raise GatescopeError(f"blend_short: {file} is not JSON: {error}.") from error
+    # Something else than an object is refused like a question without fields.
     for key, asked in found.items() if isinstance(found, dict) else [("", found)]:
         fields = sorted(asked) if isinstance(asked, dict) else []
         missing = [name for name in ("question", "en_question", "annotations") if name not in fields]
         if missing:
             raise GatescopeError(
                 f"blend_short: question {key!r} of {file} has no {', '.join(map(repr, missing))}; the fields found are "
-                f"{fields}. Other commits of the repository call them otherwise."
+                f"{fields}. Other commits of the repository have other names for them."
             )
     return found
 
 
-def _accepted(annotations: list[dict], field: str, id: str) -> tuple[str, ...]:
+def _references(annotations: list[dict[str, Any]], field: str, id: str) -> tuple[str, ...]:
     """Every answer that someone gave, once, those of most people first."""
     try:
-        given = sorted((group for group in annotations if group["count"] >= 1), key=lambda group: -group["count"])
-        return tuple(dict.fromkeys(answer.strip() for group in given for answer in group[field] if answer.strip()))
+        given = [group for group in annotations if group["count"] >= 1]
+        given.sort(key=lambda group: -group["count"])
+        answers = [answer.strip() for group in given for answer in group[field]]
+        return tuple(dict.fromkeys(filter(None, answers)))
     except (KeyError, TypeError, AttributeError) as error:
         raise GatescopeError(
             f"blend_short: the annotations of {id!r} must each have a count and a list of {field}; they are {annotations}."
         ) from error
 
 
-def _templates(root: Path, country: str, column: str, left: LeftOut) -> list[tuple[str, str]]:
-    """The instructions of a country with their ids; none if there is no file."""
-    file = next(iter(sorted(root.glob(f"**/{country}_prompts.csv"))), None)
+def _templates(root: Path, country: str, column: str, skipped: Skipped) -> list[tuple[str, str]]:
+    """The instructions of a country with their ids; none if it has no file."""
+    file = _prompts_file(root, country)
     if file is None:
         return []
     with file.open(encoding="utf-8-sig", newline="") as opened:
         rows = list(csv.DictReader(opened))
-    found = list(rows[0]) if rows else []
-    if missing := [name for name in ("id", column) if name not in found]:
-        raise GatescopeError(f"blend_short: {file} has no column {', '.join(map(repr, missing))}; those found are {found}.")
-    fit = [(row["id"], row[column]) for row in rows if "{q}" in (row[column] or "")]
+    columns = list(rows[0]) if rows else []
+    missing = [name for name in ("id", column) if name not in columns]
+    if missing:
+        raise GatescopeError(f"blend_short: {file} has no column {', '.join(map(repr, missing))}; those found are {columns}.")
+    fit: list[tuple[str, str]] = []
     for row in rows:
-        if "{q}" not in (row[column] or ""):
-            left.add(f"{country} {row['id']}", "the instruction has no place {q} for the question")
+        if "{q}" in (row[column] or ""):
+            fit.append((row["id"], row[column]))
+        else:
+            skipped.add(f"{country} {row['id']}", "the instruction has no place {q} for the question")
     if not fit:
         raise GatescopeError(f"blend_short: no instruction in column {column!r} of {file} has a place {{q}} for the question.")
     return fit
+
+
+def _prompts_file(root: Path, country: str) -> Path | None:
+    return min(root.glob(f"**/{country}_prompts.csv"), default=None)
 
 
 CARD = Card(

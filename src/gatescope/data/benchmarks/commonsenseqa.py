@@ -14,7 +14,8 @@ from gatescope.core.errors import GatescopeError
 from gatescope.data.card import Card
 from gatescope.data.example import Example, Study
 from gatescope.data.prompts import LETTERS, Wording
-from gatescope.data.source import LeftOut, Source, open_table
+from gatescope.data.skipped import Skipped
+from gatescope.data.source import Row, Source, open_table
 from gatescope.data.wordings import chosen_wordings, numbered, variant
 
 SOURCE = Source(
@@ -39,28 +40,19 @@ def commonsenseqa(
 
     Raises:
         GatescopeError: if it cannot be read, a column is missing, the options are not A to E, an answer is not published
-            or is none of them, or `wordings` names none of it.
+            or is not one of them, or `wordings` names one it does not have.
     """
     asked = chosen_wordings("commonsenseqa", wordings)
-    table, left = open_table(SOURCE, path, revision=revision), LeftOut("CommonsenseQA")
+    skipped = Skipped("CommonsenseQA")
     examples: list[Example] = []
-    for row in table:
+    for row in open_table(SOURCE, path, revision=revision):
         options = _options(row["choices"])
-        if tuple(options) != LETTERS:
-            raise GatescopeError(f"CommonsenseQA: question {row['id']!r} has the options {list(options)}; A to E are needed.")
-        if not row["answerKey"]:
-            raise GatescopeError(
-                f"CommonsenseQA: question {row['id']!r} has no answerKey. The answers of the test split are not published: "
-                f"use validation, or a copy of it."
-            )
-        if row["answerKey"] not in options:
-            raise GatescopeError(
-                f"CommonsenseQA: question {row['id']!r} has the answerKey {row['answerKey']!r}; it must be one of A to E."
-            )
+        _check(row, options)
         choices = tuple(option.strip() for option in options.values())
+        if skipped.indistinct(row["id"], choices):
+            continue
         for number, wording in asked:
-            made = left.example(
-                row["id"],
+            example = Example(
                 id=variant(row["id"], number),
                 group="commonsenseqa",
                 question=row["question"].strip(),
@@ -71,20 +63,33 @@ def commonsenseqa(
                 facts={"concept": row["question_concept"]},
                 **wording.fill(tuple(options.values()), question=row["question"]),
             )
-            if not made:
-                break  # a row is left out once, not once a wording
-            examples += made
+            examples.append(example)
     notes = {
         "split": "none: all of the validation split is evaluated",
         "wordings": numbered(asked),
         "order of options": "as published",
+        **skipped.notes(),
     }
-    return Study("commonsenseqa", [], examples, notes | left.notes(), readout="label")
+    return Study("commonsenseqa", [], examples, notes, readout="label")
+
+
+def _check(row: Row, options: dict[str, str]) -> None:
+    if tuple(options) != LETTERS:
+        raise GatescopeError(f"CommonsenseQA: question {row['id']!r} has the options {list(options)}; A to E are needed.")
+    if not row["answerKey"]:
+        raise GatescopeError(
+            f"CommonsenseQA: question {row['id']!r} has no answerKey. The answers of the test split are not published: "
+            f"use validation, or a copy of it."
+        )
+    if row["answerKey"] not in options:
+        raise GatescopeError(
+            f"CommonsenseQA: question {row['id']!r} has the answerKey {row['answerKey']!r}; it must be one of A to E."
+        )
 
 
 def _options(choices: Any) -> dict[str, str]:
     if isinstance(choices, dict):
-        return {label: text for label, text in zip(choices["label"], choices["text"], strict=True)}
+        return dict(zip(choices["label"], choices["text"], strict=True))
     return {choice["label"]: choice["text"] for choice in choices}
 
 

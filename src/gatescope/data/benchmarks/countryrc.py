@@ -10,7 +10,7 @@ On the hub its columns were never seen; they are checked when it is loaded. CULN
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gatescope.core.errors import GatescopeError
@@ -18,7 +18,7 @@ from gatescope.data.card import Card
 from gatescope.data.countries import BLEND, COMMON
 from gatescope.data.example import Example, Study
 from gatescope.data.prompts import Wording
-from gatescope.data.source import Source, open_table
+from gatescope.data.source import Row, Source, open_table
 from gatescope.data.split import chosen_groups
 from gatescope.data.wordings import chosen_wordings, drawn, numbered, variant
 
@@ -49,7 +49,7 @@ def countryrc(
 
     Raises:
         GatescopeError: if it cannot be read, a column is missing, a context has no {country}, or `groups` or `wordings`
-            names none of it.
+            names one it does not have.
     """
     asked = chosen_wordings("countryrc", wordings)
     wanted = chosen_groups("CountryRC", COMMON if groups is None else groups, BLEND)
@@ -60,22 +60,24 @@ def countryrc(
                 f"CountryRC: the context of item {row['id']!r} has no {{country}}, so no country is its answer."
             )
 
-    def filled(half: Sequence[Mapping]) -> list[Example]:
-        targets = [name for name in BLEND if name in wanted]
-        return [_example(row, name, *one) for name in targets for row in half for one in asked]
+    targets = [name for name in BLEND if name in wanted]
 
-    cut = len(rows) // 2
+    def filled(half: Sequence[Row]) -> list[Example]:
+        return [_example(row, target, number, wording) for target in targets for row in half for number, wording in asked]
+
+    middle = len(rows) // 2
     notes = {
-        "split": f"the first {cut} items of the file to identify on, the other {len(rows) - cut} to evaluate on",
+        "split": f"the first {middle} items of the file to identify on, the other {len(rows) - middle} to evaluate on",
         "wordings": numbered(asked),
         "options": "the target and three other places of BLEnD, as CULNIG's code draws them for item, target and wording",
         "order of options": "as CULNIG's code draws it, with them",
     }
-    return Study("countryrc", filled(rows[:cut]), filled(rows[cut:]), notes, readout="label")
+    return Study("countryrc", filled(rows[:middle]), filled(rows[middle:]), notes, readout="label")
 
 
-def _example(row: Mapping, country: str, number: int, wording: Wording) -> Example:
+def _example(row: Row, country: str, number: int, wording: Wording) -> Example:
     item = f"{row['id']}/{country}"
+    # One generator for all three draws, in the order of CULNIG's code; otherwise they would not come out as published.
     draw = drawn(row["context"], row["question"], wording.text, country)
     choices = [*draw.sample([name for name in BLEND if name != country], 3), country]
     draw.shuffle(choices)

@@ -15,7 +15,8 @@ from gatescope.data.card import Card
 from gatescope.data.countries import display
 from gatescope.data.example import Example, Study
 from gatescope.data.prompts import Wording
-from gatescope.data.source import LeftOut, Source, open_table
+from gatescope.data.skipped import Skipped
+from gatescope.data.source import Row, Source, open_table
 from gatescope.data.split import chosen_groups
 from gatescope.data.wordings import chosen_wordings, drawn, numbered, variant
 
@@ -53,46 +54,54 @@ def culturalbench(
 
     Raises:
         GatescopeError: if it cannot be read, a column is missing, an answer is not A to D, or `groups` or `wordings` names
-            none of it.
+            one it does not have.
     """
     asked = chosen_wordings("culturalbench", wordings)
-    table, left = open_table(SOURCE, path, revision=revision), LeftOut("CulturalBench")
+    table = open_table(SOURCE, path, revision=revision)
     wanted = chosen_groups("CulturalBench", groups, dict.fromkeys(display("culturalbench", c) for c in table["country"]))
+    skipped = Skipped("CulturalBench")
     examples: list[Example] = []
     for row in table:
         item, group = str(row["data_idx"]), display("culturalbench", row["country"])
-        if group not in wanted or left.again(item, "data_idx"):
+        if group not in wanted or skipped.repeated(item, "data_idx"):
             continue
-        published = [str(row[column]) for column in _OPTIONS]
-        letter = str(row["answer"]).strip()
-        if letter not in tuple(_LETTERS):
-            raise GatescopeError(f"CulturalBench: question {item!r} has the answer {row['answer']!r}; it must be A, B, C or D.")
+        options, answer = _options(row)
+        if skipped.indistinct(item, options):
+            continue
         for number, wording in asked:
-            shown = list(published)
+            shown = list(options)
             if shuffle:
                 drawn(item, wording.text).shuffle(shown)
-            made = left.example(
-                item,
+            example = Example(
                 id=variant(item, number),
                 group=group,
                 question=row["prompt_question"].strip(),
                 choices=tuple(option.strip() for option in shown),
-                answer=published[_LETTERS.index(letter)].strip(),
+                answer=answer.strip(),
                 labels=wording.labels,
                 item=item,
                 facts={"country": row["country"]},
                 **wording.fill(shown, question=row["prompt_question"]),
             )
-            if not made:
-                break  # a row is left out once, not once a wording
-            examples += made
-    order = "as CULNIG's code draws it for the question and the wording" if shuffle else "as in the file"
+            examples.append(example)
     notes = {
         "split": "none: all of it is evaluated",
         "wordings": numbered(asked),
-        "order of options": order,
+        "order of options": "as CULNIG's code draws it for the question and the wording" if shuffle else "as in the file",
+        **skipped.notes(),
     }
-    return Study("culturalbench", [], examples, notes | left.notes(), readout="label")
+    return Study("culturalbench", [], examples, notes, readout="label")
+
+
+def _options(row: Row) -> tuple[list[str], str]:
+    """The options as published, their white space included, which the prompt shows; and the right one of them."""
+    options = [str(row[column]) for column in _OPTIONS]
+    letter = str(row["answer"]).strip()
+    if letter not in tuple(_LETTERS):  # a tuple: "AB" is in the string
+        raise GatescopeError(
+            f"CulturalBench: question {str(row['data_idx'])!r} has the answer {row['answer']!r}; it must be A, B, C or D."
+        )
+    return options, options[_LETTERS.index(letter)]
 
 
 CARD = Card(

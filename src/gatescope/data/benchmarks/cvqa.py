@@ -15,7 +15,8 @@ from pathlib import Path
 from gatescope.core.errors import GatescopeError, one_of
 from gatescope.data.card import Card
 from gatescope.data.example import Encoded, Example, Study
-from gatescope.data.source import LeftOut, Source, open_table, spaced
+from gatescope.data.skipped import Skipped
+from gatescope.data.source import Row, Source, Table, open_table, spaced
 from gatescope.data.split import chosen_groups, halves
 
 _TEXT = (
@@ -66,49 +67,65 @@ def cvqa(
         revision: another commit than the pinned one.
 
     Raises:
-        GatescopeError: if it cannot be read, a column is missing, a `Subset` is no known pair, a `Label` is no place in
-            its options, or `groups` names no culture of it.
+        GatescopeError: if it cannot be read, a column is missing, a `Subset` is not a known pair, a `Label` is out of
+            range, or `groups` names a culture it does not have.
     """
-    english = one_of("language", language, ("english", "native")) == "english"
+    one_of("language", language, ("english", "native"))
     one_of("split", split, ("question", "image"))
     wanted = chosen_groups("cvqa", groups, _PAIRS)
-    table, left = open_table(SOURCE, path, revision=revision), LeftOut("cvqa")
+    table = open_table(SOURCE, path, revision=revision)
     from datasets import Image
 
     pictures = table.select_columns(["image"]).cast_column("image", Image(decode=False))
+    skipped = Skipped("cvqa")
     examples: list[Example] = []
     for index, row in enumerate(table.select_columns(list(_TEXT))):
-        tongue, country = parse_subset(row["Subset"], row["ID"])
-        culture = CULTURES[f"{tongue}, {country}"]
-        if culture not in wanted:
+        pair = parse_subset(row["Subset"], row["ID"])
+        if CULTURES[", ".join(pair)] not in wanted:
             continue
-        choices = tuple(option.strip() for option in row["Translated Options" if english else "Options"])
-        if not 0 <= row["Label"] < len(choices):
-            raise GatescopeError(
-                f"cvqa: question {row['ID']!r} has Label {row['Label']}; it must be 0 to {len(choices) - 1}. Older revisions "
-                f"hide the answers (-1): use revision {SOURCE.revision}, or a copy of it."
-            )
-        examples += left.example(
-            row["ID"],
+        choices, answer = _options(row, "Translated Options" if language == "english" else "Options")
+        if skipped.indistinct(row["ID"], choices):
+            continue
+        example = Example(
             id=row["ID"],
-            group=culture,
-            question=row["Translated Question" if english else "Question"].strip(),
+            group=CULTURES[", ".join(pair)],
+            question=row["Translated Question" if language == "english" else "Question"].strip(),
             choices=choices,
-            answer=choices[row["Label"]],
+            answer=answer,
             image=_picture(pictures, index, row["ID"]),
-            facts={"language": tongue, "country": country, "category": row["Category"], "licence": row["License"]},
+            facts={"language": pair[0], "country": pair[1], "category": row["Category"], "licence": row["License"]},
         )
-    block = (lambda e: e.id) if split == "question" else (lambda e: e.id.rpartition("_")[0])
+        examples.append(example)
+    block = _picture_of if split == "image" else lambda example: example.id
     first, second = halves(examples, lambda e: f"{e.facts['language']}, {e.facts['country']}", block, seed)
-    notes = {"split": f"half of every country-language pair by {split}, seed {seed}", "language": language}
-    return Study("cvqa", first, second, notes | left.notes())
+    notes = {
+        "split": f"half of every country-language pair by {split}, seed {seed}",
+        "language": language,
+        **skipped.notes(),
+    }
+    return Study("cvqa", first, second, notes)
+
+
+def _picture_of(example: Example) -> str:
+    return example.id.rpartition("_")[0]  # an ID is that of the picture, and the number of the question about it
+
+
+def _options(row: Row, column: str) -> tuple[tuple[str, ...], str]:
+    """The options, and the right one of them."""
+    choices = tuple(option.strip() for option in row[column])
+    if not 0 <= row["Label"] < len(choices):
+        raise GatescopeError(
+            f"cvqa: question {row['ID']!r} has Label {row['Label']}; it must be 0 to {len(choices) - 1}. Older revisions "
+            f"hide the answers (-1): use revision {SOURCE.revision}, or a copy of it."
+        )
+    return choices, choices[row["Label"]]
 
 
 def parse_subset(subset: str, row: str) -> tuple[str, str]:
     """Language and country of a `Subset`, with spaces for underscores.
 
     Raises:
-        GatescopeError: if it is not a pair, or no pair that belongs to a culture.
+        GatescopeError: if it is not a pair, or not one that belongs to a culture.
 
     >>> parse_subset("('Egyptian_Arabic', 'Egypt')", "1_1")
     ('Egyptian Arabic', 'Egypt')
@@ -125,7 +142,9 @@ def parse_subset(subset: str, row: str) -> tuple[str, str]:
     return pair
 
 
-def _picture(pictures, index: int, name: str) -> Encoded:
+def _picture(pictures: Table, index: int, name: str) -> Encoded:
+    """A picture that stays in the table until it is used: all of them, decoded, would fill the memory."""
+
     def read() -> bytes:
         stored = pictures[index]["image"]
         return stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()

@@ -48,7 +48,8 @@ def qnli(
         revision: a commit of the dataset.
 
     Raises:
-        GatescopeError: if it cannot be read, a column is missing, a label is neither 0 nor 1, or `wordings` names none of it.
+        GatescopeError: if it cannot be read, a column is missing, a label is neither 0 nor 1, or `wordings` names one it
+            does not have.
     """
     return _pairs(QNLI, ("entailment", "not_entailment"), path, wordings, revision)
 
@@ -77,20 +78,19 @@ def _pairs(
                 f"{source.name}: row {item!r} has the label {label}; it must be 0 or 1. Some splits hide their labels (-1): "
                 f"use {source.split}, or a copy of it."
             )
-        parts = {column: row[column] for column in source.columns[:2]}
-        examples += [
-            Example(
+        sentences = {column: row[column] for column in source.columns[:2]}
+        for number, wording in asked:
+            example = Example(
                 id=variant(item, number),
                 group=name,
-                question="\n".join(part.strip() for part in parts.values()),
+                question="\n".join(sentence.strip() for sentence in sentences.values()),
                 choices=choices,
                 answer=choices[label],
                 labels=wording.labels,
                 item=item,
-                **wording.fill(choices, **parts),
+                **wording.fill(choices, **sentences),
             )
-            for number, wording in asked
-        ]
+            examples.append(example)
     notes = {
         "split": f"none: all of the {source.split} split is evaluated",
         "wordings": numbered(asked),

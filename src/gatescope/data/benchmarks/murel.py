@@ -11,7 +11,7 @@ There is no licence, and the sources have terms of their own, so the texts are n
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,43 +36,40 @@ def murel(
 
     Args:
         path: the directory with <language>/ or data/<language>/ in it.
-        groups: only these languages, such as ("da", "fa"); all there are if None.
+        groups: only these languages, such as ("da", "fa"); all that the copy has if None.
         evaluation: how much of each language, from the start, is evaluated on: tokens, or characters without a tokenizer.
         identification: how much of what follows is identified on.
         tokenizer: a Hugging Face tokenizer to count with, without special tokens.
 
     Raises:
-        GatescopeError: if there is no path, nothing in it, `groups` names none of it, or a line is not UTF-8.
+        GatescopeError: if there is no path, it has no texts, `groups` names a language it does not have, or a line is not
+            UTF-8.
 
     Warns:
-        UserWarning: if a language has less text than that.
+        UserWarning: if a language has less text than was asked for.
     """
     unit = "characters" if tokenizer is None else "tokens"
     if evaluation < 1 or identification < 1:
         raise GatescopeError(f"MUREL: evaluation and identification must be 1 or more; got {evaluation} and {identification}.")
     roots = _roots(path)
     wanted = chosen_groups("MUREL", groups, roots)
+    measure = len if tokenizer is None else _token_counter(tokenizer)
     first: list[Example] = []
     second: list[Example] = []
-    for language in (name for name in roots if name in wanted):
-        evaluated = identified = 0
-        for id, text, file in _passages(language, roots[language]):
-            size = len(text) if tokenizer is None else len(tokenizer(text, add_special_tokens=False)["input_ids"])
-            passage = Example.passage(id, language, text, facts={"language": language, "file": file})
-            if evaluated < evaluation:
-                second.append(passage)
-                evaluated += size
-            else:
-                first.append(passage)
-                identified += size
-            if identified >= identification:
-                break
-        else:
+    for language, root in roots.items():
+        if language not in wanted:
+            continue
+        passages = _passages(language, root)
+        evaluated, evaluated_size = _take(passages, evaluation, measure)
+        identified, identified_size = _take(passages, identification, measure)
+        if identified_size < identification:
             warnings.warn(
-                f"MUREL: {language} has {evaluated:,} {unit} to evaluate on and {identified:,} to identify on, where "
+                f"MUREL: {language} has {evaluated_size:,} {unit} to evaluate on and {identified_size:,} to identify on, where "
                 f"{evaluation:,} and {identification:,} were asked for; what is there is used.",
                 stacklevel=2,
             )
+        first += identified
+        second += evaluated
     notes = {
         "split": f"of each language {evaluation:,} {unit} are evaluated on, the next {identification:,} identified on",
         "order": "files by path, lines as they stand; a passage is never cut",
@@ -80,33 +77,52 @@ def murel(
     return Study("murel", first, second, notes, readout="none")
 
 
+def _token_counter(tokenizer: Any) -> Callable[[str], int]:
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _take(passages: Iterator[Example], wanted: int, measure: Callable[[str], int]) -> tuple[list[Example], int]:
+    """The next passages, up to the one that reaches what is wanted, and how much text they are."""
+    taken: list[Example] = []
+    size = 0
+    for passage in passages:
+        taken.append(passage)
+        size += measure(passage.prompt or "")
+        if size >= wanted:
+            break
+    return taken, size
+
+
 def _roots(path: str | Path | None) -> dict[str, Path]:
+    """The directory of each language that has texts."""
     if path is None:
         raise GatescopeError(f"MUREL is not on the hub: give path= with a copy of {HOME}.")
     where = Path(path)
     if not where.is_dir():
-        raise GatescopeError(f"MUREL: path={str(path)!r} is no directory; a copy of {HOME} is needed.")
-    found = {}
-    for name in LANGUAGES:
-        for root in (where / "data" / name, where / name):
-            if name not in found and next(root.rglob("*.txt"), None):
-                found[name] = root
-    if not found:
+        raise GatescopeError(f"MUREL: path={str(path)!r} is not a directory; a copy of {HOME} is needed.")
+    roots: dict[str, Path] = {}
+    for language in LANGUAGES:
+        for root in (where / language, where / "data" / language):  # the second wins, as in the repository
+            if next(root.rglob("*.txt"), None):
+                roots[language] = root
+    if not roots:
         raise GatescopeError(
             f"MUREL: no .txt file in {where}/<language> or {where}/data/<language>, for none of {', '.join(LANGUAGES)}."
         )
-    return found
+    return roots
 
 
-def _passages(language: str, root: Path) -> Iterator[tuple[str, str, str]]:
-    """Id, text and file of every line that is not empty."""
-    for file in sorted(root.rglob("*.txt"), key=lambda p: p.relative_to(root).parts):
+def _passages(language: str, root: Path) -> Iterator[Example]:
+    """Every line that is not empty."""
+    for file in sorted(root.rglob("*.txt"), key=lambda file: file.relative_to(root).parts):
         name = file.relative_to(root).as_posix()
         try:
+            # Bytes: a line ends at \n alone, and the error can name the line that is not UTF-8.
             with file.open("rb") as lines:
                 for number, line in enumerate(lines, 1):
                     if text := line.decode("utf-8").strip().strip("\ufeff"):
-                        yield f"{language}/{name}:{number}", text, name
+                        facts = {"language": language, "file": name}
+                        yield Example.passage(f"{language}/{name}:{number}", language, text, facts=facts)
         except UnicodeDecodeError as error:
             raise GatescopeError(f"MUREL: {file}, line {number}: not UTF-8 ({error.reason}).") from error
         except OSError as error:

@@ -16,7 +16,8 @@ from gatescope.data.card import Card
 from gatescope.data.countries import display
 from gatescope.data.example import Example, Study
 from gatescope.data.prompts import Wording
-from gatescope.data.source import LeftOut, Source, open_table
+from gatescope.data.skipped import Skipped
+from gatescope.data.source import Source, open_table
 from gatescope.data.split import chosen_groups
 from gatescope.data.wordings import chosen_wordings, drawn, numbered, variant
 
@@ -50,41 +51,42 @@ def normad(
 
     Raises:
         GatescopeError: if it cannot be read, a column is missing, a `Gold Label` is not yes, no or neutral, or `groups` or
-            `wordings` names none of it.
+            `wordings` names one it does not have.
     """
     asked = chosen_wordings("normad", wordings)
-    table, left = open_table(SOURCE, path, revision=revision), LeftOut("NormAd")
+    table = open_table(SOURCE, path, revision=revision)
     wanted = chosen_groups("NormAd", groups, dict.fromkeys(display("normad", c) for c in table["Country"]))
+    skipped = Skipped("NormAd")
     examples: list[Example] = []
     for row in table:
         item, group = str(row["ID"]), display("normad", row["Country"])
-        if group not in wanted or left.again(item, "ID"):
+        if group not in wanted or skipped.repeated(item, "ID"):
             continue
         gold = str(row["Gold Label"]).strip()
         if gold not in ANSWERS:
             raise GatescopeError(f"NormAd: story {item!r} has the Gold Label {gold!r}; it must be yes, no or neutral.")
         for number, wording in asked:
             choices = _choices(item, wording)
-            examples.append(
-                Example(
-                    id=variant(item, number),
-                    group=group,
-                    question=row["Story"].strip(),
-                    choices=choices,
-                    answer=gold,
-                    labels=wording.labels,
-                    item=item,
-                    facts={"country": row["Country"], "axis": str(row["Axis"]), "subaxis": str(row["Subaxis"])},
-                    **wording.fill(choices, country=row["Country"], story=row["Story"]),
-                )
+            example = Example(
+                id=variant(item, number),
+                group=group,
+                question=row["Story"].strip(),
+                choices=choices,
+                answer=gold,
+                labels=wording.labels,
+                item=item,
+                facts={"country": row["Country"], "axis": str(row["Axis"]), "subaxis": str(row["Subaxis"])},
+                **wording.fill(choices, country=row["Country"], story=row["Story"]),
             )
+            examples.append(example)
     notes = {
         "split": "none: all of it is evaluated",
         "wordings": numbered(asked),
         "order of options": "as CULNIG's code draws it for the row and the wording",
         "country": "in the prompt as the dataset spells it, as in CULNIG's code",
+        **skipped.notes(),
     }
-    return Study("normad", [], examples, notes | left.notes(), readout="label")
+    return Study("normad", [], examples, notes, readout="label")
 
 
 def _choices(item: str, wording: Wording) -> tuple[str, ...]:

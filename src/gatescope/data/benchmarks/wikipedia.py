@@ -1,25 +1,50 @@
 """Wikipedia: articles in several languages, for LAPE and for perplexity; a language is a group.
 
 Only the first articles of a language are taken, in the order they are published, streamed from the hub, so that no whole
-language is fetched: the first half of them to identify on, the second to evaluate on. An article is cut after `max_chars`
+language is downloaded: the first half of them to identify on, the second to evaluate on. An article is cut after `max_chars`
 characters. (LAPE's authors read up to 100 million tokens of a language; ask for as many articles as that needs.)
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from itertools import chain, islice
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from gatescope.core.errors import GatescopeError
 from gatescope.data.card import Card
 from gatescope.data.example import Example, Study
-from gatescope.data.source import local_files
+from gatescope.data.source import Row, brief, load_dataset, local_files
 
 LAPE = ("en", "zh", "fr", "es", "vi", "id", "ja")
 HUB = "wikimedia/wikipedia"
 COLUMNS = ("id", "url", "title", "text")
+
+
+@dataclass(frozen=True)
+class _Dump:
+    """Where one language of one dump is: on the hub, or in the files of a local copy."""
+
+    path: str | Path | None
+    language: str
+    date: str
+    revision: str | None
+
+    def __str__(self) -> str:
+        if self.path is None:
+            return f"{HUB} ({self.date}.{self.language}) from the hub"
+        return f"{self.path} ({self.language})"
+
+    def rows(self) -> Iterator[Row]:
+        """The articles as they come in; what is not asked for is never downloaded."""
+        config = f"{self.date}.{self.language}"
+        if self.path is None:
+            return iter(load_dataset(HUB, config, split="train", streaming=True, revision=self.revision))
+        patterns = [f"{folder}/*.parquet" for folder in (config, self.language)]
+        files = [str(file) for file in local_files(Path(self.path), patterns, "wikipedia")]
+        return iter(load_dataset("parquet", data_files=files, split="train", streaming=True))
 
 
 def wikipedia(
@@ -36,7 +61,7 @@ def wikipedia(
     Args:
         path: a local copy, with parquet files in <date>.<language>/ or <language>/; the hub if None.
         languages: their codes, as Wikipedia has them; LAPE's seven by default.
-        articles: how many of each language, both halves together; those without text are not counted.
+        articles: how many of each language, both halves together; articles without text are not counted.
         max_chars: an article is cut after so many characters.
         date: of the dump.
         revision: a commit of the dataset.
@@ -45,10 +70,10 @@ def wikipedia(
         GatescopeError: if a language cannot be read, a column is missing, or nothing is asked for.
 
     Warns:
-        UserWarning: if a language has fewer articles than that.
+        UserWarning: if a language has fewer articles than were asked for.
     """
     asked = tuple(dict.fromkeys(languages))
-    if not asked or articles < 2 or max_chars < 1:
+    if not asked or articles < 2 or max_chars < 1:  # two: one for each half
         raise GatescopeError(
             f"wikipedia needs a language, two articles and one character at least; "
             f"got languages={asked}, articles={articles}, max_chars={max_chars}."
@@ -58,15 +83,7 @@ def wikipedia(
     first: list[Example] = []
     second: list[Example] = []
     for language in asked:
-        passages = [
-            Example.passage(
-                f"{language}/{row['id']}",
-                language,
-                row["text"][:max_chars].strip(),
-                facts={"language": language, "title": row["title"], "url": row["url"]},
-            )
-            for row in _rows(path, language, articles, max_chars, date, revision)
-        ]
+        passages = _passages(_Dump(path, language, date, revision), articles, max_chars)
         if len(passages) < articles:
             warnings.warn(
                 f"wikipedia: {len(passages)} articles in {language!r}, where {articles} were asked for; what is there is used.",
@@ -82,42 +99,34 @@ def wikipedia(
     return Study("wikipedia", first, second, notes, readout="none")
 
 
-def _rows(
-    path: str | Path | None, language: str, articles: int, max_chars: int, date: str, revision: str | None
-) -> list[dict[str, str]]:
-    """The first articles with text."""
-    from datasets import load_dataset
-    from datasets.utils import logging
+def _passages(dump: _Dump, articles: int, max_chars: int) -> list[Example]:
+    """The first articles with text, each cut after `max_chars` characters."""
+    passages: list[Example] = []
+    for row in islice(_with_text(dump, max_chars), articles):
+        facts = {"language": dump.language, "title": row["title"], "url": row["url"]}
+        text = row["text"][:max_chars].strip()
+        passages.append(Example.passage(f"{dump.language}/{row['id']}", dump.language, text, facts=facts))
+    return passages
 
-    logging.set_verbosity_error()
-    name = f"{date}.{language}"
-    if path is None:
-        source = f"{HUB} ({name}) from the hub"
-    else:
-        patterns = [f"{folder}/*.parquet" for folder in (name, language)]
-        files = [str(file) for file in local_files(Path(path), patterns, "wikipedia")]
-        source = f"{path} ({language})"
+
+def _with_text(dump: _Dump, max_chars: int) -> Iterator[Row]:
+    """The rows that have text, in the order they are published."""
     try:
-        if path is None:
-            stream = load_dataset(HUB, name, split="train", streaming=True, revision=revision)
-        else:
-            stream = load_dataset("parquet", data_files=files, split="train", streaming=True)
-        head = iter(stream)
-        row = next(head, None)
-        missing = [] if row is None else [column for column in COLUMNS if column not in row]
-        if row is None or not missing:
-            rows = chain([] if row is None else [row], head)
-            return list(islice((one for one in rows if one["text"][:max_chars].strip()), articles))
+        for row in dump.rows():
+            missing = [column for column in COLUMNS if column not in row]
+            if missing:
+                raise GatescopeError(
+                    f"wikipedia: {dump} has no column {', '.join(map(repr, missing))}; the columns found are {list(row)}."
+                )
+            if row["text"][:max_chars].strip():
+                yield row
+    except GatescopeError:
+        raise
     except Exception as error:  # whatever the hub's client, the network, a proxy or the parquet reader came up with
-        cause = error.__cause__ or error
-        line = (str(cause).splitlines() or [""])[0][:300]
         raise GatescopeError(
-            f"wikipedia: {source} cannot be read: {type(cause).__name__}: {line}. "
+            f"wikipedia: {dump} cannot be read: {brief(error.__cause__ or error)}. "
             f"Check the network and the language, or give path= with a local copy."
         ) from error
-    raise GatescopeError(
-        f"wikipedia: {source} has no column {', '.join(map(repr, missing))}; the columns found are {list(row)}."
-    )
 
 
 CARD = Card(

@@ -1,6 +1,6 @@
 """WorldValuesBench: what most people of a country answered to the questions of the World Values Survey, wave 7.
 
-The answers may not be passed on, so everyone makes the files for themselves (`HOW`). From them, for every country and
+The answers may not be passed on, so all users make the files for themselves (`HOW`). From them, for every country and
 every value question with at least ten answers there, the right answer is the most frequent one (the smallest of equally
 frequent ones), on the question's own scale, which may end in 10.
 
@@ -23,13 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gatescope.core.errors import GatescopeError
 from gatescope.data.card import Card
 from gatescope.data.countries import display
 from gatescope.data.example import Example, Study
 from gatescope.data.prompts import Wording
-from gatescope.data.source import LeftOut, check_rows, local_file
+from gatescope.data.skipped import Skipped
+from gatescope.data.source import check_rows, local_file
 from gatescope.data.split import chosen_groups
 from gatescope.data.wordings import chosen_wordings, numbered, variant
 
@@ -41,7 +43,9 @@ HOW = (
 ROWS = 93_278
 FEWEST = 10
 FURTHEST = 40
-_TWICE = 858069901  # a D_INTERVIEW of several people; the dataset's own script leaves them out
+_SHARED_ID = 858069901  # a D_INTERVIEW of several people; the dataset's own script leaves them out
+
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,15 @@ class _Question:
     category: str
     low: int
     high: int
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A question in one country: how often each answer on its scale was given there, and by everyone."""
+
+    question: _Question
+    country: Counts
+    everyone: Counts
 
 
 def worldvaluesbench(
@@ -66,42 +79,41 @@ def worldvaluesbench(
             every question.
 
     Raises:
-        GatescopeError: if there is no path, a file is not there or cannot be read, a column is missing, or `groups` or
-            `wordings` names none of it.
+        GatescopeError: if there is no path, a file is missing or cannot be read, a column is missing, or `groups` or
+            `wordings` names one it does not have.
     """
     asked = chosen_wordings("worldvaluesbench", wordings)
-    if path is None or not Path(path).is_dir():
-        raise GatescopeError(f"WorldValuesBench: {'path= is needed' if path is None else f'{path} is no directory'}. {HOW}")
+    if path is None:
+        raise GatescopeError(f"WorldValuesBench: path= is needed. {HOW}")
+    if not Path(path).is_dir():
+        raise GatescopeError(f"WorldValuesBench: {path} is not a directory. {HOW}")
     questions = _questions(_file(path, "question_metadata.json"))
-    left = LeftOut("WorldValuesBench")
-    countries, counts = _counted(Path(path), questions, left)
-    enough = [counted.sum(1) >= FEWEST for counted in counts]
-    present = [c for c in range(len(countries)) if any(column[c] for column in enough)]
-    if not present:
+    skipped = Skipped("WorldValuesBench")
+    surveyed = _surveyed(Path(path), questions, skipped)
+    if not surveyed:
         raise GatescopeError(f"WorldValuesBench: no country in {path} has {FEWEST} answers to a question.")
-    wanted = chosen_groups("WorldValuesBench", groups, [display("worldvaluesbench", countries[c]) for c in present])
+    wanted = chosen_groups("WorldValuesBench", groups, [display("worldvaluesbench", country) for country, _ in surveyed])
 
-    first: list[Example] = []
-    second: list[Example] = []
-    for c in present:
-        if display("worldvaluesbench", countries[c]) not in wanted:
+    identification: list[Example] = []
+    evaluation: list[Example] = []
+    for country, answered in surveyed:
+        if display("worldvaluesbench", country) not in wanted:
             continue
-        usable = [q for q in range(len(questions)) if enough[q][c]]
-        distance = [divergence(counts[q][c], counts[q].sum(0)) for q in usable]
-        furthest = {usable[place] for place in np.argsort(-np.array(distance), kind="stable")[:FURTHEST]}
-        for q in usable:
-            made = _examples(questions[q], countries[c], counts[q][c], asked)
-            (first if q in furthest else second).extend(made)
+        furthest = _furthest(answered)
+        for index, one in enumerate(answered):
+            half = identification if index in furthest else evaluation
+            half.extend(_examples(one, country, asked))
     notes = {
         "split": f"the {FURTHEST} questions of a country with answers furthest from everyone's (KL) to identify on",
         "questions": f"those with at least {FEWEST} answers in a country",
         "answer": "the most frequent one, the smallest of equally frequent ones",
         "wordings": numbered(asked),
+        **skipped.notes(),
     }
-    return Study("worldvaluesbench", first, second, notes | left.notes(), readout="likert")
+    return Study("worldvaluesbench", identification, evaluation, notes, readout="likert")
 
 
-def divergence(country: np.ndarray, everyone: np.ndarray) -> float:
+def divergence(country: Counts, everyone: Counts) -> float:
     """KL(country || everyone) of two rows of counts, in nats; `everyone` has the country's answers among them.
 
     >>> round(divergence(np.array([2, 0]), np.array([5, 5])), 4)  # 1 log(1 / 0.5)
@@ -112,7 +124,17 @@ def divergence(country: np.ndarray, everyone: np.ndarray) -> float:
     return float((p * np.log(p / q)).sum())
 
 
-def _examples(question: _Question, country: str, counts: np.ndarray, asked: Sequence[tuple]) -> list[Example]:
+def _furthest(answered: Sequence[_Answered]) -> set[int]:
+    """Which of a country's questions have the answers furthest from everyone's."""
+    distances = [divergence(one.country, one.everyone) for one in answered]
+    # Stable: of equal distances the question that comes first goes first.
+    order = np.argsort(-np.array(distances), kind="stable")
+    return set(order[:FURTHEST].tolist())
+
+
+def _examples(answered: _Answered, country: str, asked: Sequence[tuple[int, Wording]]) -> list[Example]:
+    """The question once for each wording."""
+    question, counts = answered.question, answered.country
     scale = tuple(str(answer) for answer in range(question.low, question.high + 1))
     group = display("worldvaluesbench", country)
     item = f"{group}/{question.name}"
@@ -141,10 +163,10 @@ def _questions(file: Path) -> list[_Question]:
         values = {name: about for name, about in metadata.items() if about["use_case"] == "value"}
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
         raise GatescopeError(f"WorldValuesBench: {file} cannot be read: {type(error).__name__}: {error}. {HOW}") from error
-    return [_question(file, name, values[name]) for name in sorted(values, key=_place)]
+    return [_question(file, name, values[name]) for name in sorted(values, key=_number)]
 
 
-def _question(file: Path, name: str, about: Mapping) -> _Question:
+def _question(file: Path, name: str, about: Mapping[str, Any]) -> _Question:
     try:
         low, high = about["answer_scale_min"], about["answer_scale_max"]
         if isinstance(low, int) and isinstance(high, int) and 0 <= low < high:
@@ -155,44 +177,74 @@ def _question(file: Path, name: str, about: Mapping) -> _Question:
     raise GatescopeError(f"WorldValuesBench: {name} of {file.name} {problem}.")
 
 
-def _place(name: str) -> tuple[int, str]:
+def _number(name: str) -> tuple[int, str]:
     number = re.search(r"\d+", name)
     return (int(number[0]) if number else 0, name)
 
 
-def _counted(path: Path, questions: list[_Question], left: LeftOut) -> tuple[list[str], list[np.ndarray]]:
+def _surveyed(path: Path, questions: Sequence[_Question], skipped: Skipped) -> list[tuple[str, list[_Answered]]]:
+    """Every country that has questions with enough answers, each with those questions."""
+    countries, counts = _counted(path, questions, skipped)
+    surveyed: list[tuple[str, list[_Answered]]] = []
+    for index, country in enumerate(countries):
+        answered = [
+            _Answered(question, counted[index], counted.sum(0))
+            for question, counted in zip(questions, counts, strict=True)
+            if counted[index].sum() >= FEWEST
+        ]
+        if answered:
+            surveyed.append((country, answered))
+    return surveyed
+
+
+def _counted(path: Path, questions: Sequence[_Question], skipped: Skipped) -> tuple[list[str], list[Counts]]:
     """The countries, and for every question how often each of its answers was given: [countries + 1, answers].
 
-    The last row is of participants whose country is not known: they are among all participants, and no group.
+    The last row is of participants whose country is not known: they belong to everyone, and to no group.
     """
-    people = _table(_file(path, "full/full_demographic_qa.tsv", "full_demographic_qa.tsv"), ["D_INTERVIEW", "B_COUNTRY"])
-    names = [question.name for question in questions]
-    answers = _table(_file(path, "full/full_value_qa.tsv", "full_value_qa.tsv"), ["D_INTERVIEW", *names])
-    people, answers = (table[table["D_INTERVIEW"] != _TWICE] for table in (people, answers))
-    for table in (people, answers):
-        if (again := table["D_INTERVIEW"].duplicated()).any():
-            raise GatescopeError(
-                f"WorldValuesBench: D_INTERVIEW {table['D_INTERVIEW'][again].iloc[0]} is there twice in a table."
-            )
+    people = _interviews(path, "full_demographic_qa.tsv", ["B_COUNTRY"])
+    answers = _interviews(path, "full_value_qa.tsv", [question.name for question in questions])
     check_rows("WorldValuesBench", len(answers), ROWS)
+    # An empty table has columns of no type at all; that no country has answers is said later.
     if len(answers) and (wrong := list(answers.select_dtypes(exclude="number").columns)):
-        raise GatescopeError(f"WorldValuesBench: the column {wrong[0]!r} of full_value_qa.tsv has answers that are no numbers.")
+        raise GatescopeError(
+            f"WorldValuesBench: the column {wrong[0]!r} of full_value_qa.tsv has answers that are not numbers."
+        )
+    # Joined by interview: the two tables are not in the same order.
     home = people.set_index("D_INTERVIEW")["B_COUNTRY"].reindex(answers["D_INTERVIEW"])
     codes, countries = home.factorize(sort=True)
     codes = np.where(codes < 0, len(countries), codes)
-    return [str(country).strip() for country in countries], [
-        _histogram(question, answers[question.name].to_numpy(float), codes, len(countries) + 1, left) for question in questions
+    counts = [
+        _histogram(question, answers[question.name].to_numpy(float), codes, len(countries) + 1, skipped)
+        for question in questions
     ]
+    return [str(country).strip() for country in countries], counts
 
 
-def _histogram(question: _Question, given: np.ndarray, codes: np.ndarray, countries: int, left: LeftOut) -> np.ndarray:
+def _interviews(path: Path, name: str, columns: Sequence[str]) -> Any:  # a DataFrame
+    """Some columns of one of the two tables, a row for each participant."""
+    table = _table(_file(path, f"full/{name}", name), ["D_INTERVIEW", *columns])
+    table = table[table["D_INTERVIEW"] != _SHARED_ID]
+    repeated = table["D_INTERVIEW"].duplicated()
+    if repeated.any():
+        raise GatescopeError(
+            f"WorldValuesBench: D_INTERVIEW {table['D_INTERVIEW'][repeated].iloc[0]} appears twice in a table."
+        )
+    return table
+
+
+def _histogram(
+    question: _Question, answers: NDArray[np.float64], codes: NDArray[np.int64], countries: int, skipped: Skipped
+) -> Counts:
+    """How often each answer was given in each country; NaN is no answer."""
     width = question.high - question.low + 1
-    place = given - question.low
-    there = ~np.isnan(given)
-    on_scale = there & (place >= 0) & (place < width) & (place == np.floor(place))
-    if off := int((there & ~on_scale).sum()):
-        left.add(f"{off} of {question.name}", f"answers off the scale {question.low} to {question.high}")
-    cells = codes[on_scale] * width + place[on_scale].astype(np.int64)
+    offset = answers - question.low
+    given = ~np.isnan(answers)
+    on_scale = given & (offset >= 0) & (offset < width) & (offset == np.floor(offset))
+    if off_scale := int((given & ~on_scale).sum()):
+        skipped.add(f"{off_scale} of {question.name}", f"answers off the scale {question.low} to {question.high}")
+    # Country and answer as one number, so that a single count does for all countries.
+    cells = codes[on_scale] * width + offset[on_scale].astype(np.int64)
     return np.bincount(cells, minlength=countries * width).reshape(countries, width)
 
 
@@ -200,6 +252,7 @@ def _table(file: Path, columns: list[str]) -> Any:  # a DataFrame; pandas is imp
     import pandas as pd
 
     try:
+        # The header first, for a message that names the columns; pandas' own lists all that are missing in one long line.
         found = list(pd.read_csv(file, sep="\t", nrows=0).columns)
         missing = [column for column in columns if column not in found]
         if not missing:
