@@ -90,6 +90,15 @@ def test_a_json_array_is_told_what_is_needed(tmp_path):
         gs.data.jsonl(write(tmp_path, json.dumps([ROW], indent=1)))
 
 
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
+def test_a_line_ends_at_a_line_feed_only(tmp_path, mark):
+    """The others are legal in a JSON string as they stand, and a file with CRLF is read as well."""
+    lines = [json.dumps(ROW | {"id": str(i), "question": f"What{mark}now?"}, ensure_ascii=False) for i in range(2)]
+    path = tmp_path / "questions.jsonl"
+    path.write_bytes("\r\n".join(lines).encode())
+    assert gs.data.jsonl(path).evaluation[0].question == f"What{mark}now?"
+
+
 def test_a_split_column_is_followed(tmp_path):
     path = write(tmp_path, ROW | {"split": "evaluation"}, "", ROW | {"id": "2", "split": "identification"})
     study = gs.data.jsonl(path)

@@ -7,6 +7,8 @@ benchmark's own name, with spaces for underscores and its capitals as published 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from gatescope.data.source import spaced
 from gatescope.data.split import chosen_groups
 
@@ -59,6 +61,15 @@ def spelling(benchmark: str, country: str) -> str:
     """
     chosen_groups(_NAMES[benchmark], [country], SPELLINGS[benchmark])
     return SPELLINGS[benchmark][country]
+
+
+def chosen_countries(benchmark: str, groups: Iterable[str] | None, published: Iterable[str]) -> frozenset[str]:
+    """The countries to load, by display name: those given, or all that the benchmark's rows have.
+
+    Raises:
+        GatescopeError: for a country the rows do not have, naming those they have.
+    """
+    return chosen_groups(_NAMES[benchmark], groups, dict.fromkeys(display(benchmark, name) for name in published))
 
 
 def display(benchmark: str, published: str) -> str:

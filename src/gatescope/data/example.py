@@ -75,12 +75,11 @@ class Example:
     system: str = ""
     accepted: tuple[str, ...] = ()
     chat: bool = True
-    facts: Mapping[str, str] = field(default_factory=dict, hash=False)
+    facts: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
 
     def __post_init__(self) -> None:
         if not self.chat:
-            if not self.prompt or self.choices or self.accepted:
-                raise GatescopeError(f"Example {self.id!r} is a passage: it needs a text in `prompt`, and no choices.")
+            self._check_passage()
             return
         if self.labels and len(self.labels) != len(self.choices):
             raise GatescopeError(f"Example {self.id!r} has {len(self.labels)} labels for {len(self.choices)} choices.")
@@ -88,6 +87,10 @@ class Example:
             self._check_choices()
         elif self.answer not in self.accepted:
             raise GatescopeError(f"Example {self.id!r}: the answer {self.answer!r} is not among those accepted.")
+
+    def _check_passage(self) -> None:
+        if not self.prompt or self.choices or self.accepted:
+            raise GatescopeError(f"Example {self.id!r} is a passage: it needs a text in `prompt`, and no choices.")
 
     def _check_choices(self) -> None:
         if len(self.choices) < 2:
@@ -187,7 +190,7 @@ class Study:
     name: str
     identification: Sequence[Example]
     evaluation: Sequence[Example]
-    notes: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict[str, str])
     readout: str = "generate"
 
 

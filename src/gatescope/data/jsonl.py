@@ -65,15 +65,13 @@ def jsonl(path: str | Path, *, seed: int = 0, groups: Iterable[str] | None = Non
     path = Path(path)
     rows = _read(path)
     _check_labels(path, rows)
-    present = {row.example.group for row in rows}
-    wanted = present if groups is None else set(groups)
-    if missing := sorted(wanted - present):
-        raise GatescopeError(f"{path} has no group {missing[0]!r}; it has {', '.join(map(repr, sorted(present)))}.")
-    kept = [row for row in rows if row.example.group in wanted]
-    _check_splits(path, kept)
+    rows = _of_groups(path, rows, groups)
+    _check_splits(path, rows)
+    examples = [row.example for row in rows]
     # Either all rows have a split now, or none has.
-    first, second, notes = _halved(kept, seed) if any(row.split is None for row in kept) else _as_given(kept)
-    return Study(path.stem, first, second, notes, readout_of([row.example for row in kept]))
+    halved = any(row.split is None for row in rows)
+    identification, evaluation, notes = _halved(examples, seed) if halved else _as_given(rows)
+    return Study(path.stem, identification, evaluation, notes, readout_of(examples))
 
 
 def _read(path: Path) -> list[_Row]:
@@ -171,7 +169,7 @@ def _unknown(where: str, fields: dict[str, Any]) -> set[str]:
 
 
 def _example(where: str, fields: dict[str, Any], folder: Path) -> Example:
-    accepted = tuple(fields.get("accepted") or ())
+    accepted: tuple[str, ...] = tuple(fields.get("accepted") or ())
     # Those that are null or empty have Example's defaults.
     optional = {name: fields[name] for name in ("prefix", "item", "system", "facts") if fields.get(name)}
     try:
@@ -204,6 +202,16 @@ def _check_labels(path: Path, rows: Sequence[_Row]) -> None:
             )
 
 
+def _of_groups(path: Path, rows: list[_Row], groups: Iterable[str] | None) -> list[_Row]:
+    if groups is None:
+        return rows
+    wanted = set(groups)
+    present = {row.example.group for row in rows}
+    if unknown := sorted(wanted - present):
+        raise GatescopeError(f"{path} has no group {unknown[0]!r}; it has {', '.join(map(repr, sorted(present)))}.")
+    return [row for row in rows if row.example.group in wanted]
+
+
 def _check_splits(path: Path, rows: Sequence[_Row]) -> None:
     for row in rows:
         if row.split is not None and row.split not in SPLITS:
@@ -228,9 +236,8 @@ def _as_given(rows: Sequence[_Row]) -> tuple[list[Example], list[Example], dict[
     return identification, evaluation, notes
 
 
-def _halved(rows: Sequence[_Row], seed: int) -> tuple[list[Example], list[Example], dict[str, str]]:
+def _halved(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example], dict[str, str]]:
     """Each group cut in half, variants of one question in one of the halves."""
-    examples = [row.example for row in rows]
     items: dict[str, set[str]] = {}  # by group
     for example in examples:
         items.setdefault(example.group, set()).add(_item(example))

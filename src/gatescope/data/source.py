@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Source:
     config: str | None = None
     revision: str | None = None
     rows: int | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 def open_table(source: Source, path: str | Path | None = None, *, revision: str | None = None) -> Table:
@@ -67,15 +67,23 @@ def open_table(source: Source, path: str | Path | None = None, *, revision: str 
         UserWarning: if there are more or fewer rows than were published.
     """
     table = _from_hub(source, revision) if path is None else _from_files(source, Path(path))
-    missing = [name for name in source.columns if name not in table.column_names]
-    if missing:
+    if absent := missing(source.columns, table.column_names):
         pinned = f" ({source.revision})" if source.revision else ""
         raise GatescopeError(
-            f"{source.name}: no column {', '.join(map(repr, missing))}; the columns found are {table.column_names}. "
+            f"{source.name}: no column {absent}; the columns found are {table.column_names}. "
             f"The dataset may have changed: use the pinned revision{pinned}."
         )
     check_rows(source.name, len(table), source.rows)
     return table.select_columns(list(source.columns))
+
+
+def missing(needed: Iterable[str], present: Container[str]) -> str:
+    """The names that are needed and not present, as a message lists them; empty if all are.
+
+    >>> missing(("id", "text", "url"), ["text"])
+    "'id', 'url'"
+    """
+    return ", ".join(repr(name) for name in needed if name not in present)
 
 
 def check_rows(name: str, found: int, published: int | None) -> None:

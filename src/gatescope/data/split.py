@@ -31,7 +31,8 @@ def halves(items: Sequence[T], stratum: Callable[[T], str], block: Callable[[T],
         order = sorted(blocks)
         random.Random(f"{seed}-{name}").shuffle(order)
         first.update(_first_half([blocks[key] for key in order]))
-    return [x for i, x in enumerate(items) if i in first], [x for i, x in enumerate(items) if i not in first]
+    second = [index for index in range(len(items)) if index not in first]
+    return [items[index] for index in sorted(first)], [items[index] for index in second]
 
 
 def _first_half(blocks: Sequence[Sequence[int]]) -> list[int]:

@@ -20,7 +20,7 @@ from gatescope.data.card import Card
 from gatescope.data.example import Example, Study
 from gatescope.data.prompts import SHORT_ANSWER
 from gatescope.data.skipped import Skipped
-from gatescope.data.source import local_file
+from gatescope.data.source import local_file, missing
 from gatescope.data.split import chosen_groups, shuffled
 
 LANGUAGES = {
@@ -153,11 +153,10 @@ def _annotations(root: Path, country: str) -> dict[str, dict[str, Any]]:
     # Something else than an object is refused like a question without fields.
     for key, asked in found.items() if isinstance(found, dict) else [("", found)]:
         fields = sorted(asked) if isinstance(asked, dict) else []
-        missing = [name for name in ("question", "en_question", "annotations") if name not in fields]
-        if missing:
+        if absent := missing(("question", "en_question", "annotations"), fields):
             raise GatescopeError(
-                f"blend_short: question {key!r} of {file} has no {', '.join(map(repr, missing))}; the fields found are "
-                f"{fields}. Other commits of the repository have other names for them."
+                f"blend_short: question {key!r} of {file} has no {absent}; the fields found are {fields}. "
+                f"Other commits of the repository have other names for them."
             )
     return found
 
@@ -180,12 +179,7 @@ def _templates(root: Path, country: str, column: str, skipped: Skipped) -> list[
     file = _prompts_file(root, country)
     if file is None:
         return []
-    with file.open(encoding="utf-8-sig", newline="") as opened:
-        rows = list(csv.DictReader(opened))
-    columns = list(rows[0]) if rows else []
-    missing = [name for name in ("id", column) if name not in columns]
-    if missing:
-        raise GatescopeError(f"blend_short: {file} has no column {', '.join(map(repr, missing))}; those found are {columns}.")
+    rows = _csv_rows(file, ("id", column))
     fit: list[tuple[str, str]] = []
     for row in rows:
         if "{q}" in (row[column] or ""):
@@ -195,6 +189,15 @@ def _templates(root: Path, country: str, column: str, skipped: Skipped) -> list[
     if not fit:
         raise GatescopeError(f"blend_short: no instruction in column {column!r} of {file} has a place {{q}} for the question.")
     return fit
+
+
+def _csv_rows(file: Path, needed: Iterable[str]) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8-sig", newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    columns = list(rows[0]) if rows else []
+    if absent := missing(needed, columns):
+        raise GatescopeError(f"blend_short: {file} has no column {absent}; those found are {columns}.")
+    return rows
 
 
 def _prompts_file(root: Path, country: str) -> Path | None:

@@ -88,9 +88,9 @@ def _check(row: Row, options: dict[str, str]) -> None:
 
 
 def _options(choices: Any) -> dict[str, str]:
-    if isinstance(choices, dict):
-        return dict(zip(choices["label"], choices["text"], strict=True))
-    return {choice["label"]: choice["text"] for choice in choices}
+    if isinstance(choices, list):
+        return {choice["label"]: choice["text"] for choice in choices}
+    return dict(zip(choices["label"], choices["text"], strict=True))
 
 
 CARD = Card(

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from gatescope.core.errors import GatescopeError
 from gatescope.data.card import Card
-from gatescope.data.countries import display
+from gatescope.data.countries import chosen_countries, display
 from gatescope.data.example import Example, Study
 from gatescope.data.prompts import Wording
 from gatescope.data.skipped import Skipped
 from gatescope.data.source import Row, Source, open_table
-from gatescope.data.split import chosen_groups
 from gatescope.data.wordings import chosen_wordings, drawn, numbered, variant
 
 _LETTERS = "ABCD"
@@ -58,7 +57,7 @@ def culturalbench(
     """
     asked = chosen_wordings("culturalbench", wordings)
     table = open_table(SOURCE, path, revision=revision)
-    wanted = chosen_groups("CulturalBench", groups, dict.fromkeys(display("culturalbench", c) for c in table["country"]))
+    wanted = chosen_countries("culturalbench", groups, table["country"])
     skipped = Skipped("CulturalBench")
     examples: list[Example] = []
     for row in table:
@@ -72,18 +71,7 @@ def culturalbench(
             shown = list(options)
             if shuffle:
                 drawn(item, wording.text).shuffle(shown)
-            example = Example(
-                id=variant(item, number),
-                group=group,
-                question=row["prompt_question"].strip(),
-                choices=tuple(option.strip() for option in shown),
-                answer=answer.strip(),
-                labels=wording.labels,
-                item=item,
-                facts={"country": row["country"]},
-                **wording.fill(shown, question=row["prompt_question"]),
-            )
-            examples.append(example)
+            examples.append(_example(row, number, wording, shown, answer))
     notes = {
         "split": "none: all of it is evaluated",
         "wordings": numbered(asked),
@@ -91,6 +79,21 @@ def culturalbench(
         **skipped.notes(),
     }
     return Study("culturalbench", [], examples, notes, readout="label")
+
+
+def _example(row: Row, number: int, wording: Wording, shown: Sequence[str], answer: str) -> Example:
+    item = str(row["data_idx"])
+    return Example(
+        id=variant(item, number),
+        group=display("culturalbench", row["country"]),
+        question=row["prompt_question"].strip(),
+        choices=tuple(option.strip() for option in shown),
+        answer=answer.strip(),
+        labels=wording.labels,
+        item=item,
+        facts={"country": row["country"]},
+        **wording.fill(shown, question=row["prompt_question"]),
+    )
 
 
 def _options(row: Row) -> tuple[list[str], str]:

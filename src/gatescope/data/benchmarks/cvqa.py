@@ -96,7 +96,11 @@ def cvqa(
             facts={"language": pair[0], "country": pair[1], "category": row["Category"], "licence": row["License"]},
         )
         examples.append(example)
-    block = _picture_of if split == "image" else lambda example: example.id
+
+    def block(example: Example) -> str:
+        # An ID is that of the picture, and the number of the question about it.
+        return example.id if split == "question" else example.id.rpartition("_")[0]
+
     first, second = halves(examples, lambda e: f"{e.facts['language']}, {e.facts['country']}", block, seed)
     notes = {
         "split": f"half of every country-language pair by {split}, seed {seed}",
@@ -104,10 +108,6 @@ def cvqa(
         **skipped.notes(),
     }
     return Study("cvqa", first, second, notes)
-
-
-def _picture_of(example: Example) -> str:
-    return example.id.rpartition("_")[0]  # an ID is that of the picture, and the number of the question about it
 
 
 def _options(row: Row, column: str) -> tuple[tuple[str, ...], str]:

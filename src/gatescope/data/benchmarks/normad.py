@@ -13,12 +13,11 @@ from pathlib import Path
 
 from gatescope.core.errors import GatescopeError
 from gatescope.data.card import Card
-from gatescope.data.countries import display
+from gatescope.data.countries import chosen_countries, display
 from gatescope.data.example import Example, Study
 from gatescope.data.prompts import Wording
 from gatescope.data.skipped import Skipped
 from gatescope.data.source import Source, open_table
-from gatescope.data.split import chosen_groups
 from gatescope.data.wordings import chosen_wordings, drawn, numbered, variant
 
 ANSWERS = ("yes", "no", "neutral")
@@ -55,7 +54,7 @@ def normad(
     """
     asked = chosen_wordings("normad", wordings)
     table = open_table(SOURCE, path, revision=revision)
-    wanted = chosen_groups("NormAd", groups, dict.fromkeys(display("normad", c) for c in table["Country"]))
+    wanted = chosen_countries("normad", groups, table["Country"])
     skipped = Skipped("NormAd")
     examples: list[Example] = []
     for row in table:

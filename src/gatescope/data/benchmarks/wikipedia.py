@@ -16,7 +16,7 @@ from pathlib import Path
 from gatescope.core.errors import GatescopeError
 from gatescope.data.card import Card
 from gatescope.data.example import Example, Study
-from gatescope.data.source import Row, brief, load_dataset, local_files
+from gatescope.data.source import Row, brief, load_dataset, local_files, missing
 
 LAPE = ("en", "zh", "fr", "es", "vi", "id", "ja")
 HUB = "wikimedia/wikipedia"
@@ -73,13 +73,7 @@ def wikipedia(
         UserWarning: if a language has fewer articles than were asked for.
     """
     asked = tuple(dict.fromkeys(languages))
-    if not asked or articles < 2 or max_chars < 1:  # two: one for each half
-        raise GatescopeError(
-            f"wikipedia needs a language, two articles and one character at least; "
-            f"got languages={asked}, articles={articles}, max_chars={max_chars}."
-        )
-    if path is not None and Path(path).is_file() and len(asked) > 1:
-        raise GatescopeError(f"wikipedia: {path} is one file; name its one language, not {', '.join(asked)}.")
+    _check(path, asked, articles, max_chars)
     first: list[Example] = []
     second: list[Example] = []
     for language in asked:
@@ -99,6 +93,16 @@ def wikipedia(
     return Study("wikipedia", first, second, notes, readout="none")
 
 
+def _check(path: str | Path | None, asked: tuple[str, ...], articles: int, max_chars: int) -> None:
+    if not asked or articles < 2 or max_chars < 1:  # two: one for each half
+        raise GatescopeError(
+            f"wikipedia needs a language, two articles and one character at least; "
+            f"got languages={asked}, articles={articles}, max_chars={max_chars}."
+        )
+    if path is not None and Path(path).is_file() and len(asked) > 1:
+        raise GatescopeError(f"wikipedia: {path} is one file; name its one language, not {', '.join(asked)}.")
+
+
 def _passages(dump: _Dump, articles: int, max_chars: int) -> list[Example]:
     """The first articles with text, each cut after `max_chars` characters."""
     passages: list[Example] = []
@@ -113,11 +117,8 @@ def _with_text(dump: _Dump, max_chars: int) -> Iterator[Row]:
     """The rows that have text, in the order they are published."""
     try:
         for row in dump.rows():
-            missing = [column for column in COLUMNS if column not in row]
-            if missing:
-                raise GatescopeError(
-                    f"wikipedia: {dump} has no column {', '.join(map(repr, missing))}; the columns found are {list(row)}."
-                )
+            if absent := missing(COLUMNS, row):
+                raise GatescopeError(f"wikipedia: {dump} has no column {absent}; the columns found are {list(row)}.")
             if row["text"][:max_chars].strip():
                 yield row
     except GatescopeError:

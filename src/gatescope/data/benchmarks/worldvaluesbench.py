@@ -27,12 +27,11 @@ from numpy.typing import NDArray
 
 from gatescope.core.errors import GatescopeError
 from gatescope.data.card import Card
-from gatescope.data.countries import display
+from gatescope.data.countries import chosen_countries, display
 from gatescope.data.example import Example, Study
 from gatescope.data.prompts import Wording
 from gatescope.data.skipped import Skipped
-from gatescope.data.source import check_rows, local_file
-from gatescope.data.split import chosen_groups
+from gatescope.data.source import check_rows, local_file, missing
 from gatescope.data.wordings import chosen_wordings, numbered, variant
 
 HOW = (
@@ -83,16 +82,13 @@ def worldvaluesbench(
             `wordings` names one it does not have.
     """
     asked = chosen_wordings("worldvaluesbench", wordings)
-    if path is None:
-        raise GatescopeError(f"WorldValuesBench: path= is needed. {HOW}")
-    if not Path(path).is_dir():
-        raise GatescopeError(f"WorldValuesBench: {path} is not a directory. {HOW}")
-    questions = _questions(_file(path, "question_metadata.json"))
+    directory = _directory(path)
+    questions = _questions(_file(directory, "question_metadata.json"))
     skipped = Skipped("WorldValuesBench")
-    surveyed = _surveyed(Path(path), questions, skipped)
+    surveyed = _surveyed(directory, questions, skipped)
     if not surveyed:
         raise GatescopeError(f"WorldValuesBench: no country in {path} has {FEWEST} answers to a question.")
-    wanted = chosen_groups("WorldValuesBench", groups, [display("worldvaluesbench", country) for country, _ in surveyed])
+    wanted = chosen_countries("worldvaluesbench", groups, [country for country, _ in surveyed])
 
     identification: list[Example] = []
     evaluation: list[Example] = []
@@ -124,6 +120,14 @@ def divergence(country: Counts, everyone: Counts) -> float:
     return float((p * np.log(p / q)).sum())
 
 
+def _directory(path: str | Path | None) -> Path:
+    if path is None:
+        raise GatescopeError(f"WorldValuesBench: path= is needed. {HOW}")
+    if not Path(path).is_dir():
+        raise GatescopeError(f"WorldValuesBench: {path} is not a directory. {HOW}")
+    return Path(path)
+
+
 def _furthest(answered: Sequence[_Answered]) -> set[int]:
     """Which of a country's questions have the answers furthest from everyone's."""
     distances = [divergence(one.country, one.everyone) for one in answered]
@@ -139,7 +143,6 @@ def _examples(answered: _Answered, country: str, asked: Sequence[tuple[int, Word
     group = display("worldvaluesbench", country)
     item = f"{group}/{question.name}"
     facts = {"country": country, "question": question.name, "category": question.category, "answers": str(counts.sum())}
-    fields = {"question": question.text, "min_option": question.low, "max_option": question.high, "country": country}
     return [
         Example(
             id=variant(item, number),
@@ -150,7 +153,7 @@ def _examples(answered: _Answered, country: str, asked: Sequence[tuple[int, Word
             labels=scale,
             item=item,
             facts=facts,
-            **wording.fill(**fields),
+            **wording.fill(question=question.text, min_option=question.low, max_option=question.high, country=country),
         )
         for number, wording in asked
     ]
@@ -254,13 +257,13 @@ def _table(file: Path, columns: list[str]) -> Any:  # a DataFrame; pandas is imp
     try:
         # The header first, for a message that names the columns; pandas' own lists all that are missing in one long line.
         found = list(pd.read_csv(file, sep="\t", nrows=0).columns)
-        missing = [column for column in columns if column not in found]
-        if not missing:
+        absent = missing(columns, found)
+        if not absent:
             return pd.read_csv(file, sep="\t", usecols=columns, low_memory=False)
     except (OSError, ValueError) as error:
         raise GatescopeError(f"WorldValuesBench: {file} cannot be read: {type(error).__name__}: {error}.") from error
     shown = f"{found[:10]}" + (f" and {len(found) - 10} more" if len(found) > 10 else "")
-    raise GatescopeError(f"WorldValuesBench: {file.name} has no column {', '.join(map(repr, missing))}; it has {shown}.")
+    raise GatescopeError(f"WorldValuesBench: {file.name} has no column {absent}; it has {shown}.")
 
 
 def _file(path: str | Path, *names: str) -> Path:
