@@ -29,6 +29,7 @@ BLEND = (
 
 _NAMES = {"blend": "BLEnD", "culturalbench": "CulturalBench", "normad": "NormAd", "worldvaluesbench": "WorldValuesBench"}
 _SURVEYED = ("China", "Indonesia", "Iran", "Mexico", "Nigeria", "Russia", "South Korea", "UK", "USA")
+# Only what differs from the display name by more than capitals and underscores.
 _OWN = {
     "blend": {"USA": "US", "Nigeria": "Northern_Nigeria"},
     "culturalbench": {"USA": "United States", "UK": "United Kingdom"},

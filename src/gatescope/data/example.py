@@ -206,6 +206,7 @@ def listed(examples: Any) -> Sequence[Example]:
             f"{examples.name!r} is a study, of two halves; give one of them: study.identification to find neurons on, "
             f"study.evaluation to measure their effect on."
         )
+    # A string is a sequence too, of its letters.
     if isinstance(examples, str) or not isinstance(examples, Sequence):
         raise GatescopeError(f"Examples are given as a list, and {_what(examples)} was given. {_instead(examples)}")
     for number, example in enumerate(examples):

@@ -30,6 +30,7 @@ def without_broken_pictures(study: Study, *, progress: bool = True) -> Study:
                 skipped.add(example.id, "the picture cannot be opened")
         return whole
 
+    # Threads: Pillow decodes outside the interpreter's lock.
     with ThreadPoolExecutor() as pool, shown:
         identification, evaluation = kept(study.identification), kept(study.evaluation)
     notes = study.notes

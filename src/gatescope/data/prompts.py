@@ -26,6 +26,7 @@ VQA = (
     "Options: {options}\n"
     "Your response must be ONLY the text of the correct option from the list above, and nothing else."
 )
+# Derived from the published prompt rather than written again, so that the two cannot come apart.
 TEXT = VQA.replace(" based on the image", "")
 LABELLED = ("the text of the correct option from the list above", "the label of the correct option")
 

@@ -71,6 +71,7 @@ def load(name: str, path: str | Path | None = None, *, seed: int | None = None, 
 
 def load_control(name: str, path: str | Path | None = None, **options: Any) -> Study:
     """The control of a dataset: its published form, or its questions removed; arguments and errors as for `load`."""
+    # CULNIG publishes a prompt for the control of BLEnD; the others are made.
     published = f"{name}_control"
     return load(published, path, **options) if published in CARDS else control(load(name, path, **options))
 

@@ -55,6 +55,7 @@ class Skipped:
             return {}
         summary = "; ".join(f"{len(rows)} left out, {reason} ({_first_few(rows)})" for reason, rows in self._rows.items())
         warnings.warn(f"{self.name}: {summary}.", stacklevel=3)
+        # The key is in the manifests of earlier runs.
         return {"left out": summary}
 
 

@@ -91,7 +91,7 @@ def check_rows(name: str, found: int, published: int | None) -> None:
     if published is not None and found != published:
         warnings.warn(
             f"{name}: {found} rows, where {published} were published; the result is of this copy, not of the whole.",
-            stacklevel=3,
+            stacklevel=3,  # the loader that opened the table
         )
 
 

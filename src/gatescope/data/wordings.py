@@ -31,6 +31,7 @@ def chosen_wordings(name: str, which: Sequence[int | Wording] | None) -> list[tu
     for wording in own:
         _check(name, wording)
     chosen = [(number, published[number]) for number in numbers]
+    # Numbered after the published ones, so that ids made from both never meet.
     return chosen + list(enumerate(own, len(published)))
 
 

@@ -101,6 +101,7 @@ def topics(path: str | Path | None = None, *, revision: str | None = None) -> di
         GatescopeError: if the table cannot be read, or a topic is not one of the six.
     """
     if path is not None:
+        # A path to the one table: the other lies beside it.
         root = Path(path)
         path = local_file(root.parent if root.is_file() else root, *TOPICS.files, what=TOPICS.name)
     table = open_table(TOPICS, path, revision=revision)[:]

@@ -48,6 +48,7 @@ def commonsenseqa(
     for row in open_table(SOURCE, path, revision=revision):
         options = _options(row["choices"])
         _check(row, options)
+        # Stripped to be compared with answers; the prompt shows the options as published.
         choices = tuple(option.strip() for option in options.values())
         if skipped.indistinct(row["id"], choices):
             continue

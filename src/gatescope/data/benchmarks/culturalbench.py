@@ -30,7 +30,7 @@ SOURCE = Source(
     config="CulturalBench-Easy",
     revision="996d62a55f6a49c13596f0a31b772812a1aacd67",
     rows=1_227,
-    options={"keep_default_na": False},
+    options={"keep_default_na": False},  # "None" and "NA" are options
 )
 
 

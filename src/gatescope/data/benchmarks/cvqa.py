@@ -74,7 +74,7 @@ def cvqa(
     one_of("split", split, ("question", "image"))
     wanted = chosen_groups("cvqa", groups, _PAIRS)
     table = open_table(SOURCE, path, revision=revision)
-    from datasets import Image
+    from datasets import Image  # imported late: see source.Table
 
     pictures = table.select_columns(["image"]).cast_column("image", Image(decode=False))
     skipped = Skipped("cvqa")
@@ -131,6 +131,7 @@ def parse_subset(subset: str, row: str) -> tuple[str, str]:
     ('Egyptian Arabic', 'Egypt')
     """
     try:
+        # The column holds Python's own print of a pair.
         language, country = ast.literal_eval(subset)
         pair = spaced(language), spaced(country)
     except (ValueError, SyntaxError, TypeError, AttributeError) as error:

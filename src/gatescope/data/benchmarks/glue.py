@@ -80,6 +80,7 @@ def _pairs(
             )
         sentences = {column: row[column] for column in source.columns[:2]}
         for number, wording in asked:
+            # No group but the task itself: there is no culture in it, and nothing is identified on it.
             example = Example(
                 id=variant(item, number),
                 group=name,

@@ -120,6 +120,7 @@ def _passages(language: str, root: Path) -> Iterator[Example]:
             # Bytes: a line ends at \n alone, and the error can name the line that is not UTF-8.
             with file.open("rb") as lines:
                 for number, line in enumerate(lines, 1):
+                    # strip() keeps a byte order mark, with which a file may begin.
                     if text := line.decode("utf-8").strip().strip("\ufeff"):
                         facts = {"language": language, "file": name}
                         yield Example.passage(f"{language}/{name}:{number}", language, text, facts=facts)

@@ -29,7 +29,7 @@ SOURCE = Source(
     ("normad_etiquette_final_data.csv", "*.csv"),
     revision="0ea94a1eb4a9c9495cd7c3248a6e8dd9a307feb0",
     rows=2_633,
-    options={"keep_default_na": False},
+    options={"keep_default_na": False},  # nothing is read as missing
 )
 
 

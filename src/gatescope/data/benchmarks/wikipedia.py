@@ -72,7 +72,7 @@ def wikipedia(
     Warns:
         UserWarning: if a language has fewer articles than were asked for.
     """
-    asked = tuple(dict.fromkeys(languages))
+    asked = tuple(dict.fromkeys(languages))  # each once, in the order given
     _check(path, asked, articles, max_chars)
     first: list[Example] = []
     second: list[Example] = []

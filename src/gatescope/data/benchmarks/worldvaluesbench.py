@@ -40,8 +40,8 @@ HOW = (
     "https://github.com/Demon702/WorldValuesBench on it, and give path= with the directory WorldValuesBench it writes."
 )
 ROWS = 93_278
-FEWEST = 10
-FURTHEST = 40
+FEWEST = 10  # answers to a question in a country
+FURTHEST = 40  # questions of a country that are identified on
 _SHARED_ID = 858069901  # a D_INTERVIEW of several people; the dataset's own script leaves them out
 
 Counts = NDArray[np.int64]
@@ -115,6 +115,7 @@ def divergence(country: Counts, everyone: Counts) -> float:
     >>> round(divergence(np.array([2, 0]), np.array([5, 5])), 4)  # 1 log(1 / 0.5)
     0.6931
     """
+    # 0 log 0 is 0: an answer nobody in the country gave adds nothing.
     given = country > 0
     p, q = country[given] / country.sum(), everyone[given] / everyone.sum()
     return float((p * np.log(p / q)).sum())
@@ -216,6 +217,7 @@ def _counted(path: Path, questions: Sequence[_Question], skipped: Skipped) -> tu
     # Joined by interview: the two tables are not in the same order.
     home = people.set_index("D_INTERVIEW")["B_COUNTRY"].reindex(answers["D_INTERVIEW"])
     codes, countries = home.factorize(sort=True)
+    # factorize gives -1 where the country is not known; a histogram needs a row for those.
     codes = np.where(codes < 0, len(countries), codes)
     counts = [
         _histogram(question, answers[question.name].to_numpy(float), codes, len(countries) + 1, skipped)
