@@ -1,4 +1,4 @@
-"""Shared models: the organism is trained once a machine and cached; tiny random models are built once a session."""
+"""Shared models: the organisms are shipped (or $GATESCOPE_ORGANISMS); tiny random models are built once a session."""
 
 from __future__ import annotations
 
@@ -56,4 +56,4 @@ def llava(llava_path):
 @pytest.fixture(scope="session")
 def examples(organism):
     """Questions of unequal length about pictures of unequal size, three cultures."""
-    return varied_examples()
+    return varied_examples(seed=organism.recipe.seed)

@@ -91,10 +91,10 @@ def tiny_llava_next(path: Path, text: type = MistralConfig) -> Path:
     return path
 
 
-def varied_examples(count: int = 16) -> list[Example]:
-    """Organism questions whose pictures differ in size and whose wording differs in length."""
+def varied_examples(count: int = 16, seed: int = 0) -> list[Example]:
+    """Questions of the organism's world (that of a seed), pictures of unequal size, wording of unequal length."""
     rng = random.Random("varied")
-    facts = world.facts()
+    facts = world.facts(seed)
     sizes = [(56, 56), (84, 56), (56, 112), (112, 84)]
     found = []
     for number in range(count):
