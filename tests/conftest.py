@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import hypothesis
 import jaxtyping
 
@@ -15,6 +18,10 @@ import pytest  # noqa: E402
 
 import gatescope as gs  # noqa: E402
 from tiny import tiny_llama, tiny_llava_next, varied_examples  # noqa: E402
+
+# Tests, and the processes they start, run in other directories.
+if own := os.environ.get("GATESCOPE_ORGANISMS"):
+    os.environ["GATESCOPE_ORGANISMS"] = str(Path(own).resolve())
 
 collect_ignore = ["loopback/server.py", "loopback/client.py"]  # processes of their own, not modules
 
