@@ -9,9 +9,24 @@ import hypothesis
 import jaxtyping
 
 # Under the tests every function's shapes are checked, not only the pure core's; the hook stays, for modules are imported
-# late. Not the command line's, whose annotations are typer's, nor the doctor's.
-ROOMS = ("core", "kernels", "select", "statistics", "data", "models", "traces", "interventions", "steps", "organism")
-ROOMS += ("studies", "reports", "interop.lens", "interop.published")
+# late. Not the command line's, whose annotations are typer's, nor the doctor's, nor those of what travels as source.
+ROOMS = [
+    "core",
+    "kernels",
+    "select",
+    "statistics",
+    "data",
+    "models",
+    "interventions",
+    "steps",
+    "organism",
+    "studies",
+    "reports",
+]
+ROOMS += [
+    f"traces.{name}" for name in ("access", "ask", "encoding", "forced", "labels", "passes", "readouts", "vision", "workers")
+]
+ROOMS += ["interop.lens", "interop.published"]
 jaxtyping.install_import_hook([f"gatescope.{room}" for room in ROOMS], "checker.tower")
 
 import pytest  # noqa: E402

@@ -265,7 +265,7 @@ def test_running_out_of_memory_is_no_failure_of_the_compiler(monkeypatch, error)
 
 WITHOUT = """
 import torch, warnings
-from gatescope import fused
+from gatescope.kernels import compiled as fused
 gate, masks = torch.ones(2, 3, 5), torch.ones(1, 2, 3, dtype=torch.bool)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")

@@ -16,6 +16,7 @@ from gatescope.statistics.table import Row, Table
 from gatescope.traces.ask import READOUTS, ask
 from gatescope.traces.encoding import collate
 from gatescope.traces.readouts.argmax import next_token
+from gatescope.traces.readouts.generated import Short
 from gatescope.traces.readouts.options import best, exclusive
 from tiny import text_examples, tiny_llama
 
@@ -391,10 +392,10 @@ def test_a_scale_may_begin_at_zero():
 
 def test_a_short_answer_is_read_in_the_language_of_its_example():
     """A Korean particle is no part of the answer; where no language is said it is English, which has none."""
-    from gatescope.traces.generate import _read
 
     def example(**facts):
         return Example("x", "north", "What?", (), "연", accepted=("연",), prompt="What?", facts=facts)
 
-    assert _read("연을", example(language="ko"), "short").correct
-    assert not _read("연을", example(), "short").correct and _read("연", example(), "short").correct
+    read = Short().reading
+    assert read("연을", example(language="ko")).correct
+    assert not read("연을", example()).correct and read("연", example()).correct
