@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 
@@ -164,6 +165,19 @@ def test_blocks_may_be_nested_and_each_gives_back_what_it_found(llama):
         assert module.config.gatescope_baked == mark
     torch.testing.assert_close(found, both, rtol=1e-5, atol=1e-5 * both.abs().max().item())
     assert all(torch.equal(tensor, before[key]) for key, tensor in llama._module.state_dict().items())
+
+
+def test_what_is_baked_on_top_of_another_is_marked_as_both(llama):
+    first, second = gs.ablate(third(llama, "gate")), gs.ablate(third(llama, "v"))
+
+    def mark(*interventions):
+        with contextlib.ExitStack() as stack:
+            for intervention in interventions:
+                module = stack.enter_context(baked(intervention, llama))
+            return module.config.gatescope_baked
+
+    marks = [mark(first), mark(second), mark(first, second), mark(second, first), mark(second, second)]
+    assert len(set(marks)) == len(marks) and mark(first, second) == marks[2]
 
 
 def test_in_bfloat16_the_weights_keep_their_type_and_zero_is_exact(llama):

@@ -126,6 +126,16 @@ def test_the_tokenizer_and_the_weights_are_left_as_they_were(model, task):
     assert all(torch.equal(tensor, before[name]) for name, tensor in model._module.state_dict().items())
 
 
+def test_a_tokenizer_without_padding_is_left_without(model, task):
+    """The harness gives it a padding token, and must give it to a copy."""
+    before, model.tokenizer.pad_token = model.tokenizer.pad_token, None
+    try:
+        evaluate(model, None, ["mine"], include_path=task, limit=2, **QUIET)
+        assert model.tokenizer.pad_token is None
+    finally:
+        model.tokenizer.pad_token = before
+
+
 def test_what_cannot_be_baked_is_refused_and_nothing_is_left_baked(model, task):
     gate = interventions(model)["gate"].neurons
     with pytest.raises(gs.GatescopeError, match=r"'set' on site 'gate' cannot be baked"):

@@ -228,3 +228,15 @@ def test_mistakes_are_sentences():
         gs.select.lap(c, 2.0)
     with pytest.raises(gs.GatescopeError, match=r"variant is 'lape2'; it must be 'vlm' or 'tang2024'"):
         gs.select.lape(c, 0.5, variant="lape2")
+
+
+def test_a_z_score_that_is_just_reached_is_enough():
+    """Of two countries one is a standard deviation above their mean and the other as far below: z is 1 and -1, exactly."""
+    layout = gs.Layout.parse([["gate_pre", 1, 2]])
+    sums = torch.tensor([[4.0, 1.0], [0.0, 5.0]], dtype=torch.float64)
+    zeros = gs.Attributions.zeros(["a", "b"], layout, 1)
+    asked = dataclasses.replace(zeros, sums=sums, clamped=sums, seen=torch.tensor([1, 1]))
+    removed = dataclasses.replace(zeros, seen=torch.tensor([1, 1]))
+    for z, expected in ((1.0, {"a": [0], "b": [1]}), (1.0001, {"a": [], "b": []}), (-1.0, {"a": [0, 1], "b": [1, 0]})):
+        found = gs.select.culnig_specific(asked, removed, None, rate=1.0, z=z)
+        assert {group: s.flat.tolist() for group, s in found.items()} == expected
