@@ -10,23 +10,11 @@ import jaxtyping
 
 # Under the tests every function's shapes are checked, not only the pure core's; the hook stays, for modules are imported
 # late. Not the command line's, whose annotations are typer's, nor the doctor's, nor those of what travels as source.
-ROOMS = [
-    "core",
-    "kernels",
-    "select",
-    "statistics",
-    "data",
-    "models",
-    "interventions",
-    "steps",
-    "organism",
-    "studies",
-    "reports",
-]
-ROOMS += [
-    f"traces.{name}" for name in ("access", "ask", "encoding", "forced", "labels", "passes", "readouts", "vision", "workers")
-]
-ROOMS += ["interop.lens", "interop.published"]
+ROOMS = (
+    *("core", "kernels", "select", "statistics", "data", "models", "interventions", "steps", "organism", "studies", "reports"),
+    *("traces.access", "traces.ask", "traces.encoding", "traces.forced", "traces.labels", "traces.passes", "traces.readouts"),
+    *("traces.vision", "traces.workers", "interop.lens", "interop.published"),
+)
 jaxtyping.install_import_hook([f"gatescope.{room}" for room in ROOMS], "checker.tower")
 
 import pytest  # noqa: E402
