@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
 from functools import reduce
 from operator import or_
 
@@ -13,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import gatescope as gs
+from commands import gatescope
 from gatescope.studies.culnig import matched_random, published_readout, run_culnig
 
 
@@ -112,7 +111,7 @@ def test_random_sets_match_in_size_and_module():
 
 
 def test_the_command_prints_tasks_masks_and_random_sets(text):
-    done = subprocess.run([sys.executable, "-m", "gatescope", "culnig"], capture_output=True, text=True)
+    done = gatescope("culnig")
     assert done.returncode == 0, done.stderr
     for word in ("culture", "reading", "copy", "larger", "CULNIG-general", "without exclusion", "random (mean of 10)"):
         assert word in done.stdout

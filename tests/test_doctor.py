@@ -18,8 +18,8 @@ from gatescope.doctor.checks import examine_batch
 from gatescope.doctor.inputs import Patient, picture_questions, random_text
 from gatescope.doctor.pictures import rows_alone
 from gatescope.doctor.references import apart
-from gatescope.interventions import value as intervene
-from gatescope.interventions.value import Intervention
+from gatescope.interventions import apply as intervene
+from gatescope.interventions.intervention import Intervention
 from gatescope.models import sites
 from gatescope.traces import vision
 from picture_families import PICTURES

@@ -19,11 +19,12 @@ BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```"
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipe(recipe, organism):
+def test_recipe(recipe, organism, tmp_path, monkeypatch, capsys):
     assert len(recipe.read_text().splitlines()) < 80
-    done = subprocess.run([sys.executable, recipe], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "points" in done.stdout
+    monkeypatch.setattr(sys, "argv", [str(recipe)])
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(recipe), run_name="__main__")
+    assert "points" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("block", range(len(BLOCKS)))

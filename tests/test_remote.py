@@ -22,9 +22,10 @@ import torch
 import gatescope as gs
 from gatescope.core import answers
 from gatescope.interventions.carry import held
+from gatescope.interventions.value import plain
 from gatescope.models.sites import site_of
 from gatescope.steps import remote
-from gatescope.steps.remote import Server, attribute_shards, load_client, plan, record_shards, sweep_shards
+from gatescope.steps.remote import Server, attribute_shards, load_client, record_shards, sweep_shards
 from gatescope.steps.remote import attribute as remote_attribute
 from gatescope.steps.remote import record as remote_record
 from gatescope.steps.remote.jobs import weigh
@@ -489,4 +490,4 @@ def test_a_client_without_weights_names_the_same_places(here, client):
     assert all(parameter.is_meta for parameter in client._module.parameters())
     for name in ("gate", "gate_pre", "up", "hidden", "q"):
         assert site_of(client, name) == site_of(here, name)
-    assert plan.mask(client, gs.ablate(neurons(here)))[0][0] == site_of(here, "gate").paths[0]
+    assert plain(client, gs.ablate(neurons(here)))[0][0] == site_of(here, "gate").paths[0]

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import gatescope as gs
+from gatescope.interventions.value import plain
 from gatescope.steps.remote import Server, plan, sweep
 from gatescope.steps.remote.estimate import returned
 from gatescope.steps.remote.jobs import Line, _said
@@ -25,9 +26,9 @@ def test_every_difference_between_masks_is_in_their_digests(llama):
     some, others = neurons(llama, 1, 2), neurons(llama, 1, 3)
     masks = [None, gs.ablate(some - some), gs.ablate(some), gs.ablate(others), gs.scale(some, 2.0), gs.scale(some, 3.0)]
     masks += [gs.set_to(some, 2.0), gs.add(some, 2.0), gs.set_to(some, torch.tensor([2.0, 2.5]))]
-    digests = [plan.digest_of(plan.mask(llama, mask)) for mask in masks]
+    digests = [plan.digest_of(plain(llama, mask)) for mask in masks]
     assert len(set(digests)) == len(masks)
-    assert plan.digest_of(plan.mask(llama, gs.ablate(neurons(llama, 2, 1)))) == digests[2]  # order is no difference
+    assert plan.digest_of(plain(llama, gs.ablate(neurons(llama, 2, 1)))) == digests[2]  # order is no difference
 
 
 def test_every_difference_between_shards_is_in_their_keys():

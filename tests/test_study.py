@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import gatescope as gs
+from commands import gatescope
 from gatescope.cli import app, main
 from tiny import letter_examples, teach, text_examples, tiny_llama, tiny_llava_next
 
@@ -68,10 +69,6 @@ def jsonl(path, examples, **more):
         rows.append(row | more)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
-
-
-def gatescope(*arguments):
-    return subprocess.run([sys.executable, "-m", "gatescope", *map(str, arguments)], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("kind", ["llama, text only", "llava-next, pictures", "llava-next, no pictures"])

@@ -14,9 +14,10 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 import gatescope as gs
-from gatescope.steps.remote import plan
+from gatescope.interventions.value import plain
 from gatescope.traces import travel
 from gatescope.traces.encoding import collate
+from gatescope.traces.readouts.generated import generation
 from picture_families import PICTURES
 from tiny import text_examples, varied_examples
 
@@ -77,8 +78,8 @@ def looped(model, inputs, mask) -> None:
 
 def shipped(model, inputs, mask) -> None:
     """As a server runs it."""
-    job = {"generation": plan.generation(model, 4)}
-    travel.shipped().ask(model, job, {"way": "generate"}, inputs, plan.mask(model, mask), [])
+    job = {"generation": generation(model, 4)}
+    travel.shipped().ask(model, job, {"way": "generate"}, inputs, plain(model, mask), [])
 
 
 @pytest.mark.parametrize("layers", [(0, 1, 2), (0, 1), (1,)], ids=str)

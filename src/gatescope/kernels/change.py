@@ -14,6 +14,7 @@ from torch import Tensor
 def change(activation: Tensor, columns: Tensor, kind: str, values: Tensor) -> Tensor:
     """The activation [..., n] with the columns [k] zeroed, scaled, set or added to; the rest untouched.
 
+    >>> import torch
     >>> change(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 2]), "scale", torch.tensor([2.0, 3.0])).tolist()
     [2.0, 2.0, 9.0]
     """
@@ -27,6 +28,7 @@ def change(activation: Tensor, columns: Tensor, kind: str, values: Tensor) -> Te
 def change_(activation: Tensor, columns: Tensor, kind: str, values: Tensor) -> None:
     """`change`, in place.
 
+    >>> import torch
     >>> activation = torch.tensor([[1.0, 2.0, 3.0]])
     >>> change_(activation, torch.tensor([0, 2]), "add", torch.tensor([2.0, 3.0]))
     >>> activation.tolist()
