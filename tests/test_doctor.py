@@ -21,7 +21,7 @@ from gatescope.doctor.references import apart
 from gatescope.interventions import apply as intervene
 from gatescope.interventions.intervention import Intervention
 from gatescope.models import sites
-from gatescope.traces import vision
+from gatescope.traces import access, vision
 from picture_families import PICTURES
 
 TEXT = ["below", "counters", "attributions", "ablate", "scale", "set", "add", "side by side", "generation"]
@@ -138,7 +138,7 @@ def test_a_site_of_a_neighbouring_layer_is_seen(llama, site, order):
 
 
 def test_counts_of_a_neighbouring_layer_are_seen(llama, monkeypatch):
-    read = sites.read
+    read = access.read
     monkeypatch.setattr(doctor.checks, "read", lambda model, path, io: read(model, path.replace("layers.0", "layers.1"), io))
     assert ("gate", "counters") in failures(examine_batch(patient(llama)))
 
