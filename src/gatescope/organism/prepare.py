@@ -30,7 +30,8 @@ NAMES = (*KINDS, "text")
 
 def recipe_of(kind: str, seed: int) -> Recipe | TextRecipe:
     """The recipe of a kind, with a seed of its own."""
-    return dataclasses.replace(TextRecipe() if kind == "text" else KINDS[kind], seed=seed)
+    recipe = TextRecipe() if kind == "text" else KINDS[kind]
+    return dataclasses.replace(recipe, seed=seed)
 
 
 def train_one(kind: str, seed: int, path: Path) -> str:
@@ -40,7 +41,11 @@ def train_one(kind: str, seed: int, path: Path) -> str:
     from gatescope import organism
 
     torch.set_num_threads(1)
-    (organism.text if kind == "text" else organism).make(path, recipe_of(kind, seed), progress=False)
+    recipe = recipe_of(kind, seed)
+    if isinstance(recipe, TextRecipe):
+        organism.text.make(path, recipe, progress=False)
+    else:
+        organism.make(path, recipe, progress=False)
     return kind
 
 
