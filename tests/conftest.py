@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -41,6 +43,39 @@ def organism():
 @pytest.fixture(scope="session")
 def organism_model(organism):
     return gs.load_model(organism.path)
+
+
+@pytest.fixture(scope="session")
+def _studied(organism, organism_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("studied") / "organism"
+    return path, gs.run_study(organism_model, organism.study, rate=0.01, out=path, known=organism.known)
+
+
+@pytest.fixture(scope="module")
+def studied(_studied, tmp_path_factory):
+    """A copy of the organism's study, all of it: the run's directory, and the result."""
+    path, result = _studied
+    return shutil.copytree(path, tmp_path_factory.mktemp("runs") / "organism"), result
+
+
+@pytest.fixture
+def fewer_questions(monkeypatch):
+    """The organisms come with a quarter of their questions: enough for what has only to run to its end."""
+
+    def quarter(study):
+        return dataclasses.replace(study, identification=study.identification[::4], evaluation=study.evaluation[::4])
+
+    def thinned(load):
+        def loaded(*arguments, **options):
+            organism = load(*arguments, **options)
+            if hasattr(organism, "tasks"):
+                return dataclasses.replace(organism, tasks={name: quarter(of) for name, of in organism.tasks.items()})
+            return dataclasses.replace(organism, study=quarter(organism.study))
+
+        return loaded
+
+    monkeypatch.setattr(gs.organism, "load", thinned(gs.organism.load))
+    monkeypatch.setattr(gs.organism.text, "load", thinned(gs.organism.text.load))
 
 
 @pytest.fixture(scope="session")

@@ -100,7 +100,9 @@ def test_a_control_has_everything_but_the_question(tmp_path):
 def test_culnig_runs_by_name_and_keeps_what_it_found(tmp_path):
     """gatescope study --control --exclude, on the text organism's own files, as the text organism's own study does."""
     organism = gs.organism.text.load()
-    files = {task: organism.path / f"{task}.jsonl" for task in organism.tasks}
+    files = {task: tmp_path / f"{task}.jsonl" for task in organism.tasks}
+    for file in files.values():  # half of them: what is found is not the point here
+        file.write_text("".join((organism.path / file.name).read_text().splitlines(keepends=True)[::2]))
     out = tmp_path / "run"
     done = run(
         *("study", "--model", organism.path, "--data", files["culture"], "--control", "--exclude", files["reading"]),
@@ -115,7 +117,7 @@ def test_culnig_runs_by_name_and_keeps_what_it_found(tmp_path):
     assert len(set(general) & set(organism.general)) / len(general) >= 0.5
     table = kept.table_of("culture")
     assert len({r.mask for r in table.rows if r.selector == "CULNIG-specific"}) == 6
-    accuracy = [sum(r.reading.correct for r in table.rows if r.selector == s) / 240 for s in ("", "CULNIG-general")]
+    accuracy = [sum(r.reading.correct for r in table.rows if r.selector == s) / 120 for s in ("", "CULNIG-general")]
     assert accuracy[0] > 0.9 and accuracy[1] < 0.3
 
     page = (out / "report.html").read_text()

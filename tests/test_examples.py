@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
+
+from processes import python
 
 GIVEN = {
     "dicts": "rows",
@@ -77,8 +77,7 @@ print(json.dumps(said))
 @pytest.fixture(scope="module")
 def said(llama_path):
     """By step and by what it was given; in a process of its own, without the type checker the tests have."""
-    given = [sys.executable, "-c", CODE, str(llama_path), json.dumps(GIVEN), ROW.removesuffix(".")]
-    done = subprocess.run(given, capture_output=True, text=True)
+    done = python(CODE, str(llama_path), json.dumps(GIVEN), ROW.removesuffix("."))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```"
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-def test_recipe(recipe, organism, tmp_path, monkeypatch, capsys):
+def test_recipe(recipe, fewer_questions, tmp_path, monkeypatch, capsys):
     assert len(recipe.read_text().splitlines()) < 80
     monkeypatch.setattr(sys, "argv", [str(recipe)])
     monkeypatch.chdir(tmp_path)
@@ -28,14 +27,10 @@ def test_recipe(recipe, organism, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("block", range(len(BLOCKS)))
-def test_documented_block(block, organism, tmp_path, monkeypatch):
-    """As a script of its own; the first one, the README's, in a process of its own too."""
+def test_documented_block(block, fewer_questions, tmp_path, monkeypatch):
+    """As a script of its own."""
     script = tmp_path / "block.py"
     script.write_text(BLOCKS[block])
-    if block == 0:
-        done = subprocess.run([sys.executable, script], capture_output=True, text=True, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        return
     monkeypatch.chdir(tmp_path)
     there = dict(gs.data.CARDS)
     try:

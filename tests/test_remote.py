@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import signal
-import subprocess
-import sys
 import time
 from functools import reduce
 from operator import add
-from pathlib import Path
 
 import nnsight
 import pytest
@@ -31,7 +27,9 @@ from gatescope.steps.remote import record as remote_record
 from gatescope.steps.remote.jobs import weigh
 from gatescope.traces import shipped
 from loopback import Loopback
+from loopback.client import record as client_record
 from loopback.client import shards as client_shards
+from processes import CONTEXT
 from tiny import letter_examples, teach, text_examples, tiny_llama, tiny_llava_next
 
 GROUPS = ("north", "south")
@@ -424,19 +422,14 @@ def test_the_api_key_is_sent_and_never_written(server, client, examples, tmp_pat
 
 def test_a_killed_client_picks_its_jobs_up_again(server, here, client, taught, tmp_path):
     def start():
-        command = [
-            sys.executable,
-            str(Path(__file__).parent / "loopback" / "client.py"),
-            str(taught),
-            server.address,
-            str(tmp_path),
-        ]
-        return subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = CONTEXT.Process(target=client_record, args=(taught, server.address, tmp_path))
+        process.start()
+        return process
 
     def wait(reached, process):
         end = time.monotonic() + 60
         while not reached():
-            assert time.monotonic() < end and process.poll() is None
+            assert time.monotonic() < end and process.is_alive()
             time.sleep(0.02)
 
     def stored():
@@ -451,14 +444,15 @@ def test_a_killed_client_picks_its_jobs_up_again(server, here, client, taught, t
     server.control(paused=True)
     process = start()
     wait(lambda: len(under_way()) == 3, process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     remembered = under_way()
     server.control(paused=False)  # they finish while no client is there
     while not set(remembered) <= {entry["job"] for entry in server.returned()}:
         time.sleep(0.02)
     process = start()
-    assert process.wait(timeout=60) == 0
+    process.join()
+    assert process.exitcode == 0
     assert stored() == 6 and not (tmp_path / "jobs.json").exists()
     submitted = [entry["job"] for entry in server.received()]
     assert len(submitted) == 6 and submitted[:3] == remembered

@@ -127,10 +127,9 @@ def same(a, b):
 
 
 @pytest.fixture(scope="module")
-def demo(organism, organism_model, tmp_path_factory):
+def demo(organism, studied):
     """A real study of the organism, reported with its pictures."""
-    path = tmp_path_factory.mktemp("runs") / "demo"
-    result = gs.run_study(organism_model, organism.study, rate=0.01, out=path, known=organism.known)
+    path, result = studied
     return result, report(path, examples=organism.study.evaluation)
 
 

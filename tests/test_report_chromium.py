@@ -34,10 +34,10 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def pages(organism, organism_model, tmp_path_factory):
+def pages(organism, studied, tmp_path_factory):
     """By name: pages of the demo study, of twenty-five groups, of hostile texts, of a comparison."""
     root = tmp_path_factory.mktemp("pages")
-    gs.run_study(organism_model, organism.study, rate=0.01, out=root / "demo", known=organism.known)
+    shutil.copytree(studied[0], root / "demo")
     many = synthetic(root / "many", groups=[f"Country {i}-Language {chr(97 + i)}" for i in range(25)], each=2)
     hostile = synthetic(root / "hostile", groups=(HOSTILE, "x" * 200, "c"), word=HOSTILE)
     hostile.note({"model": {"id": HOSTILE}, "study": {"name": HOSTILE + "y" * 200}, "warnings": [HOSTILE]})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -19,8 +19,10 @@ from typer.testing import CliRunner
 
 import gatescope as gs
 import steps
+from commands import gatescope
 from gatescope.cli import app
 from gatescope.steps.shards import Shards
+from processes import CONTEXT, python
 from steps import do
 from tiny import tiny_llama
 
@@ -28,14 +30,6 @@ from tiny import tiny_llama
 @pytest.fixture(scope="module", name="questions")
 def _questions():
     return steps.questions()
-
-
-@pytest.fixture(scope="module")
-def processes():
-    """Processes that start from one that has imported everything and computed nothing: autograd's threads do not fork."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gatescope"])
-    return context
 
 
 def result(step: str, run) -> bytes:
@@ -48,7 +42,7 @@ def result(step: str, run) -> bytes:
 
 
 @pytest.mark.parametrize(("step", "kills"), [("record", 6), ("attribute", 3), ("sweep", 3)])
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(llama, llama_path, questions, processes, tmp_path, step, kills):
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(llama, llama_path, questions, tmp_path, step, kills):
     """kill -9 of a real process, again and again, each time somewhere else; what is done stays done."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -60,8 +54,8 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(llama, llama_path,
         torch.set_num_threads(threads)
     rng, done, killed = random.Random(step), 0, 0
     for _ in range(60):
-        loaded = processes.Event()
-        child = processes.Process(target=steps.child, args=(step, llama_path, tmp_path / "killed", loaded))
+        loaded = CONTEXT.Event()
+        child = CONTEXT.Process(target=steps.child, args=(step, llama_path, tmp_path / "killed", loaded))
         child.start()
         assert loaded.wait(60)
         # After the last kill a child is left alone.
@@ -82,9 +76,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(llama, llama_path,
     assert gs.open_run(tmp_path / "killed").verify() == []
 
 
-def test_two_processes_on_one_run_do_every_shard_once(llama, llama_path, questions, processes, tmp_path):
-    given = ("record", llama_path, tmp_path / "both", processes.Event())
-    children = [processes.Process(target=steps.child, args=given) for _ in range(2)]
+def test_two_processes_on_one_run_do_every_shard_once(llama, llama_path, questions, tmp_path):
+    given = ("record", llama_path, tmp_path / "both", CONTEXT.Event())
+    children = [CONTEXT.Process(target=steps.child, args=given) for _ in range(2)]
     for child in children:
         child.start()
     for child in children:
@@ -113,23 +107,35 @@ def jsonl(path, questions):
 
 
 def test_one_two_and_three_processes_give_the_same_bytes(llama_path, questions, tmp_path):
-    """accelerate launch -m gatescope record, as the documentation says it."""
+    """Three by accelerate launch -m gatescope record, as the documentation says it; two with the variables that it sets."""
     data = jsonl(tmp_path / "q.jsonl", questions)
-    found = []
-    for count in (1, 2, 3):
-        run = tmp_path / f"run{count}"
-        command = [
-            *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", 1, "--mixed_precision", "no"),
-            *("--dynamo_backend", "no", "--num_processes", count, "--main_process_port", 29510 + count, "-m", "gatescope"),
-            *("record", "--model", llama_path, "--data", data, "--run", run, "--all-answers"),
-            *("--batch-size", 2, "--shard-size", 2, "--max-new-tokens", 4),
-        ]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-        done = subprocess.run([str(c) for c in command], capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count("shards done") == 1  # said once, by one of them
-        found.append(result("record", run))
-    assert found[0] == found[1] == found[2]
+    command = [
+        *("record", "--model", llama_path, "--data", data, "--all-answers"),
+        *("--batch-size", 2, "--shard-size", 2, "--max-new-tokens", 4, "--run"),
+    ]
+    found = [gatescope(*command, tmp_path / "run1"), *two(command, tmp_path / "run2"), three(command, tmp_path / "run3")]
+    assert all(done.returncode == 0 for done in found), [done.stderr[-3000:] for done in found]
+    # Said once, by one of them.
+    assert [done.stdout.count("shards done") for done in found] == [1, 1, 0, 1]
+    one, *others = [result("record", tmp_path / f"run{count}") for count in (1, 2, 3)]
+    assert all(other == one for other in others)
+
+
+def two(command, run):
+    code = f"from gatescope.cli import main; import sys; sys.argv = {['gatescope', *map(str, command), str(run)]}; main()"
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
+    common |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
+    with ThreadPoolExecutor(2) as threads:
+        return list(threads.map(lambda rank: python(code, **common, RANK=rank, LOCAL_RANK=rank), "01"))
+
+
+def three(command, run):
+    launch = [
+        *(sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_machines", 1, "--mixed_precision", "no"),
+        *("--dynamo_backend", "no", "--num_processes", 3, "--main_process_port", 29513, "-m", "gatescope"),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    return subprocess.run([str(c) for c in (*launch, *command, run)], capture_output=True, text=True, env=environment)
 
 
 def test_parts_are_done_apart_and_the_last_one_has_it_all(llama_path, questions, tmp_path):

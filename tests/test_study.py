@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 
 import pytest
@@ -13,13 +12,13 @@ from typer.testing import CliRunner
 import gatescope as gs
 from commands import gatescope
 from gatescope.cli import app, main
+from processes import python
 from tiny import letter_examples, teach, text_examples, tiny_llama, tiny_llava_next
 
 
 @pytest.fixture(scope="module")
-def result(organism, organism_model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "organism"
-    return path, gs.run_study(organism_model, organism.study, rate=0.01, out=path, known=organism.known)
+def result(studied):
+    return studied
 
 
 def test_cas_finds_the_known_neurons_and_switching_them_off_hits_their_culture_only(result):
@@ -44,7 +43,7 @@ def test_a_run_opened_again_is_complete_without_the_model(result):
     assert str(again) == str(first)
     assert again.table.rows == first.table.rows
     code = f"import gatescope; r = gatescope.open_result({str(path)!r}); print(r); print(r.selections['CAS']['Arveni'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = python(code)
     assert done.stdout == f"{first}\n{first.selections['CAS']['Arveni']}\n", done.stderr
     manifest = json.loads((path / "manifest.json").read_text())
     assert {"format", "model", "record", "study", "sweep", "warnings", "precision"} <= set(manifest)
@@ -210,7 +209,7 @@ for wrong in (
     except (gs.GatescopeError, KeyError) as error:
         print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = python(code)
     said = done.stdout.splitlines()
     assert len(said) == 8, done.stderr
     assert all("'mine' is a study, of two halves; give one of them: study.identification" in line for line in said[:4])
@@ -239,7 +238,7 @@ def test_tokens_shows_what_counts(organism):
     assert len(lines) == 58
 
 
-def test_the_demo_prints_the_table(organism, tmp_path):
+def test_the_demo_prints_the_table(fewer_questions, tmp_path):
     done = gatescope("demo", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     result = gs.open_result(tmp_path / "run")

@@ -1,11 +1,8 @@
-"""A client in a process of its own, to be killed: it records and stores shards. Arguments: model, address, directory."""
+"""A client to be killed, run in a process of its own: it records and stores shards."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from gatescope.models.sites import site_of
 from gatescope.steps.remote import Server, load_client, record_shards
@@ -19,8 +16,8 @@ def shards() -> dict[int, list]:
     return {n: batches[2 * n : 2 * n + 2] for n in range(6)}
 
 
-if __name__ == "__main__":
-    path, address, directory = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+def record(path: Path, address: str, directory: Path) -> None:
+    """Record on the server at `address` with the model at `path`, and store each shard in `directory`."""
     left = {n: shard for n, shard in shards().items() if not (directory / f"{n}.safetensors").is_file()}
     client = load_client(path)
     server = Server(address, in_flight=3, pause=0.05)
