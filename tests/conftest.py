@@ -10,14 +10,15 @@ from pathlib import Path
 import hypothesis
 import jaxtyping
 
-# Under the tests every function's shapes are checked, not only the pure core's; the hook stays, for modules are imported
-# late. Not the command line's, whose annotations are typer's, nor the doctor's, nor those of what travels as source.
-ROOMS = (
-    *("core", "kernels", "select", "statistics", "data", "models", "interventions", "steps", "organism", "studies", "reports"),
-    *("traces.access", "traces.ask", "traces.encoding", "traces.forced", "traces.labels", "traces.passes", "traces.readouts"),
-    *("traces.vision", "traces.workers", "interop.lens", "interop.published"),
-)
-jaxtyping.install_import_hook([f"gatescope.{room}" for room in ROOMS], "checker.tower")
+# Under the tests every function's shapes are checked, wherever there are shapes, not only in the pure core; the hook stays,
+# for modules are imported late. Every other module is as it is for its users.
+SOURCE = Path(__file__).parent.parent / "src"
+SHAPED = [
+    ".".join(file.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+    for file in SOURCE.rglob("*.py")
+    if "from jaxtyping import" in file.read_text(encoding="utf-8")
+]
+jaxtyping.install_import_hook(SHAPED, "checker.tower")
 
 import pytest  # noqa: E402
 

@@ -95,7 +95,8 @@ def small(request):
     return limit
 
 
-def test_running_out_of_memory_loses_no_count(organism_model, examples, small):
+def test_running_out_of_memory_loses_no_count(organism_model, examples, small, monkeypatch):
+    monkeypatch.setattr(schedule.gc, "collect", lambda: 0)
     options = {"only_correct": False, "progress": False, "max_new_tokens": 4}
     before = gs.record_classes(organism_model, examples, tokens=("text", "image"), batch_size=8, **options)
     small(organism_model, 3)
@@ -106,7 +107,8 @@ def test_running_out_of_memory_loses_no_count(organism_model, examples, small):
         torch.testing.assert_close(after[name].S, before[name].S, rtol=1e-6, atol=1e-5)
 
 
-def test_running_out_of_memory_loses_no_attribution_and_no_answer(llama, small):
+def test_running_out_of_memory_loses_no_attribution_and_no_answer(llama, small, monkeypatch):
+    monkeypatch.setattr(schedule.gc, "collect", lambda: 0)
     questions = text_examples(each=4)
     masks = {g: gs.ablate(gs.NeuronSet.of(gs.sites_of(llama)["gate"].layout, [("gate", 1, i)])) for i, g in enumerate("ab")}
     scores = gs.attribute(llama, questions, batch_size=8, progress=False)

@@ -90,9 +90,15 @@ def test_the_command_runs_on_other_models(kind, tmp_path):
     assert "accuracy change (points)" in str(found)
 
 
-def test_a_group_with_nothing_right_is_named_and_the_others_kept(llama_path, tmp_path):
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory):
+    """A model that knows the answers to these questions, and they."""
     examples = letter_examples(("north", "south", "east"), 4, image=False)
-    path = teach(tiny_llama(tmp_path / "model"), examples)
+    return teach(tiny_llama(tmp_path_factory.mktemp("letters") / "model"), examples), examples
+
+
+def test_a_group_with_nothing_right_is_named_and_the_others_kept(letters, tmp_path):
+    path, examples = letters
     never = [dataclasses.replace(e, answer="b") if e.group == "east" else e for e in examples]
     data = jsonl(tmp_path / "q.jsonl", never)
     done = gatescope("study", "--model", path, "--data", data, "--rate", "0.05", "--out", tmp_path / "run")
@@ -109,9 +115,9 @@ def test_a_group_with_nothing_right_is_named_and_the_others_kept(llama_path, tmp
     assert "Traceback" not in done.stderr
 
 
-def test_a_selector_that_finds_nothing_for_a_group_does_not_end_the_study(tmp_path):
-    examples = letter_examples(("north", "south", "east"), 4, image=False)
-    model = gs.load_model(teach(tiny_llama(tmp_path / "model"), examples))
+def test_a_selector_that_finds_nothing_for_a_group_does_not_end_the_study(letters, tmp_path):
+    path, examples = letters
+    model = gs.load_model(path)
     study = gs.data.Study("letters", tuple(examples[::2]), tuple(examples[1::2]))
     how = {"selectors": ("LAPE",), "options": {"LAPE": {"rho": 0.1}}, "out": tmp_path / "run"}
     first = gs.run_study(model, study, rate=0.05, **how)

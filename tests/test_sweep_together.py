@@ -39,7 +39,7 @@ def case(request, tmp_path_factory):
     return model, varied_examples(5) if model.processor is not None else text_examples(each=3)
 
 
-@pytest.mark.parametrize("together", [2, 3, None])
+@pytest.mark.parametrize("together", [3, None])
 def test_the_answers_are_those_of_one_mask_at_a_time(case, together):
     model, examples = case
     options = {"batch_size": 3, "max_new_tokens": 5, "progress": False}
