@@ -48,10 +48,10 @@ def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], metadata
 
     The metadata is one text, since safetensors keeps several in no order: the same content gives the same bytes.
     """
-    whole = _apart({name: _whole(tensor) for name, tensor in tensors.items()})
-    about = {"format": format} | dict(metadata)
-    about["checksum"] = checksum(whole, about)
-    write_bytes(Path(path), save(whole, {"about": json.dumps(about)}))
+    owned = _unshared({name: _whole(tensor) for name, tensor in tensors.items()})
+    about = {"format": format, **metadata}
+    about["checksum"] = checksum(owned, about)
+    write_bytes(Path(path), save(owned, {"about": json.dumps(about)}))
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def _whole(tensor: Tensor) -> Tensor:
     return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()
 
 
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors with storage of their own: groups may share one (a draw of all neurons), which safetensors refuses."""
     seen: set[int] = set()
     for name, tensor in tensors.items():
@@ -93,27 +93,39 @@ def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, An
     Raises:
         GatescopeError: if there is none, or it cannot be read (it may be truncated), is of another format, or was altered.
     """
-    if not Path(path).is_file():
-        there = sorted(p.name for p in Path(path).parent.glob("*.safetensors"))
-        beside = f"; beside it there are {', '.join(there[:6])}{', ...' if len(there) > 6 else ''}" if there else ""
-        raise GatescopeError(f"There is no file {path}{beside}.")
+    tensors, texts, about = _contents(Path(path), format)
+    its_format = about.pop("format", None) or texts.pop("format", None)
+    if its_format != format:
+        its_format = its_format or "a safetensors file of no gatescope format"
+        raise GatescopeError(f"{path} is {its_format}; {format} is wanted here.")
+    if "about" not in texts:  # as it was written before there were checksums
+        return tensors, {key: json.loads(value) for key, value in texts.items()}
+    if about.pop("checksum", None) != checksum(tensors, {"format": format, **about}):
+        raise GatescopeError(
+            f"{path} was altered after it was written: its checksum does not fit. Delete it and make it again."
+        )
+    return tensors, about
+
+
+def _contents(path: Path, format: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
+    """A file's tensors, its metadata as safetensors keeps it, and what the one text in it holds."""
+    if not path.is_file():
+        raise GatescopeError(f"There is no file {path}{_neighbours(path.parent)}.")
     try:
         with safe_open(str(path), framework="pt") as file:
-            texts = file.metadata() or {}
-            names = file.keys()
+            texts = dict(file.metadata() or {})
+            names = file.keys()  # a list: the file itself cannot be iterated over
             tensors = {name: file.get_tensor(name) for name in names}
-        about = json.loads(texts.get("about", "{}"))
+        return tensors, texts, json.loads(texts.get("about", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise GatescopeError(
             f"{path} cannot be read as {format}: {error}. It may be truncated: delete it and make it again."
         ) from error
-    found = about.get("format") or texts.get("format")
-    if found != format:
-        raise GatescopeError(f"{path} is {found or 'a safetensors file of no gatescope format'}; {format} is wanted here.")
-    if not about:  # as it was written before there were checksums
-        return tensors, {key: json.loads(value) for key, value in texts.items() if key != "format"}
-    if about.pop("checksum", None) != checksum(tensors, about):
-        raise GatescopeError(
-            f"{path} was altered after it was written: its checksum does not fit. Delete it and make it again."
-        )
-    return tensors, {key: value for key, value in about.items() if key != "format"}
+
+
+def _neighbours(folder: Path) -> str:
+    """What else is there, for a message: a name may be misspelt."""
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not names:
+        return ""
+    return f"; beside it there are {', '.join(names[:6])}" + (", ..." if len(names) > 6 else "")

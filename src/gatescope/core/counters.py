@@ -58,8 +58,8 @@ class Counters:
     T: Int64[Tensor, " g"]
     seen: Int64[Tensor, " g"]
     counted: Int64[Tensor, " g"]
-    model: Mapping[str, str] = field(default_factory=dict)
-    origin: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, str] = field(default_factory=dict[str, str])
+    origin: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         site = self.layout.only()
@@ -166,8 +166,12 @@ class Counters:
 
     def save(self, path: str | Path) -> None:
         """Write the counters and their provenance as one safetensors file."""
-        metadata = {"groups": list(self.groups), "layout": self.layout.plain()}
-        metadata |= {"model": dict(self.model), "origin": dict(self.origin)}
+        metadata = {
+            "groups": list(self.groups),
+            "layout": self.layout.plain(),
+            "model": dict(self.model),
+            "origin": dict(self.origin),
+        }
         artefacts.write(path, FORMAT, {name: getattr(self, name) for name in _SUMS}, metadata)
 
     @classmethod

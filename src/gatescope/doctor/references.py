@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from gatescope.models.sites import Site
 
@@ -18,14 +20,14 @@ Change = Callable[[Tensor], Tensor | None]
 def hooked(module: nn.Module, changes: dict[Place, Change]) -> Iterator[None]:
     """Call a function on a module's whole input or output, by hook; what it returns, if not None, replaces the tensor."""
 
-    def before(change: Change):
-        def hook(_module, args):
+    def before(change: Change) -> Callable[[nn.Module, Any], Any]:
+        def hook(_module: nn.Module, args: Any) -> Any:
             new = change(args[0])
             return None if new is None else (new, *args[1:])
 
         return hook
 
-    handles = []
+    handles: list[RemovableHandle] = []
     for (path, io), change in changes.items():
         part = module.get_submodule(path)
         if io == "input":
@@ -61,7 +63,7 @@ def watched(module: nn.Module, sites: Iterable[Site], run: Callable[[], object])
     return seen
 
 
-def products(module: nn.Module, sites: Iterable[Site], run: Callable[[], Tensor]) -> dict[Place, Tensor]:
+def products(module: Any, sites: Iterable[Site], run: Callable[[], Tensor]) -> dict[Place, Tensor]:
     """Activation x gradient of every site's whole tensor, of the number that the run gives. A tensor that the model changes
     in place (OLMo's clip_qkv) is taken as it leaves it, the gradient too.
     """
@@ -70,7 +72,7 @@ def products(module: nn.Module, sites: Iterable[Site], run: Callable[[], Tensor]
     def keep(place: Place) -> Change:
         return lambda whole: kept.update({place: whole})
 
-    embedding = module.get_input_embeddings()  # type: ignore[operator]
+    embedding = module.get_input_embeddings()
     start = embedding.register_forward_hook(lambda _module, _args, output: output.requires_grad_(True))
     try:
         with torch.enable_grad(), hooked(module, {place: keep(place) for site in sites for place in places(site)}):

@@ -110,28 +110,25 @@ def read_lape(
     site = layout.only()
     try:
         lists = torch.load(path, weights_only=True, map_location="cpu")
-        found = [[layer.flatten().tolist() for layer in language] for language in lists]
+        indices = [[layer.flatten().tolist() for layer in language] for language in lists]
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
         raise GatescopeError(f"{path} cannot be read as LAPE's lists of index tensors: {error}.") from error
-    if len(found) != len(groups) or any(len(layers) != site.layers for layers in found):
+    if len(indices) != len(groups) or any(len(layers) != site.layers for layers in indices):
         raise GatescopeError(
-            f"{path} holds {len(found)} languages of {sorted({len(layers) for layers in found})} layers; {len(groups)} "
+            f"{path} holds {len(indices)} languages of {sorted({len(layers) for layers in indices})} layers; {len(groups)} "
             f"groups ({', '.join(groups)}) of {site.layers} layers are wanted."
         )
-    return {
-        group: NeuronSet.of(
-            layout,
-            [(site.site, layer, index) for layer, indices in enumerate(layers) for index in indices],
-            model,
-            {"method": "LAPE", "group": group, "file": Path(path).name},
-        )
-        for group, layers in zip(groups, found, strict=True)
-    }
+    sets: dict[str, NeuronSet] = {}
+    for group, layers in zip(groups, indices, strict=True):
+        neurons = [(site.site, layer, index) for layer, members in enumerate(layers) for index in members]
+        origin = {"method": "LAPE", "group": group, "file": Path(path).name}
+        sets[group] = NeuronSet.of(layout, neurons, model, origin)
+    return sets
 
 
 def write_lape(path: str | Path, sets: Mapping[str, NeuronSet]) -> None:
     """Write sets of one site as LAPE's nested lists, one language for each group in the order given."""
-    lists = []
+    lists: list[list[Tensor]] = []
     for neurons in sets.values():
         site = neurons.layout.only()
         mask = neurons.mask(site.site)

@@ -10,13 +10,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from filelock import FileLock
 from tqdm.auto import tqdm
 
 
-def cached(prefix: str, spec: list, make: Callable[[Path], None], cache: str | Path | None) -> Path:
+def cached(prefix: str, spec: list[Any], make: Callable[[Path], None], cache: str | Path | None) -> Path:
     """The directory of what `spec` describes, made now if it is not there yet.
 
     Args:

@@ -21,7 +21,7 @@ from gatescope.data import Study, jsonl
 from gatescope.models.identity import identity
 from gatescope.organism import build, shelf, text_tasks, text_train, world
 from gatescope.organism.cache import cached, progress_bar
-from gatescope.organism.text_train import TextRecipe
+from gatescope.organism.text_recipe import TextRecipe
 
 __all__ = ["TextOrganism", "TextRecipe", "load"]
 

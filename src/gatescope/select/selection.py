@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,10 +73,10 @@ class Selection(Mapping[str, NeuronSet]):
             GatescopeError: if the two are of different models or sites.
         """
         other = other or self
-        table = [[(len(a & b), len(a | b)) for b in other.values()] for a in self.values()]
-        return torch.tensor([[both / max(either, 1) for both, either in row] for row in table], dtype=torch.float64)
+        table = [[_jaccard(one, another) for another in other.values()] for one in self.values()]
+        return torch.tensor(table, dtype=torch.float64)
 
-    def to_table(self, library: str = "pandas"):
+    def to_table(self, library: str = "pandas") -> Any:
         """A data frame of every group's neurons and their scores; see `gatescope.core.frames`."""
         return to_table(self, library)
 
@@ -99,11 +100,18 @@ class Selection(Mapping[str, NeuronSet]):
         if not self.sets:
             raise GatescopeError(f"{self.method} has no group, so there is nothing to save; select for one group at least.")
         first = next(iter(self.sets.values()))
-        tensors = {f"set.{i}": s.flat for i, s in enumerate(self.sets.values())}
-        tensors |= {} if self.scores is None else {"scores": self.scores}
-        metadata = {"method": self.method, "wanted": self.wanted, "why_fewer": self.why_fewer, "groups": list(self.sets)}
-        metadata |= {"origins": [dict(s.origin) for s in self.sets.values()]}
-        metadata |= {"layout": first.layout.plain(), "model": dict(first.model)}
+        tensors = {f"set.{i}": neurons.flat for i, neurons in enumerate(self.sets.values())}
+        if self.scores is not None:
+            tensors["scores"] = self.scores
+        metadata = {
+            "method": self.method,
+            "wanted": self.wanted,
+            "why_fewer": self.why_fewer,
+            "groups": list(self.sets),
+            "origins": [dict(neurons.origin) for neurons in self.sets.values()],
+            "layout": first.layout.plain(),
+            "model": dict(first.model),
+        }
         artefacts.write(path, FORMAT, tensors, metadata)
 
     @classmethod
@@ -120,6 +128,10 @@ class Selection(Mapping[str, NeuronSet]):
             for i, group in enumerate(metadata["groups"])
         }
         return cls(metadata["method"], sets, metadata["wanted"], tensors.get("scores"), metadata["why_fewer"])
+
+
+def _jaccard(one: NeuronSet, other: NeuronSet) -> float:
+    return len(one & other) / max(len(one | other), 1)
 
 
 def wanted_count(layout: Layout, rate: float) -> int:
@@ -176,7 +188,7 @@ def top(
     if scores.isnan().any():
         group, layer, index = scores.isnan().nonzero()[0].tolist()
         raise GatescopeError(f"{method} scored NaN for {counters.groups[group]!r}, layer {layer}, neuron {index}.")
-    sets = {}
+    sets: dict[str, NeuronSet] = {}
     for g, group in enumerate(counters.groups):
         score = scores[g].flatten().numpy()
         keys = [np.arange(score.size), *(-tie[g].flatten().numpy() for tie in reversed(tie_breaks)), -score]
