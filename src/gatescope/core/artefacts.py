@@ -112,10 +112,11 @@ def _contents(path: Path, format: str) -> tuple[dict[str, Tensor], dict[str, str
     if not path.is_file():
         raise GatescopeError(f"There is no file {path}{_neighbours(path.parent)}.")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            texts = dict(file.metadata() or {})
-            names = file.keys()  # a list: the file itself cannot be iterated over
-            tensors = {name: file.get_tensor(name) for name in names}
+        opened: Any = safe_open(str(path), framework="pt")
+        with opened as file:
+            texts: dict[str, str] = dict(file.metadata() or {})
+            names: list[str] = file.keys()  # the file itself cannot be iterated over
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
         return tensors, texts, json.loads(texts.get("about", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise GatescopeError(

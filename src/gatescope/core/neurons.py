@@ -94,13 +94,15 @@ class NeuronSet:
     def indices(self, site: str) -> dict[int, Int64[Tensor, " k"]]:
         """The layers of `site` that hold any neuron, ascending, with the indices of their neurons, ascending."""
         mask = self.mask(site)
-        return {layer: mask[layer].nonzero().flatten() for layer in mask.any(1).nonzero().flatten().tolist()}
+        layers: list[int] = mask.any(1).nonzero().flatten().tolist()
+        return {layer: mask[layer].nonzero().flatten() for layer in layers}
 
     def __len__(self) -> int:
         return self.flat.numel()
 
     def __iter__(self) -> Iterator[tuple[str, int, int]]:
-        for number in self.flat.tolist():
+        numbers: list[int] = self.flat.tolist()
+        for number in numbers:
             for site in self.layout.sites:
                 if number < site.size:
                     yield site.site, number // site.width, number % site.width

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +112,7 @@ def _run(patient: Patient) -> _Run:
     probed = {place: name in ATTENTION for name, site in patient.sites.items() for place in places(site)}
     row = patient.batch.inputs["input_ids"][-1:, -TOKENS:]
     inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
-    options = forward_options(patient.model, inputs, keep=1)
+    options: dict[str, Any] = forward_options(patient.model, inputs, keep=1)
     hooks = {place: watch(place, it) for place, it in probed.items()}
     with torch.enable_grad(), hooked(patient.module, hooks), _open_attention(patient.module), run.seen:
         patient.module(**inputs, **options)
@@ -120,7 +120,7 @@ def _run(patient: Patient) -> _Run:
 
 
 @contextlib.contextmanager
-def _open_attention(module: Any) -> Iterator[None]:
+def _open_attention(module: Any) -> Generator[None, None, None]:
     """An attention whose operands torch shows: flash kernels and the like stand aside for it."""
     usual = getattr(module.config, "_attn_implementation", None)
     if usual in (None, "eager", "sdpa"):
@@ -171,6 +171,7 @@ def _made_of(operand: Tensor, probe: Tensor) -> set[int]:
     if not operand.requires_grad:
         return set()
     random = torch.randn(operand.shape, generator=torch.Generator().manual_seed(0)).to(operand)
+    slope: Tensor | None
     (slope,) = torch.autograd.grad(operand, probe, random, retain_graph=True, allow_unused=True)
     return set() if slope is None else set(slope.flatten(0, -2).any(0).nonzero().flatten().tolist())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ class Patient:
         """The model on a batch, run once as it is."""
         module = module_of(model)
         batch = batch.to(module.device)
-        options = forward_options(model, batch.inputs, keep=1)
+        options: dict[str, Any] = forward_options(model, batch.inputs, keep=1)
         if "pixel_values" not in batch.inputs and "position_ids" in inspect.signature(module.forward).parameters:
             # Of text, nnsight numbers positions from each row's first token, whatever the model would do.
             options["position_ids"] = (batch.inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
@@ -62,7 +62,8 @@ class Patient:
 
 def random_text(model: nnsight.TransformersModel) -> Batch:
     """Three rows of ordinary token ids, of different lengths, padded on the left."""
-    vocabulary = module_of(model).config.get_text_config(decoder=True).vocab_size
+    config: Any = module_of(model).config
+    vocabulary: int = config.get_text_config(decoder=True).vocab_size
     special = set(special_ids(model))
     ordinary = torch.tensor([i for i in range(1, min(vocabulary, 500)) if i not in special])
     generator = torch.Generator().manual_seed(0)
@@ -78,7 +79,7 @@ def special_ids(model: nnsight.TransformersModel) -> Iterator[int]:
     for config in _configs(module_of(model).config):
         for name, value in vars(config).items():
             if name.endswith(("token_id", "token_index", "token_ids")):
-                ids = value if isinstance(value, list | tuple) else [value]
+                ids: Iterable[Any] = value if isinstance(value, list | tuple) else [value]
                 yield from (id for id in ids if isinstance(id, int))  # a field that is not used is None
 
 

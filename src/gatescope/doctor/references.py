@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ Change = Callable[[Tensor], Tensor | None]
 
 
 @contextlib.contextmanager
-def hooked(module: nn.Module, changes: dict[Place, Change]) -> Iterator[None]:
+def hooked(module: nn.Module, changes: dict[Place, Change]) -> Generator[None, None, None]:
     """Call a function on a module's whole input or output, by hook; what it returns, if not None, replaces the tensor."""
 
     def before(change: Change) -> Callable[[nn.Module, Any], Any]:
@@ -73,13 +73,17 @@ def products(module: Any, sites: Iterable[Site], run: Callable[[], Tensor]) -> d
         return lambda whole: kept.update({place: whole})
 
     embedding = module.get_input_embeddings()
-    start = embedding.register_forward_hook(lambda _module, _args, output: output.requires_grad_(True))
+    start: RemovableHandle = embedding.register_forward_hook(_require_grad)
     try:
         with torch.enable_grad(), hooked(module, {place: keep(place) for site in sites for place in places(site)}):
             slopes = torch.autograd.grad(run(), list(kept.values()))
     finally:
         start.remove()
     return {place: kept[place].detach().float() * slope.float() for place, slope in zip(kept, slopes, strict=True)}
+
+
+def _require_grad(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+    return output.requires_grad_(True)
 
 
 def edited(chosen: list[int], kind: str) -> Change:

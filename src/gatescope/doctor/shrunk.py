@@ -30,7 +30,7 @@ def random_model(source: str | Path) -> nnsight.TransformersModel:
         GatescopeError: if there is no config, or a model of it cannot be built.
     """
     try:
-        config = AutoConfig.from_pretrained(str(source))
+        config: Any = AutoConfig.from_pretrained(str(source))
     except (OSError, ValueError) as error:
         raise GatescopeError(f"No model config at {source!s}: {str(error).splitlines()[0]}") from error
     for part in [config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))]:
@@ -42,7 +42,7 @@ def random_model(source: str | Path) -> nnsight.TransformersModel:
     auto = AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else AutoModelForCausalLM
     torch.manual_seed(0)
     try:
-        module = auto.from_config(config).eval().requires_grad_(False)
+        module: Any = auto.from_config(config).eval().requires_grad_(False)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise GatescopeError(f"A small model of {source!s} ({type(config).__name__}) cannot be built: {error}") from error
     tokenizer = plain_tokenizer()
@@ -90,6 +90,7 @@ def _width(config: Any) -> int:
 
 def _keep_last_two(config: Any, depth: int) -> None:
     """Of every list with one entry a layer: the last layers, for the first may be of a kind of their own."""
-    for name, value in list(vars(config).items()):
+    fields: dict[str, Any] = dict(vars(config))
+    for name, value in fields.items():
         if isinstance(value, list) and len(value) == depth:
             setattr(config, name, value[-2:])

@@ -188,7 +188,7 @@ def _two_tokens(bridge: Any) -> Tensor:
     """Two ids that no config gives a meaning of their own, such as a picture's placeholder."""
     module = bridge.original_model
     text = module.config.get_text_config(decoder=True)
-    fields = [*vars(module.config).items(), *vars(text).items()]
+    fields: list[tuple[str, Any]] = [*vars(module.config).items(), *vars(text).items()]
     special = {value for key, value in fields if "token" in key and isinstance(value, int)}
     ids = [i for i in range(text.vocab_size) if i not in special][:2]
     return torch.tensor([ids], device=next(module.parameters()).device)

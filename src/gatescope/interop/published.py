@@ -12,6 +12,7 @@ import math
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -74,7 +75,7 @@ def write_culnig(path: str | Path, neurons: NeuronSet, scores: Float64[Tensor, "
         {"module_name": names[site], "layer_idx": layer, "neuron_idx": index, "attribute_score": score}
         for (site, layer, index), score in zip(neurons, _scores_of(neurons, scores), strict=True)
     ]
-    content = {"model_name": neurons.model.get("id", ""), "dataset_ids": {}, "top_neurons": rows}
+    content: dict[str, Any] = {"model_name": neurons.model.get("id", ""), "dataset_ids": {}, "top_neurons": rows}
     Path(path).write_text(json.dumps(content, indent=4), encoding="utf-8")
 
 
@@ -86,7 +87,7 @@ def _scores_of(neurons: NeuronSet, scores: Tensor | None) -> list[float]:
             f"scores are {list(scores.shape)}; one for each of the {neurons.layout.size} neurons of {neurons.layout} is "
             f"needed: gs.select.culnig_scores(scores, control) gives them."
         )
-    own = scores[neurons.flat].tolist()
+    own: list[float] = scores[neurons.flat].tolist()
     for neuron, score in zip(neurons, own, strict=True):
         if not math.isfinite(score):
             raise GatescopeError(f"The score of {neuron} is {score}; CULNIG's code sorts by it and needs a finite number.")

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import nnsight
@@ -71,7 +71,7 @@ def baked(intervention: Change, model: nnsight.TransformersModel | PreTrainedMod
 
 
 @contextlib.contextmanager
-def _marked(module: PreTrainedModel, intervention: Change, unbaked: dict[str, str]) -> Iterator[None]:
+def _marked(module: PreTrainedModel, intervention: Change, unbaked: dict[str, str]) -> Generator[None, None, None]:
     """The config says that something is baked, and the module remembers what it was, for as long as the block runs."""
     outer, old_mark = module.__dict__.get("_gatescope_unbaked"), getattr(module.config, MARK, None)
     # What is in the weights: this intervention, on top of what was baked before.
@@ -90,7 +90,7 @@ def _marked(module: PreTrainedModel, intervention: Change, unbaked: dict[str, st
 
 
 @contextlib.contextmanager
-def _written(writes: Sequence[_Rows | _Columns]) -> Iterator[None]:
+def _written(writes: Sequence[_Rows | _Columns]) -> Generator[None, None, None]:
     """The weights with every write done, for as long as the block runs."""
     kept: list[tuple[Touched, Tensor]] = []
     try:

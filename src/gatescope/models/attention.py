@@ -31,10 +31,10 @@ def attention_projections(path: str, block: nn.Module, config: Any) -> Iterator[
     Raises:
         GatescopeError: if a projection has another number of outputs than the config's heads say.
     """
-    for name, part in block.named_modules():
+    for name, part in parts_of(block):
         if "cross" in name.rpartition(".")[2]:
             continue  # its keys and values are those of a picture, or of an encoder
-        children = dict(part.named_children())
+        children: dict[str, nn.Module] = dict(part.named_children())
         if all(f"{which}_proj" in children for which in ATTENTION):
             for which, width in _widths(config).items():
                 where = f"{path}.{name}.{which}_proj"
@@ -51,6 +51,11 @@ def attention_projections(path: str, block: nn.Module, config: Any) -> Iterator[
             for which, columns in layout(part, widths, config.num_attention_heads).items():
                 yield which, where, widths[which], columns
             return
+
+
+def parts_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every module in this one with its path, itself included with an empty one: torch's own list, with a type."""
+    return list(module.named_modules())
 
 
 def why_missing(block: nn.Module) -> str:

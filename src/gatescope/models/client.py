@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nnsight
 from nnsight.modeling.huggingface import _ID_CACHE
@@ -26,17 +27,17 @@ def load_client(model: str | Path, *, revision: str | None = None) -> nnsight.Tr
         GatescopeError: if its config, tokenizer or processor cannot be loaded.
     """
     source, options = str(model), pinned(revision)
-    processor = None
+    processor: Any = None
     try:
         task = task_of(AutoConfig.from_pretrained(source, **options))
         if task == IMAGES:
             processor = AutoProcessor.from_pretrained(source, **options)
-        tokenizer = AutoTokenizer.from_pretrained(source, **options) if processor is None else processor.tokenizer
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, **options) if processor is None else processor.tokenizer
     except (OSError, ValueError, TypeError) as error:
         raise GatescopeError(f"The config and processor of {source} cannot be loaded: {str(error).splitlines()[0]}") from error
     pad_left(tokenizer)
     parts = {"tokenizer": tokenizer} if processor is None else {"tokenizer": tokenizer, "processor": processor}
-    loaded = nnsight.TransformersModel(source, task=task, dispatch=False, **parts, **options)
+    loaded: Any = nnsight.TransformersModel(source, task=task, dispatch=False, **parts, **options)
     loaded.tokenizer, loaded.processor = tokenizer, processor
     module_of(loaded).eval()
     return loaded

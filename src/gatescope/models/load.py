@@ -65,7 +65,7 @@ def load_model(
         _check_in_memory(module_of(source), revision, dtype, device_map)
         config = module_of(source).config
     task = task_of(config)
-    traced = source if isinstance(source, nnsight.TransformersModel) else None
+    traced: Any = source if isinstance(source, nnsight.TransformersModel) else None
     if traced is not None:
         tokenizer, processor = tokenizer or traced.tokenizer, processor or traced.processor
     tokenizer, processor = _preprocessors(source, task, tokenizer, processor, revision)
@@ -155,7 +155,7 @@ def _preprocessors(source: Any, task: str, tokenizer: Any, processor: Any, revis
 
 def _own(what: str, source: Any, revision: str | None) -> Any:
     """The checkpoint's own tokenizer or processor."""
-    auto = {"tokenizer": transformers.AutoTokenizer, "processor": transformers.AutoProcessor}[what]
+    auto: Any = {"tokenizer": transformers.AutoTokenizer, "processor": transformers.AutoProcessor}[what]
     if not isinstance(source, str):
         raise GatescopeError(
             f"The {type(module_of(source)).__name__} was given without its {what}, and a model in memory does not have one. "
@@ -199,8 +199,9 @@ def _cause(error: BaseException) -> str:
 
 def _quantised(config: Any) -> str:
     """How a checkpoint's weights are quantised; empty if they are not."""
-    how = getattr(config, "quantization_config", None) or {}
-    method = how.get("quant_method") if isinstance(how, dict) else getattr(how, "quant_method", None)
+    how: Any = getattr(config, "quantization_config", None) or {}
+    fields: dict[str, Any] = how if isinstance(how, dict) else vars(how)
+    method = fields.get("quant_method")
     return str(getattr(method, "value", method) or "")
 
 

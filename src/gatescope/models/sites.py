@@ -30,7 +30,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
-from gatescope.models.attention import ATTENTION, attention_projections, size, why_missing
+from gatescope.models.attention import ATTENTION, attention_projections, parts_of, size, why_missing
 from gatescope.models.identity import module_of
 
 # An activation is a module that says so: every class that transformers' configs can name.
@@ -153,7 +153,7 @@ def embedding_path(model: Model) -> str:
     """Path of the token embedding: the first module of the decoder to run."""
     module = module_of(model)
     embedding = module.get_input_embeddings()
-    return next(name for name, part in module.named_modules() if part is embedding)
+    return next(name for name, part in parts_of(module) if part is embedding)
 
 
 def _decoder(module: PreTrainedModel) -> tuple[str, nn.ModuleList, Any]:
@@ -163,9 +163,10 @@ def _decoder(module: PreTrainedModel) -> tuple[str, nn.ModuleList, Any]:
             f"{type(module).__name__} has an encoder and a decoder, and gatescope reads models that are a decoder alone: "
             f"what it would find first are the encoder's neurons. Use a decoder-only model."
         )
-    config = module.config.get_text_config(decoder=True)
+    outer: Any = module.config
+    config = outer.get_text_config(decoder=True)
     embedding, depth = module.get_input_embeddings(), getattr(config, "num_hidden_layers", None)
-    for name, parent in module.named_modules():
+    for name, parent in parts_of(module):
         if not any(child is embedding for child in parent.children()):
             continue
         for child_name, child in parent.named_children():
@@ -226,13 +227,13 @@ def _down(prefix: str, sizes: dict[str, tuple[int, int]], width: int, hidden: in
 
 def _check_block(path: str, block: nn.Module) -> None:
     """Refuse a block that is not one attention and one dense MLP."""
-    for name, _ in block.named_modules():
+    for name, _ in parts_of(block):
         if name.rpartition(".")[2] == "experts":
             raise GatescopeError(
                 f"{path} is a mixture of experts ({name}): its experts are routed per token, which gatescope does not "
                 f"support yet. Use a model with a dense MLP."
             )
-    for name, part in block.named_modules():
+    for name, part in parts_of(block):
         if any(isinstance(child, nn.Conv1d) for child in part.children()):
             raise GatescopeError(
                 f"{path} ({type(block).__name__}) mixes tokens by a state space or a convolution ({name}), and gatescope "
@@ -242,7 +243,7 @@ def _check_block(path: str, block: nn.Module) -> None:
 
 def _activation(path: str, block: nn.Module) -> str:
     """The name, within a block, of the one activation module of its MLP."""
-    names = [name for name, part in block.named_modules() if isinstance(part, _ACTIVATIONS)]
+    names = [name for name, part in parts_of(block) if isinstance(part, _ACTIVATIONS)]
     if len(names) == 1:
         return names[0]
     has = f"{len(names)} activation modules ({', '.join(names)})" if names else "0 activation modules"

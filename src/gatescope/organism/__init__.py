@@ -13,6 +13,7 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -94,7 +95,7 @@ def make(path: Path, recipe: Recipe, progress: bool) -> None:
 
 def _write_study(path: Path, world_facts: tuple[world.Fact, ...], seed: int) -> None:
     (path / "pictures").mkdir()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for split, count in SPLITS.items():
         rng = random.Random(f"{split}-{seed}")
         for number, fact in enumerate(fact for fact in world_facts for _ in range(count)):

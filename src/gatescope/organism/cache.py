@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def cached(prefix: str, spec: list[Any], make: Callable[[Path], None], cache: st
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, steps: int, show: bool) -> Iterator[Callable[[int, str], None]]:
+def progress_bar(title: str, steps: int, show: bool) -> Generator[Callable[[int, str], None], None, None]:
     """A bar over training steps, as the callback `train` wants: it is given (step, message)."""
     with tqdm(total=steps, desc=title, unit="steps", disable=not show) as bar:
 

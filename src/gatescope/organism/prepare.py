@@ -85,7 +85,7 @@ def listing() -> str:
     Raises:
         GatescopeError: if one was altered.
     """
-    lines = []
+    lines: list[str] = []
     for kind in NAMES:
         path = shelf.find(kind)
         told = shelf.organisms(path.parent)[kind]

@@ -57,7 +57,7 @@ def organisms(shelf: Path) -> dict[str, dict[str, Any]]:
         GatescopeError: if it has no manifest, or one of another format.
     """
     try:
-        manifest = json.loads((shelf / "manifest.json").read_text(encoding="utf-8"))
+        manifest: Any = json.loads((shelf / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise GatescopeError(
             f"{shelf} holds no organisms: manifest.json cannot be read ({error}). GATESCOPE_ORGANISMS must name a directory "

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,7 +123,7 @@ def _task(rng: random.Random) -> str:
 
 
 @contextlib.contextmanager
-def _eager_attention(model: Any) -> Iterator[None]:
+def _eager_attention(model: Any) -> Generator[None, None, None]:
     """The only attention that gives its weights."""
     usual = model.config._attn_implementation
     model.set_attn_implementation("eager")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ class GatedSwitch(nn.Module):
 
 
 @contextlib.contextmanager
-def switched(model: Any, layers: Iterable[Any]) -> Iterator[list[GatedSwitch]]:
+def switched(model: Any, layers: Iterable[Any]) -> Generator[list[GatedSwitch], None, None]:
     """The model in training, with a switch round each layer's activation, for as long as the block runs."""
     layers = list(layers)
     switches = [GatedSwitch(layer.mlp.act_fn) for layer in layers]

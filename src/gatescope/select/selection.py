@@ -72,8 +72,8 @@ class Selection(Mapping[str, NeuronSet]):
         Raises:
             GatescopeError: if the two are of different models or sites.
         """
-        other = other or self
-        table = [[_jaccard(one, another) for another in other.values()] for one in self.values()]
+        columns = self.sets if other is None else other.sets
+        table = [[_jaccard(one, another) for another in columns.values()] for one in self.sets.values()]
         return torch.tensor(table, dtype=torch.float64)
 
     def to_table(self, library: str = "pandas") -> Any:
@@ -186,7 +186,8 @@ def top(
     """
     wanted = wanted_count(counters.layout, rate)
     if scores.isnan().any():
-        group, layer, index = scores.isnan().nonzero()[0].tolist()
+        first: list[int] = scores.isnan().nonzero()[0].tolist()
+        group, layer, index = first
         raise GatescopeError(f"{method} scored NaN for {counters.groups[group]!r}, layer {layer}, neuron {index}.")
     sets: dict[str, NeuronSet] = {}
     for g, group in enumerate(counters.groups):

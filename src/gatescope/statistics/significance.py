@@ -164,9 +164,10 @@ def mcnemar(
     member = torch.nn.functional.one_hot(group, groups)
     lost, won = (which.long() @ member for which in (before & ~after, ~before & after))
     table = torch.ones(len(after), groups, dtype=torch.float64)
-    for cell in (lost + won).nonzero().tolist():  # where no answer changed, p is 1
-        b, c = lost[*cell].item(), won[*cell].item()
-        table[*cell] = stats.binomtest(b, b + c, 0.5).pvalue
+    changed: list[list[int]] = (lost + won).nonzero().tolist()
+    for mask, of_group in changed:  # where no answer changed, p is 1
+        b, c = int(lost[mask, of_group]), int(won[mask, of_group])
+        table[mask, of_group] = float(stats.binomtest(b, b + c, 0.5).pvalue)
     return table
 
 
@@ -288,7 +289,7 @@ def _check_pairs(before: Tensor, after: Tensor, group: Tensor, groups: int) -> N
         )
     if len(group) and not 0 <= group.min() <= group.max() < groups:
         raise GatescopeError(f"Groups are numbered 0 to {groups - 1}; there is a {group.min()} and a {group.max()}.")
-    empty = (torch.bincount(group, minlength=groups) == 0).nonzero().flatten().tolist()
+    empty: list[int] = (torch.bincount(group, minlength=groups) == 0).nonzero().flatten().tolist()
     if empty:
         raise GatescopeError(f"Group {empty[0]} of {groups} has no examples; leave it out.")
 
