@@ -109,11 +109,7 @@ def read_lape(
         GatescopeError: if the file cannot be read safely, or does not fit the groups and layers.
     """
     site = layout.only()
-    try:
-        lists = torch.load(path, weights_only=True, map_location="cpu")
-        indices = [[layer.flatten().tolist() for layer in language] for language in lists]
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
-        raise GatescopeError(f"{path} cannot be read as LAPE's lists of index tensors: {error}.") from error
+    indices = _index_lists(path)
     if len(indices) != len(groups) or any(len(layers) != site.layers for layers in indices):
         raise GatescopeError(
             f"{path} holds {len(indices)} languages of {sorted({len(layers) for layers in indices})} layers; {len(groups)} "
@@ -125,6 +121,15 @@ def read_lape(
         origin = {"method": "LAPE", "group": group, "file": Path(path).name}
         sets[group] = NeuronSet.of(layout, neurons, model, origin)
     return sets
+
+
+def _index_lists(path: str | Path) -> list[list[list[int]]]:
+    """The indices in each layer of each language."""
+    try:
+        lists: Any = torch.load(path, weights_only=True, map_location="cpu")
+        return [[layer.flatten().tolist() for layer in language] for language in lists]
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
+        raise GatescopeError(f"{path} cannot be read as LAPE's lists of index tensors: {error}.") from error
 
 
 def write_lape(path: str | Path, sets: Mapping[str, NeuronSet]) -> None:

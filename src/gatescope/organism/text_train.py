@@ -78,12 +78,7 @@ def train(
             if optimiser.has_decayed(step):
                 break
         stage.check(training, held_out)
-    if stage.worst < recipe.accuracy or stage.carried > recipe.carried:
-        raise GatescopeError(
-            f"The text organism reached {stage.worst:.2f} held-out accuracy on its worst task, and {stage.carried:.2f} on "
-            f"culture questions without the neurons they should need, in {recipe.max_steps} steps; at least "
-            f"{recipe.accuracy} and at most {recipe.carried} are wanted. Try another TextRecipe(seed=...)."
-        )
+    stage.check_reached(recipe)
     return routed
 
 
@@ -116,6 +111,15 @@ class _Stage:
         finished = self.routing and knows_tasks and self.carried <= recipe.carried
         self.routing = self.routing or knows_tasks
         return finished
+
+    def check_reached(self, recipe: TextRecipe) -> None:
+        """Refuse an organism that has not learnt what its recipe wants."""
+        if self.worst < recipe.accuracy or self.carried > recipe.carried:
+            raise GatescopeError(
+                f"The text organism reached {self.worst:.2f} held-out accuracy on its worst task, and {self.carried:.2f} on "
+                f"culture questions without the neurons they should need, in {recipe.max_steps} steps; at least "
+                f"{recipe.accuracy} and at most {recipe.carried} are wanted. Try another TextRecipe(seed=...)."
+            )
 
 
 def _task(rng: random.Random) -> str:
