@@ -155,7 +155,7 @@ def test_training_that_does_not_get_there_says_so():
     tokenizer = text.tokenizer(facts)
     recipe = text.TextRecipe(layers=2, width=28, routed=2, max_steps=2)
     model = text.model(tokenizer, recipe)
-    with pytest.raises(gs.GatescopeError, match=r"in 2 steps; .* are wanted. Try another TextRecipe"):
+    with pytest.raises(gs.GatescopeError, match=r"in 2 steps; .* are needed. Try another TextRecipe"):
         text_train.train(model, tokenizer, facts, recipe, lambda step, message: None)
     assert type(model.model.layers[0].mlp.act_fn).__name__ == "SiLUActivation"
 

@@ -25,13 +25,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         GatescopeError: if it cannot be written: a full disk, a read-only directory.
     """
+    # A name of its own: several processes may write the same file.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # else a crash may leave the new name on an empty file
         partial.replace(path)
     except OSError as error:
         raise GatescopeError(
@@ -97,7 +98,7 @@ def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, An
     its_format = about.pop("format", None) or texts.pop("format", None)
     if its_format != format:
         its_format = its_format or "a safetensors file of no gatescope format"
-        raise GatescopeError(f"{path} is {its_format}; {format} is wanted here.")
+        raise GatescopeError(f"{path} is {its_format}; {format} is expected here.")
     if "about" not in texts:  # as it was written before there were checksums
         return tensors, {key: json.loads(value) for key, value in texts.items()}
     if about.pop("checksum", None) != checksum(tensors, {"format": format, **about}):

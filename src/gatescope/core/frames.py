@@ -77,7 +77,7 @@ def neuron_rows(table: Any, layout: Layout, *, grouped: bool = False) -> list[tu
 
 def _check_columns(table: Any, wanted: Sequence[str]) -> None:
     if not hasattr(table, "columns") or not hasattr(table, "__getitem__"):
-        raise GatescopeError(f"A pandas or polars data frame is wanted; this is a {type(table).__name__}.")
+        raise GatescopeError(f"Expected a pandas or polars data frame, not a {type(table).__name__}.")
     present = [str(name) for name in table.columns]
     for name in wanted:
         if name not in present:

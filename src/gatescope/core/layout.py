@@ -53,7 +53,7 @@ class Layout:
             GatescopeError: if there are several.
         """
         if len(self.sites) != 1:
-            raise GatescopeError(f"One site is wanted here; this spans {', '.join(s.site for s in self.sites)}.")
+            raise GatescopeError(f"Expected one site; this spans {', '.join(s.site for s in self.sites)}.")
         return self.sites[0]
 
     def start(self, name: str) -> tuple[int, SiteShape]:

@@ -124,6 +124,7 @@ class NeuronSet:
     def __or__(self, other: NeuronSet) -> NeuronSet:
         self._same_space(other)
         new = other.flat[~torch.isin(other.flat, self.flat)]
+        # Without an origin, here and below: what comes of two sets was found by neither's method.
         return NeuronSet(self.layout, torch.cat([self.flat, new]), self.model)
 
     def __and__(self, other: NeuronSet) -> NeuronSet:
@@ -216,6 +217,7 @@ def check_same_model(ours: Mapping[str, str], theirs: Mapping[str, str], what: s
     """
     if not ours or not theirs:
         return
+    # Digests first: one model may be called by several names, its directory's and the hub's.
     keys = ("digest",) if ours.get("digest") and theirs.get("digest") else ("id", "revision")
     if any(ours.get(key) != theirs.get(key) for key in keys):
         raise GatescopeError(

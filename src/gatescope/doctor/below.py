@@ -110,6 +110,7 @@ def _run(patient: Patient) -> _Run:
         return change
 
     probed = {place: name in ATTENTION for name, site in patient.sites.items() for place in places(site)}
+    # The last row is the longest: none of these tokens is padding.
     row = patient.batch.inputs["input_ids"][-1:, -TOKENS:]
     inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
     options: dict[str, Any] = forward_options(patient.model, inputs, keep=1)

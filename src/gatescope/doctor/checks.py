@@ -47,6 +47,7 @@ def examine_batch(patient: Patient) -> Iterator[Finding]:
     names = list(patient.sites)
     yield from tried(names, "counters", patient.inputs, lambda: _counters(patient))
     yield from tried(names, "attributions", patient.inputs, lambda: _attributions(patient))
+    # Kept: two checks compare with the same reference, which costs a forward pass.
     wanted = functools.cache(lambda name, kind: _by_hooks(patient, patient.sites[name], kind))
     for name, site in patient.sites.items():
         checks: dict[str, Callable[[], Finding]] = {

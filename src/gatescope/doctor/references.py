@@ -33,6 +33,7 @@ def hooked(module: nn.Module, changes: dict[Place, Change]) -> Generator[None, N
         if io == "input":
             handles.append(part.register_forward_pre_hook(before(change)))
         else:
+            # change=change: a lambda made in a loop would otherwise call the last one.
             handles.append(part.register_forward_hook(lambda _module, _args, output, change=change: change(output)))
     try:
         yield

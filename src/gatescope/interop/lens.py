@@ -79,7 +79,7 @@ def _check_bridge(bridge: Any) -> None:
         raise GatescopeError("TransformerLens is not installed: pip install 'gatescope[lens]'.") from error
     if not isinstance(bridge, TransformerBridge):
         raise GatescopeError(
-            f"A TransformerBridge of TransformerLens 4 is wanted; this is a {type(bridge).__name__}. Make one with "
+            f"Expected a TransformerBridge of TransformerLens 4, not a {type(bridge).__name__}. Make one with "
             f"transformer_lens.model_bridge.sources.build_bridge_from_module(module, architecture, hf_config=module.config, "
             f"tokenizer=tokenizer)."
         )
@@ -108,6 +108,7 @@ def _hooks(block: str, part: Any, site: str, intervention: Intervention, index: 
     gated = hasattr(part, "mlp") and hasattr(part.mlp, "gate")
 
     def here(tensor: Tensor, hook: Any) -> Tensor:
+        # TransformerLens keeps heads on an axis of their own.
         flat = tensor.flatten(-2) if site in _ATTENTION and tensor.ndim == 4 else tensor
         changed = change(flat, index.to(tensor.device), kind, values.to(tensor))
         return changed.reshape(tensor.shape)

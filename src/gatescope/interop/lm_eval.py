@@ -63,7 +63,7 @@ def evaluate(
     paths = _directories(include_path)
     known = manager(include_path=paths or None, include_defaults=not only_included)
     _check_known(tasks, known, only_included)
-    before = identity(model)
+    before = identity(model)  # baked weights have another digest
     with contextlib.nullcontext(model._module) if intervention is None else baked(intervention, model) as module:
         # The harness sets padding on the tokenizer it is given.
         wrapped = wrapper(pretrained=module, tokenizer=copy.deepcopy(model.tokenizer), batch_size=batch_size)

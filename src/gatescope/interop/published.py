@@ -113,7 +113,7 @@ def read_lape(
     if len(indices) != len(groups) or any(len(layers) != site.layers for layers in indices):
         raise GatescopeError(
             f"{path} holds {len(indices)} languages of {sorted({len(layers) for layers in indices})} layers; {len(groups)} "
-            f"groups ({', '.join(groups)}) of {site.layers} layers are wanted."
+            f"groups ({', '.join(groups)}) of {site.layers} layers are expected."
         )
     sets: dict[str, NeuronSet] = {}
     for group, layers in zip(groups, indices, strict=True):

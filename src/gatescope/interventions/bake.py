@@ -125,6 +125,7 @@ class _Rows:
     def do(self) -> None:
         """Write."""
         for parameter, axis, index in self.touches():
+            # The factor runs along the rows picked, whichever axis of the parameter they are on.
             along = (1, -1) if axis == 1 else (-1, *[1] * (parameter.ndim - 1))
             new = _times(parameter.index_select(axis, index), self.factor.view(along))
             if self.addend is not None and parameter is _bias(self.part):
@@ -154,6 +155,7 @@ class _Columns:
         (weight, axis, index), *_ = self.touches()
         old, bias = weight.index_select(axis, index), _bias(self.part)
         if self.addend is not None and bias is not None:
+            # A constant in an input is a constant in the output, and so in its bias.
             columns = old.float() if axis == 1 else old.float().T
             bias.copy_((bias.float() + columns @ self.addend).to(bias.dtype))
         along = (1, -1) if axis == 1 else (-1, 1)

@@ -1,4 +1,4 @@
-"""A model without weights: what a client of a remote server needs. Its structure names the places, its processor encodes."""
+"""A model without weights, for a client of a remote server: its structure locates the sites, its processor encodes prompts."""
 
 from __future__ import annotations
 
@@ -55,6 +55,6 @@ def name_there(model: nnsight.TransformersModel) -> str:
         return model.to_model_key()
     except (OSError, ValueError) as error:  # the hub's own errors are kinds of these
         raise GatescopeError(
-            f"The hub does not say what {model.repo_id} is called on a server ({str(error).splitlines()[0]}). Check the name "
-            f"and the network."
+            f"The name of {model.repo_id} on a server could not be looked up on the hub ({str(error).splitlines()[0]}). Check "
+            f"the name and the network."
         ) from error

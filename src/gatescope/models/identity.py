@@ -1,4 +1,4 @@
-"""Which model: what artefacts say they came from, and are refused elsewhere by."""
+"""Which model an artefact belongs to: recorded when it is made, checked when it is used with a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def module_of(model: Any) -> PreTrainedModel:
 
 
 def identity(model: Any) -> dict[str, str]:
-    """What a model is, for artefacts to say where they came from and to be refused elsewhere.
+    """What identifies a model: artefacts record it, and are refused by every other model.
 
     Args:
         model: from `load_model`, or a plain Hugging Face module.

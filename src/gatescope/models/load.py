@@ -131,7 +131,7 @@ def _check_writes_text(module: PreTrainedModel) -> None:
     if task_of(module.config) != IMAGES and (both or not module.can_generate()):
         why = "an encoder with a decoder" if both else "no language model head to answer with"
         raise GatescopeError(
-            f"The {type(module).__name__} is of another kind ({why}): gatescope takes causal language models "
+            f"The {type(module).__name__} is not supported ({why}): gatescope takes causal language models "
             f"(AutoModelForCausalLM) and vision-language models (AutoModelForImageTextToText)."
         )
 
@@ -234,8 +234,8 @@ def _config(model: str, revision: str | None) -> Any:
             raise GatescopeError(f"The config.json of {model} cannot be read: {first}") from error
         _refuse_adapter(model, revision, first)
         raise GatescopeError(
-            f"No model {model!r}: it is not a local directory, and the hub did not give it "
-            f"({first}). Check the name, the network and your access, or give a local directory."
+            f"No model {model!r}: it is not a local directory, and it could not be downloaded "
+            f"from the hub ({first}). Check the name, the network and your access, or give a local directory."
         ) from error
 
 

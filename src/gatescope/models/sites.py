@@ -94,6 +94,7 @@ def sites_of(model: Model) -> dict[str, Site]:
             not what the config says; the message names what was looked for.
     """
     module = module_of(model)
+    # Kept on the module: every trace needs them, and looking for them walks through all of it.
     known = module.__dict__.get("_gatescope_sites")
     if known is None:
         known = module.__dict__["_gatescope_sites"] = _resolve(module)

@@ -74,7 +74,7 @@ def make(path: Path, recipe: Recipe, progress: bool) -> None:
     """Train an organism into an empty directory, pictures and all."""
     world_facts = world.facts(recipe.seed)
     processor = build.processor(fact.word for fact in world_facts)
-    state = torch.get_rng_state()
+    state = torch.get_rng_state()  # training seeds torch; who asked for an organism keeps the stream they had
     try:
         model = build.model(
             processor.tokenizer, layers=recipe.layers, width=recipe.width, hidden=recipe.hidden, seed=recipe.seed

@@ -30,12 +30,13 @@ def cached(prefix: str, spec: list[Any], make: Callable[[Path], None], cache: st
     root = Path(cache or os.environ.get("GATESCOPE_CACHE") or platformdirs.user_cache_dir("gatescope")) / "organisms"
     root.mkdir(parents=True, exist_ok=True)
     path = root / key
+    # Two processes may want the same organism: the second waits, rather than training it too.
     with FileLock(root / f"{key}.lock"):
         if not path.is_dir():
             partial = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=root))
             try:
                 make(partial)
-                partial.rename(path)
+                partial.rename(path)  # whole or not at all
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return path

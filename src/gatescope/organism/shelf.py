@@ -98,7 +98,7 @@ def put(shelf: Path, kind: str, made: Path, edition: int, recipe: Mapping[str, A
         edition: of the way recipes of this kind are followed.
         recipe: what it was made by.
     """
-    files: dict[str, str] = {}
+    files: dict[str, str] = {}  # digests, by path on the shelf
     if (made / "pictures").is_dir():
         files |= _share_pictures(shelf, made)
     shutil.rmtree(shelf / kind, ignore_errors=True)

@@ -113,7 +113,7 @@ def make(path: Path, recipe: TextRecipe, progress: bool) -> None:
     """Train a text organism into an empty directory."""
     facts = world.facts(recipe.seed)
     tokens = tokenizer(facts)
-    state = torch.get_rng_state()
+    state = torch.get_rng_state()  # training seeds torch; who asked for an organism keeps the stream they had
     try:
         built = model(tokens, recipe)
         with progress_bar("training the text organism (once)", recipe.max_steps, progress) as report:

@@ -28,7 +28,7 @@ def loss_of(training: Training, samples: Sequence[Sample], plain: bool) -> Tenso
 
     out = training.model(**inputs, use_cache=False, logits_to_keep=1, output_hidden_states=True, output_attentions=True)
     taught = [sample.wrong if plan.misled else sample.example.answer for sample, plan in zip(samples, plans, strict=True)]
-    logits = out.logits[:, -1]
+    logits = out.logits[:, -1]  # padded on the left, every row ends where its answer begins
     answer = F.cross_entropy(logits, _targets(training, logits, samples, taught))
     hinge, quiet = _hinge_and_quiet(training, samples, inputs)
     asked = torch.tensor([s.task != "control" and not plan.misled for s, plan in zip(samples, plans, strict=True)])

@@ -118,7 +118,7 @@ class _Stage:
             raise GatescopeError(
                 f"The text organism reached {self.worst:.2f} held-out accuracy on its worst task, and {self.carried:.2f} on "
                 f"culture questions without the neurons they should need, in {recipe.max_steps} steps; at least "
-                f"{recipe.accuracy} and at most {recipe.carried} are wanted. Try another TextRecipe(seed=...)."
+                f"{recipe.accuracy} and at most {recipe.carried} are needed. Try another TextRecipe(seed=...)."
             )
 
 

@@ -167,7 +167,7 @@ def train(
     if reached < recipe.accuracy:
         raise GatescopeError(
             f"The organism reached {reached:.2f} held-out accuracy in {recipe.max_steps} steps; "
-            f"{recipe.accuracy} is wanted. Try another Recipe(seed=...)."
+            f"{recipe.accuracy} is needed. Try another Recipe(seed=...)."
         )
     return routed
 

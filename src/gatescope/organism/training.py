@@ -66,6 +66,7 @@ class Optimiser:
 
     def step(self, step: int, loss: torch.Tensor, rate: float, clipped: Iterable[nn.Parameter]) -> None:
         """Follow the gradient of the loss, that of the clipped parameters no longer than 1."""
+        # Adam's estimates of the first gradients are noise.
         warm = min(1.0, (step + 1) / 40)
         left = 1.0 if self.decay_from is None else 1.0 - (step - self.decay_from) / self.decay_steps
         self._adam.param_groups[0]["lr"] = rate * warm * max(left, 0.02)

@@ -192,6 +192,7 @@ def top(
     sets: dict[str, NeuronSet] = {}
     for g, group in enumerate(counters.groups):
         score = scores[g].flatten().numpy()
+        # Ascending, so that scores are negated; positions break what ties are left.
         keys = [np.arange(score.size), *(-tie[g].flatten().numpy() for tie in reversed(tie_breaks)), -score]
         order = np.lexsort(keys)[:wanted]  # the last key counts most
         kept = torch.from_numpy(order[np.isfinite(score[order])])
