@@ -38,7 +38,8 @@ class Row:
     def plain(self) -> dict[str, Any]:
         """As a JSON-able dict; `parse` reads it back."""
         flat = asdict(self)
-        return {**flat, **flat.pop("reading")}
+        reading = flat.pop("reading")
+        return {**flat, **reading}
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Row:
