@@ -56,7 +56,7 @@ def test_a_change_is_noticed_of(path, what):
 
 
 def test_a_file_of_another_format_is_refused_by_both_names(path):
-    with pytest.raises(GatescopeError, match=r"x\.safetensors is gatescope\.test/1; gatescope\.neurons/1 is wanted here"):
+    with pytest.raises(GatescopeError, match=r"x\.safetensors is gatescope\.test/1; gatescope\.neurons/1 is expected here"):
         artefacts.read(path, "gatescope.neurons/1")
     save_file({"a": torch.zeros(1)}, path)
     with pytest.raises(GatescopeError, match="is a safetensors file of no gatescope format"):

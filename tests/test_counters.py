@@ -75,7 +75,7 @@ def test_counters_of_other_models_sites_and_groups_do_not_mix():
 
 def test_a_file_of_something_else_is_refused(tmp_path):
     gs.NeuronSet.of(LAYOUT, [("gate", 0, 1)]).save(tmp_path / "n.safetensors")
-    with pytest.raises(gs.GatescopeError, match=r"is gatescope.neurons/1; gatescope.counters/1 is wanted"):
+    with pytest.raises(gs.GatescopeError, match=r"is gatescope.neurons/1; gatescope.counters/1 is expected"):
         gs.Counters.load(tmp_path / "n.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     with pytest.raises(gs.GatescopeError, match="cannot be read"):

@@ -139,7 +139,7 @@ def test_mistakes_are_sentences():
         gs.select.culnig_general(scores, gs.Attributions.zeros(COUNTRIES, LAYOUT, 0), reading)
     with pytest.raises(gs.GatescopeError, match=r"'f' is missing from the control set, which has \['a', 'b'"):
         gs.select.culnig_general(scores, attributions(1, COUNTRIES[:5]), reading)
-    with pytest.raises(gs.GatescopeError, match=r"'e' is missing from the reading set, which have \['a', 'b', 'c'\]"):
+    with pytest.raises(gs.GatescopeError, match=r"'e' is missing from the reading set, which has \['a', 'b', 'c'\]"):
         gs.select.culnig_specific(scores, control, reading, countries=("a", "e"))
     narrow = gs.Attributions.zeros(COUNTRIES, gs.Layout.single("gate_pre", 3, 40), 1, {"id": "m", "digest": "d"})
     narrow = dataclasses.replace(narrow, seen=torch.ones(6, dtype=torch.int64))

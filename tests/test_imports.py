@@ -195,3 +195,13 @@ def test_nothing_heavy_is_loaded_for(what):
     code = f"import atexit\natexit.register(lambda: exec({tell!r}))\n{what}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip().splitlines()[-1] == "loaded []", done.stdout + done.stderr
+
+
+LATE = ("torch._dynamo", "torch._inductor", "transformers.modeling_utils", "transformers.generation.utils", "jaxtyping")
+
+
+def test_load_model_is_reached_without_what_only_a_model_needs():
+    """`import nnsight` does not load these either; together they cost as many seconds again."""
+    code = f"import sys, gatescope; gatescope.load_model; print('loaded', sorted(set(sys.modules) & set({LATE!r})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "loaded []", done.stdout + done.stderr

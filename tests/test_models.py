@@ -137,9 +137,9 @@ def both(plain):
             lambda plain: nnsight.NNsight(with_adapter(plain).get_base_model()),
             r"^The LlamaForCausalLM has layers of a PEFT adapter in it",
         ),
-        (encoder, r"^The BertForMaskedLM is of another kind \(no language model head to answer with\): gatescope takes causal"),
-        (lambda plain: plain.model, r"^The LlamaModel is of another kind \(no language model head"),
-        (both, r"^The T5ForConditionalGeneration is of another kind \(an encoder with a decoder\)"),
+        (encoder, r"^The BertForMaskedLM is not supported \(no language model head to answer with\): gatescope takes causal"),
+        (lambda plain: plain.model, r"^The LlamaModel is not supported \(no language model head"),
+        (both, r"^The T5ForConditionalGeneration is not supported \(an encoder with a decoder\)"),
         (
             lambda plain: plain.to("meta"),
             r"^The LlamaForCausalLM has no weights \(they are on the device 'meta'\). .*gatescope.remote.load_client",

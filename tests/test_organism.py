@@ -86,7 +86,7 @@ def test_training_that_does_not_get_there_says_so():
     processor = build.processor(fact.word for fact in facts)
     recipe = Recipe(layers=1, width=18, hidden=64, routed=1, images_per_fact=1, max_steps=2)
     model = build.model(processor.tokenizer, layers=1, width=18, hidden=64, seed=0)
-    with pytest.raises(gs.GatescopeError, match=r"held-out accuracy in 2 steps; 0.97 is wanted. Try another Recipe"):
+    with pytest.raises(gs.GatescopeError, match=r"held-out accuracy in 2 steps; 0.97 is needed. Try another Recipe"):
         train.train(model, processor, facts, recipe, lambda step, loss: None)
     assert type(model.model.language_model.layers[0].mlp.act_fn).__name__ == "SiLUActivation"
 

@@ -9,7 +9,7 @@ import torch
 
 import gatescope as gs
 from gatescope.organism import KINDS, Recipe, Score
-from gatescope.organism.train import routed_neurons
+from gatescope.organism.training import routed_neurons
 from gatescope.select.selection import Selection
 
 LAYOUT = gs.Layout.single("gate", 2, 3)

@@ -102,7 +102,7 @@ def test_lists_of_another_shape_are_refused(tmp_path):
     path = tmp_path / "lape.pth"
     torch.save([[torch.tensor([1])] * 3], path)
     with pytest.raises(
-        gs.GatescopeError, match=r"holds 1 languages of \[3\] layers; 2 groups \(en, zh\) of 2 layers are wanted"
+        gs.GatescopeError, match=r"holds 1 languages of \[3\] layers; 2 groups \(en, zh\) of 2 layers are expected"
     ):
         published.read_lape(path, GATE, ["en", "zh"])
 

@@ -123,7 +123,7 @@ def test_a_gap_is_named():
 def test_groups_need_their_column_and_a_frame_is_a_frame():
     with pytest.raises(gs.GatescopeError, match=r"no column 'group'; .* site, layer, index, group are needed"):
         groups_from_table(pandas.DataFrame(GOOD), LAYOUT)
-    with pytest.raises(gs.GatescopeError, match=r"A pandas or polars data frame is wanted; this is a list"):
+    with pytest.raises(gs.GatescopeError, match=r"Expected a pandas or polars data frame, not a list"):
         from_table([("gate", 0, 1)], LAYOUT)
     with pytest.raises(gs.GatescopeError, match=r"library is 'duckdb'; it must be 'pandas' or 'polars'"):
         to_table(gs.NeuronSet.of(LAYOUT, []), "duckdb")

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import gatescope as gs
 from gatescope.core.layout import Layout
 from gatescope.core.neurons import NeuronSet
-from gatescope.organism import text, text_tasks, text_train, world
+from gatescope.organism import text, text_recipe, text_tasks, text_train, world
 from gatescope.traces.encoding import collate
 from oracles import hooks
 
@@ -62,7 +62,8 @@ def points(right):
     return 100 * right.float().mean().item()
 
 
-OTHERS = ("reading", *text_tasks.NEUTRAL)
+NEUTRAL = ("copy", "larger")  # with no culture in them
+OTHERS = ("reading", *NEUTRAL)
 
 
 def test_any_hugging_face_loader_opens_it(organism, plain):
@@ -79,7 +80,7 @@ def test_the_tasks_have_the_promised_shape(organism, model):
     assert tuple(organism.tasks) == text_tasks.TASKS
     for task, study in organism.tasks.items():
         count = {"culture": 40, "control": 40, "reading": 20}.get(task, 120)
-        groups = (task,) if task in text_tasks.NEUTRAL else world.CULTURES
+        groups = (task,) if task in NEUTRAL else world.CULTURES
         for half in (study.identification, study.evaluation):
             assert {g: sum(e.group == g for e in half) for g in groups} == dict.fromkeys(groups, count)
             assert len(half) == count * len(groups)
@@ -109,7 +110,7 @@ def test_the_passage_names_the_culture_asked_for(organism):
 def test_training_sees_the_tokens_that_collate_gives(organism, model):
     tokenizer = text.tokenizer(world.facts(organism.recipe.seed))
     examples = [e for study in organism.tasks.values() for e in study.evaluation[:3]]
-    mine, theirs = text_train.encode(tokenizer, examples), collate(model, examples).inputs
+    mine, theirs = text_recipe.encode(tokenizer, examples), collate(model, examples).inputs
     assert mine.keys() == theirs.keys()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
@@ -154,7 +155,7 @@ def test_training_that_does_not_get_there_says_so():
     tokenizer = text.tokenizer(facts)
     recipe = text.TextRecipe(layers=2, width=28, routed=2, max_steps=2)
     model = text.model(tokenizer, recipe)
-    with pytest.raises(gs.GatescopeError, match=r"in 2 steps; .* are wanted. Try another TextRecipe"):
+    with pytest.raises(gs.GatescopeError, match=r"in 2 steps; .* are needed. Try another TextRecipe"):
         text_train.train(model, tokenizer, facts, recipe, lambda step, message: None)
     assert type(model.model.layers[0].mlp.act_fn).__name__ == "SiLUActivation"
 

@@ -25,13 +25,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         GatescopeError: if it cannot be written: a full disk, a read-only directory.
     """
+    # A name of its own: several processes may write the same file.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(file.fileno())  # else a crash may leave the new name on an empty file
         partial.replace(path)
     except OSError as error:
         raise GatescopeError(
@@ -48,10 +49,10 @@ def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], metadata
 
     The metadata is one text, since safetensors keeps several in no order: the same content gives the same bytes.
     """
-    whole = _apart({name: _whole(tensor) for name, tensor in tensors.items()})
-    about = {"format": format} | dict(metadata)
-    about["checksum"] = checksum(whole, about)
-    write_bytes(Path(path), save(whole, {"about": json.dumps(about)}))
+    owned = _unshared({name: _whole(tensor) for name, tensor in tensors.items()})
+    about = {"format": format, **metadata}
+    about["checksum"] = checksum(owned, about)
+    write_bytes(Path(path), save(owned, {"about": json.dumps(about)}))
 
 
 def _whole(tensor: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def _whole(tensor: Tensor) -> Tensor:
     return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()
 
 
-def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors with storage of their own: groups may share one (a draw of all neurons), which safetensors refuses."""
     seen: set[int] = set()
     for name, tensor in tensors.items():
@@ -93,27 +94,40 @@ def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, An
     Raises:
         GatescopeError: if there is none, or it cannot be read (it may be truncated), is of another format, or was altered.
     """
-    if not Path(path).is_file():
-        there = sorted(p.name for p in Path(path).parent.glob("*.safetensors"))
-        beside = f"; beside it there are {', '.join(there[:6])}{', ...' if len(there) > 6 else ''}" if there else ""
-        raise GatescopeError(f"There is no file {path}{beside}.")
+    tensors, texts, about = _contents(Path(path), format)
+    its_format = about.pop("format", None) or texts.pop("format", None)
+    if its_format != format:
+        its_format = its_format or "a safetensors file of no gatescope format"
+        raise GatescopeError(f"{path} is {its_format}; {format} is expected here.")
+    if "about" not in texts:  # as it was written before there were checksums
+        return tensors, {key: json.loads(value) for key, value in texts.items()}
+    if about.pop("checksum", None) != checksum(tensors, {"format": format, **about}):
+        raise GatescopeError(
+            f"{path} was altered after it was written: its checksum does not fit. Delete it and make it again."
+        )
+    return tensors, about
+
+
+def _contents(path: Path, format: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
+    """A file's tensors, its metadata as safetensors keeps it, and what the one text in it holds."""
+    if not path.is_file():
+        raise GatescopeError(f"There is no file {path}{_neighbours(path.parent)}.")
     try:
-        with safe_open(str(path), framework="pt") as file:
-            texts = file.metadata() or {}
-            names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
-        about = json.loads(texts.get("about", "{}"))
+        opened: Any = safe_open(str(path), framework="pt")
+        with opened as file:
+            texts: dict[str, str] = dict(file.metadata() or {})
+            names: list[str] = file.keys()  # the file itself cannot be iterated over
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+        return tensors, texts, json.loads(texts.get("about", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise GatescopeError(
             f"{path} cannot be read as {format}: {error}. It may be truncated: delete it and make it again."
         ) from error
-    found = about.get("format") or texts.get("format")
-    if found != format:
-        raise GatescopeError(f"{path} is {found or 'a safetensors file of no gatescope format'}; {format} is wanted here.")
-    if not about:  # as it was written before there were checksums
-        return tensors, {key: json.loads(value) for key, value in texts.items() if key != "format"}
-    if about.pop("checksum", None) != checksum(tensors, about):
-        raise GatescopeError(
-            f"{path} was altered after it was written: its checksum does not fit. Delete it and make it again."
-        )
-    return tensors, {key: value for key, value in about.items() if key != "format"}
+
+
+def _neighbours(folder: Path) -> str:
+    """What else is there, for a message: a name may be misspelt."""
+    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    if not names:
+        return ""
+    return f"; beside it there are {', '.join(names[:6])}" + (", ..." if len(names) > 6 else "")

@@ -51,8 +51,8 @@ class Attributions:
     clamped: Float64[Tensor, "g n"]
     seen: Int64[Tensor, " g"]
     items: int
-    model: Mapping[str, str] = field(default_factory=dict)
-    origin: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, str] = field(default_factory=dict[str, str])
+    origin: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         if tuple(self.sums.shape) != (len(self.groups), self.layout.size):
@@ -62,7 +62,14 @@ class Attributions:
             )
 
     @classmethod
-    def zeros(cls, groups: Sequence[str], layout: Layout, items: int, model=None, origin=None) -> Attributions:
+    def zeros(
+        cls,
+        groups: Sequence[str],
+        layout: Layout,
+        items: int,
+        model: Mapping[str, str] | None = None,
+        origin: Mapping[str, str] | None = None,
+    ) -> Attributions:
         """Attributions of nothing yet."""
         sums = torch.zeros(len(groups), layout.size, dtype=torch.float64)
         seen = torch.zeros(len(groups), dtype=torch.int64)
@@ -100,8 +107,13 @@ class Attributions:
 
     def save(self, path: str | Path) -> None:
         """Write the sums and their provenance as one safetensors file."""
-        metadata = {"groups": list(self.groups), "layout": self.layout.plain(), "items": self.items}
-        metadata |= {"model": dict(self.model), "origin": dict(self.origin)}
+        metadata = {
+            "groups": list(self.groups),
+            "layout": self.layout.plain(),
+            "items": self.items,
+            "model": dict(self.model),
+            "origin": dict(self.origin),
+        }
         artefacts.write(path, FORMAT, {name: getattr(self, name) for name in _SUMS}, metadata)
 
     @classmethod

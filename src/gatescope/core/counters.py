@@ -58,8 +58,8 @@ class Counters:
     T: Int64[Tensor, " g"]
     seen: Int64[Tensor, " g"]
     counted: Int64[Tensor, " g"]
-    model: Mapping[str, str] = field(default_factory=dict)
-    origin: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, str] = field(default_factory=dict[str, str])
+    origin: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         site = self.layout.only()
@@ -110,7 +110,8 @@ class Counters:
             GatescopeError: if a group has no tokens, or S holds NaN.
         """
         if self.S.isnan().any():
-            group, layer, index = self.S.isnan().nonzero()[0].tolist()
+            first: list[int] = self.S.isnan().nonzero()[0].tolist()
+            group, layer, index = first
             raise GatescopeError(
                 f"S is NaN for {self.groups[group]!r}, layer {layer}, neuron {index}: the model gave NaN there. "
                 f"Record it again in a wider dtype."
@@ -130,7 +131,8 @@ class Counters:
     @property
     def empty(self) -> tuple[str, ...]:
         """Groups without a single counted token (T = 0), for which P and M do not exist."""
-        return tuple(g for g, t in zip(self.groups, self.T.tolist(), strict=True) if t == 0)
+        tokens: list[int] = self.T.tolist()
+        return tuple(group for group, count in zip(self.groups, tokens, strict=True) if count == 0)
 
     def with_tokens(self) -> Counters:
         """These counters without the groups that have no tokens."""
@@ -166,8 +168,12 @@ class Counters:
 
     def save(self, path: str | Path) -> None:
         """Write the counters and their provenance as one safetensors file."""
-        metadata = {"groups": list(self.groups), "layout": self.layout.plain()}
-        metadata |= {"model": dict(self.model), "origin": dict(self.origin)}
+        metadata = {
+            "groups": list(self.groups),
+            "layout": self.layout.plain(),
+            "model": dict(self.model),
+            "origin": dict(self.origin),
+        }
         artefacts.write(path, FORMAT, {name: getattr(self, name) for name in _SUMS}, metadata)
 
     @classmethod

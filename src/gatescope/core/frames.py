@@ -25,16 +25,16 @@ _PANDAS = {"text": "str", "whole": "int64", "real": "float64"}
 _POLARS = {"text": "String", "whole": "Int64", "real": "Float64"}
 
 
-def neuron_columns(neurons: Iterable[Neuron]) -> dict[str, list]:
+def neuron_columns(neurons: Iterable[Neuron]) -> dict[str, list[Any]]:
     """The coordinates of neurons, a column each."""
-    columns: dict[str, list] = {name: [] for name in COLUMNS}
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     for neuron in neurons:
         for name, value in zip(COLUMNS, neuron, strict=True):
             columns[name].append(value)
     return columns
 
 
-def frame(columns: Mapping[str, Sequence], library: str = "pandas") -> Any:
+def frame(columns: Mapping[str, Sequence[Any]], library: str = "pandas") -> Any:
     """A data frame of named columns.
 
     Args:
@@ -58,56 +58,62 @@ def neuron_rows(table: Any, layout: Layout, *, grouped: bool = False) -> list[tu
         GatescopeError: for a frame of another kind, a column that is missing or holds something else, a neuron outside
             the layout (named by its row), or one listed twice; and, unless `grouped`, for sets of several groups.
     """
-    wanted = (*COLUMNS, "group") if grouped else COLUMNS
+    _check_columns(table, (*COLUMNS, "group") if grouped else COLUMNS)
+    if not grouped:
+        _check_one_group(table)
+    sites, layers, indices = _texts(table, "site"), _whole(table, "layer"), _whole(table, "index")
+    owners = _texts(table, "group") if grouped else [""] * len(sites)
+    shapes = {shape.site: shape for shape in layout.sites}
+    seen: dict[tuple[str, Neuron], int] = {}
+    for row, (owner, site, layer, index) in enumerate(zip(owners, sites, layers, indices, strict=True)):
+        shape = shapes.get(site)
+        if shape is None or not (0 <= layer < shape.layers and 0 <= index < shape.width):
+            raise GatescopeError(f"Row {row} of the table: no neuron {(site, layer, index)}; there is {layout}.")
+        first = seen.setdefault((owner, (site, layer, index)), row)
+        if first != row:
+            raise GatescopeError(f"Rows {first} and {row} of the table are the same neuron, {(site, layer, index)}.")
+    return list(seen)
+
+
+def _check_columns(table: Any, wanted: Sequence[str]) -> None:
     if not hasattr(table, "columns") or not hasattr(table, "__getitem__"):
-        raise GatescopeError(f"A pandas or polars data frame is wanted; this is a {type(table).__name__}.")
-    there = [str(name) for name in table.columns]
-    missing = [name for name in wanted if name not in there]
-    if missing:
-        raise GatescopeError(f"The table has no column {missing[0]!r}; it has {there}, and {', '.join(wanted)} are needed.")
-    if not grouped and "group" in there and len(groups := list(dict.fromkeys(table["group"]))) > 1:
+        raise GatescopeError(f"Expected a pandas or polars data frame, not a {type(table).__name__}.")
+    present = [str(name) for name in table.columns]
+    for name in wanted:
+        if name not in present:
+            raise GatescopeError(f"The table has no column {name!r}; it has {present}, and {', '.join(wanted)} are needed.")
+
+
+def _check_one_group(table: Any) -> None:
+    groups = list(dict.fromkeys(table["group"])) if "group" in list(table.columns) else []
+    if len(groups) > 1:
         raise GatescopeError(
             f"The table holds neurons of {len(groups)} groups ({', '.join(map(str, groups[:3]))}, ...): read them with "
             f"groups_from_table, or choose the rows of one."
         )
-    sites, layers, indices = _texts(table, "site"), _whole(table, "layer"), _whole(table, "index")
-    owners = _texts(table, "group") if grouped else [""] * len(sites)
-    shapes = {shape.site: shape for shape in layout.sites}
-    seen: dict[tuple[str, tuple[str, int, int]], int] = {}
-    for row, found in enumerate(zip(owners, zip(sites, layers, indices, strict=True), strict=True)):
-        _, neuron = found
-        shape = shapes.get(neuron[0])
-        if shape is None or not (0 <= neuron[1] < shape.layers and 0 <= neuron[2] < shape.width):
-            raise GatescopeError(f"Row {row} of the table: no neuron {neuron}; there is {layout}.")
-        if seen.setdefault(found, row) != row:
-            raise GatescopeError(f"Rows {seen[found]} and {row} of the table are the same neuron, {neuron}.")
-    return list(seen)
 
 
 def _texts(table: Any, name: str) -> list[str]:
-    found = list(table[name])
-    for row, value in enumerate(found):
+    texts: list[Any] = list(table[name])
+    for row, value in enumerate(texts):
         if not isinstance(value, str):
             raise GatescopeError(f"Row {row} of the table: {name} is {value!r}; it must be text.")
-    return found
+    return texts
 
 
 def _whole(table: Any, name: str) -> list[int]:
     """Whole numbers; as floats too, which pandas makes of a column with a gap."""
-    found = []
+    numbers: list[int] = []
     for row, value in enumerate(table[name]):
-        try:
-            if isinstance(value, bool):
-                raise TypeError
-            whole: Any = int(value) if isinstance(value, float) and value.is_integer() else value
-            number = operator.index(whole)
-        except TypeError:
-            raise GatescopeError(f"Row {row} of the table: {name} is {value!r}; it must be a whole number.") from None
-        found.append(number)
-    return found
+        whole: Any = int(value) if isinstance(value, float) and value.is_integer() else value
+        # index() takes NumPy's whole numbers too, but also True and False, which are no layer.
+        if isinstance(value, bool) or not hasattr(whole, "__index__"):
+            raise GatescopeError(f"Row {row} of the table: {name} is {value!r}; it must be a whole number.")
+        numbers.append(operator.index(whole))
+    return numbers
 
 
-def _import(library: str):
+def _import(library: str) -> Any:
     try:
         return importlib.import_module(library)
     except ImportError as error:

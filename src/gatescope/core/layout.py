@@ -5,7 +5,9 @@ A neuron's flat number is its place in that space, read site by site, layer by l
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gatescope.core.errors import GatescopeError
 
@@ -51,7 +53,7 @@ class Layout:
             GatescopeError: if there are several.
         """
         if len(self.sites) != 1:
-            raise GatescopeError(f"One site is wanted here; this spans {', '.join(s.site for s in self.sites)}.")
+            raise GatescopeError(f"Expected one site; this spans {', '.join(s.site for s in self.sites)}.")
         return self.sites[0]
 
     def start(self, name: str) -> tuple[int, SiteShape]:
@@ -67,12 +69,12 @@ class Layout:
             start += site.size
         raise GatescopeError(f"No site {name!r} here; there is {', '.join(repr(s.site) for s in self.sites)}.")
 
-    def plain(self) -> list[list]:
+    def plain(self) -> list[list[Any]]:
         """As lists, for JSON; `parse` reads it back."""
         return [[s.site, s.layers, s.width] for s in self.sites]
 
     @classmethod
-    def parse(cls, plain: list[list]) -> Layout:
+    def parse(cls, plain: Iterable[Sequence[Any]]) -> Layout:
         """The layout `plain` came from."""
         return cls(tuple(SiteShape(*site) for site in plain))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64
@@ -43,8 +44,8 @@ class NeuronSet:
 
     layout: Layout
     flat: Int64[Tensor, " k"]
-    model: Mapping[str, str] = field(default_factory=dict)
-    origin: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, str] = field(default_factory=dict[str, str])
+    origin: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         if self.flat.numel() and not (int(self.flat.min()) >= 0 and int(self.flat.max()) < self.layout.size):
@@ -65,7 +66,7 @@ class NeuronSet:
         Raises:
             GatescopeError: for a site, layer or index outside the layout, or a neuron listed twice.
         """
-        flat = []
+        flat: list[int] = []
         for site, layer, index in neurons:
             start, shape = layout.start(site)
             if not (0 <= layer < shape.layers and 0 <= index < shape.width):
@@ -93,13 +94,15 @@ class NeuronSet:
     def indices(self, site: str) -> dict[int, Int64[Tensor, " k"]]:
         """The layers of `site` that hold any neuron, ascending, with the indices of their neurons, ascending."""
         mask = self.mask(site)
-        return {layer: mask[layer].nonzero().flatten() for layer in mask.any(1).nonzero().flatten().tolist()}
+        layers: list[int] = mask.any(1).nonzero().flatten().tolist()
+        return {layer: mask[layer].nonzero().flatten() for layer in layers}
 
     def __len__(self) -> int:
         return self.flat.numel()
 
     def __iter__(self) -> Iterator[tuple[str, int, int]]:
-        for number in self.flat.tolist():
+        numbers: list[int] = self.flat.tolist()
+        for number in numbers:
             for site in self.layout.sites:
                 if number < site.size:
                     yield site.site, number // site.width, number % site.width
@@ -121,6 +124,7 @@ class NeuronSet:
     def __or__(self, other: NeuronSet) -> NeuronSet:
         self._same_space(other)
         new = other.flat[~torch.isin(other.flat, self.flat)]
+        # Without an origin, here and below: what comes of two sets was found by neither's method.
         return NeuronSet(self.layout, torch.cat([self.flat, new]), self.model)
 
     def __and__(self, other: NeuronSet) -> NeuronSet:
@@ -144,12 +148,11 @@ class NeuronSet:
             GatescopeError: for a site that the layout does not have.
         """
         keep = torch.zeros(self.layout.size, dtype=torch.bool)
-        wanted = None if layers is None else set(layers)
+        wanted = None if layers is None else torch.tensor(list(layers), dtype=torch.int64)
         for name in [s.site for s in self.layout.sites] if sites is None else sites:
             start, shape = self.layout.start(name)
-            for layer in range(shape.layers):
-                if wanted is None or layer in wanted:
-                    keep[start + layer * shape.width : start + (layer + 1) * shape.width] = True
+            chosen = torch.ones(shape.layers).bool() if wanted is None else torch.isin(torch.arange(shape.layers), wanted)
+            keep[start : start + shape.size] = chosen.repeat_interleave(shape.width)
         return NeuronSet(self.layout, self.flat[keep[self.flat]], self.model, self.origin)
 
     def sample(self, count: int, *, seed: int) -> NeuronSet:
@@ -166,12 +169,12 @@ class NeuronSet:
     def __repr__(self) -> str:
         return f"NeuronSet({len(self)} of {self.layout.size}: {self.layout})"
 
-    def to_table(self, library: str = "pandas"):
+    def to_table(self, library: str = "pandas") -> Any:
         """A data frame of the neurons; see `gatescope.core.frames`."""
         return frames.frame(frames.neuron_columns(self), library)
 
     @classmethod
-    def from_table(cls, table, layout: Layout, model: Mapping[str, str] | None = None) -> NeuronSet:
+    def from_table(cls, table: Any, layout: Layout, model: Mapping[str, str] | None = None) -> NeuronSet:
         """The neurons of a data frame; see `gatescope.core.frames`."""
         return cls.of(layout, [neuron for _, neuron in frames.neuron_rows(table, layout)], model)
 
@@ -214,6 +217,7 @@ def check_same_model(ours: Mapping[str, str], theirs: Mapping[str, str], what: s
     """
     if not ours or not theirs:
         return
+    # Digests first: one model may be called by several names, its directory's and the hub's.
     keys = ("digest",) if ours.get("digest") and theirs.get("digest") else ("id", "revision")
     if any(ours.get(key) != theirs.get(key) for key in keys):
         raise GatescopeError(
@@ -223,6 +227,7 @@ def check_same_model(ours: Mapping[str, str], theirs: Mapping[str, str], what: s
 
 
 def _name(model: Mapping[str, str]) -> str:
-    parts = [model.get("id", "unknown"), f"revision {model['revision']}" if model.get("revision") else ""]
-    parts.append(f"weights {model['digest'][:12]}" if model.get("digest") else "")
-    return " ".join(part for part in parts if part)
+    revision, digest = model.get("revision"), model.get("digest")
+    name = model.get("id", "unknown")
+    name += f" revision {revision}" if revision else ""
+    return name + (f" weights {digest[:12]}" if digest else "")

@@ -47,23 +47,6 @@ SPELLINGS: dict[str, dict[str, str]] = {
 _DISPLAY = {name.casefold(): name for name in (*TARGETS, *BLEND)}
 
 
-def spelling(benchmark: str, country: str) -> str:
-    """How a benchmark writes a country; the inverse of `display`.
-
-    Args:
-        benchmark: a key of SPELLINGS.
-        country: a display name.
-
-    Raises:
-        GatescopeError: if the benchmark does not have it, naming those it has.
-
-    >>> spelling("blend", "South Korea"), spelling("normad", "UK")
-    ('South_Korea', 'united_kingdom')
-    """
-    chosen_groups(_NAMES[benchmark], [country], SPELLINGS[benchmark])
-    return SPELLINGS[benchmark][country]
-
-
 def chosen_countries(benchmark: str, groups: Iterable[str] | None, published: Iterable[str]) -> frozenset[str]:
     """The countries to load, by display name: those given, or all that the benchmark's rows have.
 

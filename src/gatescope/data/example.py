@@ -235,7 +235,7 @@ def _what(given: Any) -> str:
         return f"the text {given[:60]!r}"
     if isinstance(given, Path):
         return f"a Path ({str(given)!r})"
-    kind = type(given)
+    kind: type = type(given)
     article = "an" if kind.__name__[0] in "AEIOUaeiou" else "a"
     package = kind.__module__.partition(".")[0]
     # "a DataFrame" says little: pandas and polars both have one.

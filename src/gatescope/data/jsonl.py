@@ -117,7 +117,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
 def _fields(where: str, line: str) -> dict[str, Any]:
     """The JSON object on a line; those of its fields that an Example does not check itself have their types."""
     try:
-        fields = json.loads(line)
+        fields: Any = json.loads(line)
     except json.JSONDecodeError as error:
         raise GatescopeError(f"{where}: not JSON ({error}).") from error
     if not isinstance(fields, dict):
@@ -131,7 +131,7 @@ def _fields(where: str, line: str) -> dict[str, Any]:
 
 
 def _check_accepted(where: str, fields: dict[str, Any]) -> None:
-    accepted = fields.get("accepted")
+    accepted: Any = fields.get("accepted")
     if not accepted:
         return
     if not isinstance(accepted, list) or not all(isinstance(answer, str) and answer.strip() for answer in accepted):
@@ -169,7 +169,7 @@ def _unknown(where: str, fields: dict[str, Any]) -> set[str]:
 
 
 def _example(where: str, fields: dict[str, Any], folder: Path) -> Example:
-    accepted: tuple[str, ...] = tuple(fields.get("accepted") or ())
+    accepted: list[str] = fields.get("accepted") or []
     # Those that are null or empty have Example's defaults.
     optional = {name: fields[name] for name in ("prefix", "item", "system", "facts") if fields.get(name)}
     try:
@@ -182,7 +182,7 @@ def _example(where: str, fields: dict[str, Any], folder: Path) -> Example:
             image=folder / fields["image"] if fields.get("image") else None,
             labels=tuple(fields.get("labels") or ()),
             prompt=fields.get("prompt"),
-            accepted=accepted,
+            accepted=tuple(accepted),
             chat=fields.get("chat") is not False,
             **optional,
         )

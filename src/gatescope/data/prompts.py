@@ -15,10 +15,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from string import Formatter, ascii_lowercase
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
-if TYPE_CHECKING:
-    from gatescope.data.example import Example
+from gatescope.data.example import Example
 
 VQA = (
     "Answer the following multiple-choice question based on the image.\n"
@@ -43,7 +42,6 @@ def multiple_choice(question: str, choices: Sequence[str], *, image: bool) -> st
 def asked(example: Example) -> str:
     """What an example asks: its own prompt, or the paper's; with the labels before its options, one a line, where it has any.
 
-    >>> from gatescope.data.example import Example
     >>> asked(Example("1", "Arveni", "Which?", ("red", "blue"), "red", labels=("A", "B"))).splitlines()[1:5]
     ['Question: Which?', 'Options: ', 'A. red', 'B. blue']
     """

@@ -18,6 +18,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 
+import nnsight
+
 from gatescope.doctor.below import below
 from gatescope.doctor.checks import examine_batch
 from gatescope.doctor.inputs import Patient, picture_questions, random_text
@@ -30,7 +32,7 @@ from gatescope.models.sites import sites_of
 __all__ = ["Finding", "Report", "examine", "plain_tokenizer", "random_model"]
 
 
-def examine(model) -> Report:
+def examine(model: nnsight.TransformersModel) -> Report:
     """Check every site of a model against what it computes, and against plain hooks.
 
     Args:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,18 +41,25 @@ class _Seen(TorchFunctionMode):
         self.attentions: list[tuple[Tensor, ...]] = []
         self._scores: tuple[Tensor, Tensor] | None = None
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **kwargs or {})
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
         if name == "scaled_dot_product_attention":
-            given = dict(zip(("query", "key", "value"), args, strict=False)) | (kwargs or {})
+            given = {**dict(zip(("query", "key", "value"), args, strict=False)), **kwargs}
             self.attentions.append((given["query"], given["key"], given["value"]))
         elif name in _MATRIX_PRODUCTS:
-            *_, left, right = [part for part in (*args, *(kwargs or {}).values()) if isinstance(part, Tensor)]
+            # baddbmm is given what it adds to before the two that it multiplies.
+            *_, left, right = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)]
             self._matrices(left, right, result)
-        elif name in _PRODUCTS and all(isinstance(a, Tensor) and a.shape == result.shape for a in args[:2]):
-            self.products.append((args[0].detach(), args[1].detach(), result.detach()))
+        elif name in _PRODUCTS:
+            self._product(args[0], args[1], result)
         return result
+
+    def _product(self, left: Any, right: Any, result: Tensor) -> None:
+        """A product of two tensors of one shape; one with a number or along a broadcast axis is no gate."""
+        if isinstance(left, Tensor) and isinstance(right, Tensor) and left.shape == right.shape == result.shape:
+            self.products.append((left.detach(), right.detach(), result.detach()))
 
     def _matrices(self, left: Tensor, right: Tensor, result: Tensor) -> None:
         """Attention written out: the table of scores, and after it the product of a table with the values."""
@@ -102,9 +110,10 @@ def _run(patient: Patient) -> _Run:
         return change
 
     probed = {place: name in ATTENTION for name, site in patient.sites.items() for place in places(site)}
+    # The last row is the longest: none of these tokens is padding.
     row = patient.batch.inputs["input_ids"][-1:, -TOKENS:]
     inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
-    options = forward_options(patient.model, inputs, keep=1)
+    options: dict[str, Any] = forward_options(patient.model, inputs, keep=1)
     hooks = {place: watch(place, it) for place, it in probed.items()}
     with torch.enable_grad(), hooked(patient.module, hooks), _open_attention(patient.module), run.seen:
         patient.module(**inputs, **options)
@@ -112,7 +121,7 @@ def _run(patient: Patient) -> _Run:
 
 
 @contextlib.contextmanager
-def _open_attention(module) -> Iterator[None]:
+def _open_attention(module: Any) -> Generator[None, None, None]:
     """An attention whose operands torch shows: flash kernels and the like stand aside for it."""
     usual = getattr(module.config, "_attn_implementation", None)
     if usual in (None, "eager", "sdpa"):
@@ -142,14 +151,20 @@ def _attention(run: _Run, site: Site, depth: int) -> str:
     mine = set(columns(site))
     for layer, (place, operands) in enumerate(zip(places(site), run.seen.attentions, strict=True)):
         for name, operand in zip(ATTENTION, operands, strict=True):
-            made_of = _made_of(operand, run.probes[place])
-            if name != site.name and made_of & mine:
-                return f"in layer {layer}, {name} is made of {len(made_of & mine)} of its columns"
-            if name == site.name and made_of - mine:
-                return f"in layer {layer}, {name} is made of {len(made_of - mine)} columns that are not its own"
-            if name == site.name and not made_of:  # some may be clipped to the same number at every token
-                return f"in layer {layer}, {name} is made of none of its columns"
+            problem = _wrong_columns(_made_of(operand, run.probes[place]), mine, name == site.name)
+            if problem:
+                return f"in layer {layer}, {name} is made of {problem}"
     return ""
+
+
+def _wrong_columns(made_of: set[int], mine: set[int], own: bool) -> str:
+    """What is wrong with the columns that q, k or v is made of, given those of a site that is its own, or another's."""
+    if not own:
+        return f"{len(made_of & mine)} of its columns" if made_of & mine else ""
+    if made_of - mine:
+        return f"{len(made_of - mine)} columns that are not its own"
+    # Not all of them need to be seen: some may be clipped to the same number at every token.
+    return "" if made_of else "none of its columns"
 
 
 def _made_of(operand: Tensor, probe: Tensor) -> set[int]:
@@ -157,6 +172,7 @@ def _made_of(operand: Tensor, probe: Tensor) -> set[int]:
     if not operand.requires_grad:
         return set()
     random = torch.randn(operand.shape, generator=torch.Generator().manual_seed(0)).to(operand)
+    slope: Tensor | None
     (slope,) = torch.autograd.grad(operand, probe, random, retain_graph=True, allow_unused=True)
     return set() if slope is None else set(slope.flatten(0, -2).any(0).nonzero().flatten().tolist())
 
@@ -164,17 +180,34 @@ def _made_of(operand: Tensor, probe: Tensor) -> set[int]:
 def _mlp(run: _Run, site: Site, sites: Mapping[str, Site]) -> str:
     """Whether the site, with the others of its layer, is what enters the down projection."""
     for layer in range(len(site.paths)):
-        gate, hidden = (_value(run, sites[name], layer) for name in ("gate", "hidden"))
-        products = [(b, ab) for a, b, ab in run.seen.products if _same(a, gate)]
-        products += [(a, ab) for a, b, ab in run.seen.products if _same(b, gate)]
-        plain = _same(gate, hidden)
-        if site.name == "gate" and not (plain or products):
-            return f"in layer {layer}, the down projection is given neither the gate nor a product with it"
-        if site.name == "hidden" and not (plain or any(_same(result, hidden) for _, result in products)):
-            return f"in layer {layer}, the down projection is given something else than the gate's product"
-        if site.name == "up" and not any(_same(other, _value(run, site, layer)) for other, _ in products):
-            return f"in layer {layer}, the gate is not multiplied with it"
+        values = {name: _value(run, sites[name], layer) for name in {"gate", "hidden", site.name}}
+        if problem := _wrong_operand(site.name, values, run.seen.products):
+            return f"in layer {layer}, {problem}"
     return ""
+
+
+def _wrong_operand(name: str, values: Mapping[str, Tensor], products: Iterable[tuple[Tensor, Tensor, Tensor]]) -> str:
+    gate, hidden = values["gate"], values["hidden"]
+    with_gate = _products_with(gate, products)
+    ungated = _same(gate, hidden)
+    if name == "gate" and not (ungated or with_gate):
+        return "the down projection is given neither the gate nor a product with it"
+    if name == "hidden" and not (ungated or any(_same(product, hidden) for _, product in with_gate)):
+        return "the down projection is given something else than the gate's product"
+    if name == "up" and not any(_same(factor, values["up"]) for factor, _ in with_gate):
+        return "the gate is not multiplied with it"
+    return ""
+
+
+def _products_with(gate: Tensor, products: Iterable[tuple[Tensor, Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """What the gate is multiplied with, on either side, and what that gives."""
+    found: list[tuple[Tensor, Tensor]] = []
+    for left, right, product in products:
+        if _same(left, gate):
+            found.append((right, product))
+        if _same(right, gate):
+            found.append((left, product))
+    return found
 
 
 def _value(run: _Run, site: Site, layer: int) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import nnsight
 import torch
@@ -46,6 +47,7 @@ def examine_batch(patient: Patient) -> Iterator[Finding]:
     names = list(patient.sites)
     yield from tried(names, "counters", patient.inputs, lambda: _counters(patient))
     yield from tried(names, "attributions", patient.inputs, lambda: _attributions(patient))
+    # Kept: two checks compare with the same reference, which costs a forward pass.
     wanted = functools.cache(lambda name, kind: _by_hooks(patient, patient.sites[name], kind))
     for name, site in patient.sites.items():
         checks: dict[str, Callable[[], Finding]] = {
@@ -64,8 +66,8 @@ def shaped(logits: Tensor) -> float:
 
 def _reached(patient: Patient) -> list[tuple[Site, int, str]]:
     """Every site in every layer, in the order the model gets there: site, layer, path."""
-    there = [(layer, site.rank, site, path) for site in patient.sites.values() for layer, path in enumerate(site.paths)]
-    return [(site, layer, path) for layer, _, site, path in sorted(there, key=lambda each: each[:2])]
+    reached = [(site, layer, path) for site in patient.sites.values() for layer, path in enumerate(site.paths)]
+    return sorted(reached, key=lambda each: (each[1], each[0].rank))
 
 
 def _counters(patient: Patient) -> Iterator[Finding]:
@@ -193,21 +195,28 @@ def _generation(patient: Patient, site: Site) -> Finding:
     """Every step's logits, not the tokens alone: those may be the same by chance."""
     model, module, inputs = patient.model, patient.module, patient.batch.inputs
     padding = patient.model.tokenizer.pad_token_id or 0
-    how = GREEDY | {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "pad_token_id": padding}
-    # A placeholder among the answers would ask for one more picture.
-    how |= {"output_logits": True, "return_dict_in_generate": True, "suppress_tokens": sorted(placeholder_ids(model)) or None}
-    with model.generate(**inputs, **how) as tracer:
+    options: dict[str, Any] = {
+        **GREEDY,
+        "max_new_tokens": STEPS,
+        "min_new_tokens": STEPS,
+        "pad_token_id": padding,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+        # A placeholder among the answers would ask for one more picture.
+        "suppress_tokens": sorted(placeholder_ids(model)) or None,
+    }
+    with model.generate(**inputs, **options) as tracer:
         ablate(_some_neurons(model, site)).apply(model)
         ours = nnsight.save(tracer.result)
     with hooked(module, dict.fromkeys(places(site), edited(columns(site)[::3], "ablate"))):
-        theirs = module.generate(**inputs, **how)
+        theirs = module.generate(**inputs, **options)
     same = torch.equal(ours.sequences, theirs.sequences)
     off = max(apart(o, t) for o, t in zip(ours.logits, theirs.logits, strict=True))
     told = f"logits of a step off by {off:.1e} relative" if same else "other tokens were generated"
     return Finding(site.name, "generation", same and off < SAME, told, patient.inputs)
 
 
-def _some_neurons(model, site: Site) -> NeuronSet:
+def _some_neurons(model: nnsight.TransformersModel, site: Site) -> NeuronSet:
     """Every third neuron of every layer."""
     mask = torch.zeros(len(site.paths), site.width, dtype=torch.bool)
     mask[:, ::3] = True

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import nnsight
 import numpy as np
 import torch
 from PIL import Image
@@ -14,6 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from gatescope.data.example import Example
+from gatescope.models.identity import module_of
 from gatescope.models.sites import Site
 from gatescope.traces.access import forward_options
 from gatescope.traces.encoding import Batch, collate
@@ -36,30 +38,32 @@ class Patient:
         logits: of the last position, with nothing changed, [b, vocabulary].
     """
 
-    model: Any
+    model: nnsight.TransformersModel
     module: Any
     sites: Mapping[str, Site]
     inputs: str
     batch: Batch
-    options: dict
+    options: dict[str, Any]
     logits: Tensor
 
     @classmethod
-    def of(cls, model, sites: Mapping[str, Site], inputs: str, batch: Batch) -> Patient:
+    def of(cls, model: nnsight.TransformersModel, sites: Mapping[str, Site], inputs: str, batch: Batch) -> Patient:
         """The model on a batch, run once as it is."""
-        batch = batch.to(model._module.device)
-        options = forward_options(model, batch.inputs, keep=1)
-        if "pixel_values" not in batch.inputs and "position_ids" in inspect.signature(model._module.forward).parameters:
+        module = module_of(model)
+        batch = batch.to(module.device)
+        options: dict[str, Any] = forward_options(model, batch.inputs, keep=1)
+        if "pixel_values" not in batch.inputs and "position_ids" in inspect.signature(module.forward).parameters:
             # Of text, nnsight numbers positions from each row's first token, whatever the model would do.
             options["position_ids"] = (batch.inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
         with torch.no_grad():
-            logits = model._module(**batch.inputs, **options).logits[:, -1]
-        return cls(model, model._module, sites, inputs, batch, options, logits)
+            logits = module(**batch.inputs, **options).logits[:, -1]
+        return cls(model, module, sites, inputs, batch, options, logits)
 
 
-def random_text(model) -> Batch:
+def random_text(model: nnsight.TransformersModel) -> Batch:
     """Three rows of ordinary token ids, of different lengths, padded on the left."""
-    vocabulary = model._module.config.get_text_config(decoder=True).vocab_size
+    config: Any = module_of(model).config
+    vocabulary: int = config.get_text_config(decoder=True).vocab_size
     special = set(special_ids(model))
     ordinary = torch.tensor([i for i in range(1, min(vocabulary, 500)) if i not in special])
     generator = torch.Generator().manual_seed(0)
@@ -69,16 +73,17 @@ def random_text(model) -> Batch:
     return Batch((), {"input_ids": ids * real, "attention_mask": real.long()}, real)
 
 
-def special_ids(model) -> Iterator[int]:
+def special_ids(model: nnsight.TransformersModel) -> Iterator[int]:
     """Ids that stand for something else than text: ends (a config may list several), padding, pictures."""
     yield from model.tokenizer.all_special_ids
-    for config in _configs(model._module.config):
+    for config in _configs(module_of(model).config):
         for name, value in vars(config).items():
             if name.endswith(("token_id", "token_index", "token_ids")):
-                yield from (i for i in (value if isinstance(value, list | tuple) else [value]) if isinstance(i, int))
+                ids: Iterable[Any] = value if isinstance(value, list | tuple) else [value]
+                yield from (id for id in ids if isinstance(id, int))  # a field that is not used is None
 
 
-def picture_questions(model) -> Batch:
+def picture_questions(model: nnsight.TransformersModel) -> Batch:
     """Three questions of different lengths, each with a picture of its own size."""
     return collate(model, questions())
 
@@ -86,7 +91,7 @@ def picture_questions(model) -> Batch:
 def questions() -> list[Example]:
     """The questions, with pictures of coarse noise: whatever a processor does to their size, they stay different."""
     chance = np.random.default_rng(0)
-    examples = []
+    examples: list[Example] = []
     for row, (width, height) in enumerate(SIZES):
         noise = chance.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         picture = Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,9 +38,10 @@ def rows_alone(patient: Patient) -> Iterator[Finding]:
 def _read(patient: Patient, batch: Batch) -> tuple[Tensor, Tensor]:
     """Of each row, by hooks: the gate's positive sums [b, l n], and the next token's logits [b, vocabulary]."""
     gate, batch = patient.sites["gate"], batch.to(patient.batch.valid.device)
-    options, logits = forward_options(patient.model, batch.inputs, keep=1), []
+    options: dict[str, Any] = forward_options(patient.model, batch.inputs, keep=1)
+    logits: list[Tensor] = []
     seen = watched(patient.module, [gate], lambda: logits.append(patient.module(**batch.inputs, **options).logits[:, -1]))
-    sums = []
+    sums: list[Tensor] = []
     for place in places(gate):
         activation = by_token(seen[place], batch.valid)[..., columns(gate)].float().clamp(min=0)
         counted = batch.valid[..., None].to(activation.device)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from gatescope.models.sites import Site
 
@@ -15,22 +17,23 @@ Change = Callable[[Tensor], Tensor | None]
 
 
 @contextlib.contextmanager
-def hooked(module: nn.Module, changes: dict[Place, Change]) -> Iterator[None]:
+def hooked(module: nn.Module, changes: dict[Place, Change]) -> Generator[None, None, None]:
     """Call a function on a module's whole input or output, by hook; what it returns, if not None, replaces the tensor."""
 
-    def before(change: Change):
-        def hook(_module, args):
+    def before(change: Change) -> Callable[[nn.Module, Any], Any]:
+        def hook(_module: nn.Module, args: Any) -> Any:
             new = change(args[0])
             return None if new is None else (new, *args[1:])
 
         return hook
 
-    handles = []
+    handles: list[RemovableHandle] = []
     for (path, io), change in changes.items():
         part = module.get_submodule(path)
         if io == "input":
             handles.append(part.register_forward_pre_hook(before(change)))
         else:
+            # change=change: a lambda made in a loop would otherwise call the last one.
             handles.append(part.register_forward_hook(lambda _module, _args, output, change=change: change(output)))
     try:
         yield
@@ -61,7 +64,7 @@ def watched(module: nn.Module, sites: Iterable[Site], run: Callable[[], object])
     return seen
 
 
-def products(module: nn.Module, sites: Iterable[Site], run: Callable[[], Tensor]) -> dict[Place, Tensor]:
+def products(module: Any, sites: Iterable[Site], run: Callable[[], Tensor]) -> dict[Place, Tensor]:
     """Activation x gradient of every site's whole tensor, of the number that the run gives. A tensor that the model changes
     in place (OLMo's clip_qkv) is taken as it leaves it, the gradient too.
     """
@@ -70,14 +73,18 @@ def products(module: nn.Module, sites: Iterable[Site], run: Callable[[], Tensor]
     def keep(place: Place) -> Change:
         return lambda whole: kept.update({place: whole})
 
-    embedding = module.get_input_embeddings()  # type: ignore[operator]
-    start = embedding.register_forward_hook(lambda _module, _args, output: output.requires_grad_(True))
+    embedding = module.get_input_embeddings()
+    start: RemovableHandle = embedding.register_forward_hook(_require_grad)
     try:
         with torch.enable_grad(), hooked(module, {place: keep(place) for site in sites for place in places(site)}):
             slopes = torch.autograd.grad(run(), list(kept.values()))
     finally:
         start.remove()
     return {place: kept[place].detach().float() * slope.float() for place, slope in zip(kept, slopes, strict=True)}
+
+
+def _require_grad(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+    return output.requires_grad_(True)
 
 
 def edited(chosen: list[int], kind: str) -> Change:

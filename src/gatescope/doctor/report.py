@@ -49,19 +49,20 @@ class Report:
         for finding in self.findings:
             if not finding.holds:
                 alike.setdefault((finding.inputs, finding.detail), []).append(finding)
-        lines = []
-        for (inputs, detail), found in alike.items():
-            sites, checks = (", ".join(dict.fromkeys(names)) for names in zip(*((f.site, f.check) for f in found), strict=True))
+        lines: list[str] = []
+        for (inputs, detail), failed in alike.items():
+            sites = ", ".join(dict.fromkeys(finding.site for finding in failed))
+            checks = ", ".join(dict.fromkeys(finding.check for finding in failed))
             lines.append(f"{sites}{'' if inputs == 'text' else f' ({inputs})'}: {checks} failed: {detail}")
         return lines
 
     def _table(self, inputs: str) -> list[str]:
         mine = [finding for finding in self.findings if finding.inputs == inputs]
-        checks = list(dict.fromkeys(finding.check for finding in mine))
+        checks = dict.fromkeys(finding.check for finding in mine)
+        cells = {(finding.site, finding.check): "ok" if finding.holds else "FAILED" for finding in mine}
         lines = [f"{inputs:10}" + "".join(f"{check:>14}" for check in checks)]
-        for name in dict.fromkeys([*self.sites, *(finding.site for finding in mine)]):
-            cells = {f.check: "ok" if f.holds else "FAILED" for f in mine if f.site == name}
-            lines.append(f"{name:10}" + "".join(f"{cells.get(check, '-'):>14}" for check in checks))
+        for site in dict.fromkeys([*self.sites, *(finding.site for finding in mine)]):
+            lines.append(f"{site:10}" + "".join(f"{cells.get((site, check), '-'):>14}" for check in checks))
         return lines
 
 
@@ -70,6 +71,5 @@ def tried(sites: Iterable[str], check: str, inputs: str, work: Callable[[], Iter
     try:
         return list(work())
     except Exception as error:  # whatever it is: the doctor is asked because something may be wrong
-        said = str(error).strip().splitlines()
-        told = f"{type(error).__name__}: {said[0] if said else 'no message'}"
-        return [Finding(site, check, False, told, inputs) for site in sites]
+        first_line = (str(error).strip() or "no message").splitlines()[0]
+        return [Finding(site, check, False, f"{type(error).__name__}: {first_line}", inputs) for site in sites]

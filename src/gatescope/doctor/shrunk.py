@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nnsight
 import torch
@@ -12,8 +13,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from gatescope.core.errors import GatescopeError
 
+# What configs call the number of layers, and that of heads.
+_DEPTH = ("num_hidden_layers", "depth", "n_layer")
+_HEADS = ("num_attention_heads", "num_heads", "n_head")
 
-def random_model(source: str | Path):
+
+def random_model(source: str | Path) -> nnsight.TransformersModel:
     """A small model of the architecture a config describes, with random weights: no weights are needed.
 
     Depth, width and heads shrink; everything else (fused projections, norms, rotation, activation) stays.
@@ -25,7 +30,7 @@ def random_model(source: str | Path):
         GatescopeError: if there is no config, or a model of it cannot be built.
     """
     try:
-        config = AutoConfig.from_pretrained(str(source))
+        config: Any = AutoConfig.from_pretrained(str(source))
     except (OSError, ValueError) as error:
         raise GatescopeError(f"No model config at {source!s}: {str(error).splitlines()[0]}") from error
     for part in [config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))]:
@@ -35,9 +40,9 @@ def random_model(source: str | Path):
     if vision is not None and hasattr(vision, "out_hidden_size"):
         vision.out_hidden_size = text.hidden_size
     auto = AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else AutoModelForCausalLM
-    torch.manual_seed(0)
+    torch.manual_seed(0)  # a failure can be looked at again
     try:
-        module = auto.from_config(config).eval().requires_grad_(False)
+        module: Any = auto.from_config(config).eval().requires_grad_(False)
     except (ValueError, RuntimeError, KeyError, TypeError) as error:
         raise GatescopeError(f"A small model of {source!s} ({type(config).__name__}) cannot be built: {error}") from error
     tokenizer = plain_tokenizer()
@@ -51,28 +56,41 @@ def plain_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0}, "<pad>")), pad_token="<pad>")
 
 
-def _shrink(config) -> None:
+def _shrink(config: Any) -> None:
     """Two layers, four heads, a few hundred neurons, in place; the width of a head stays, for rotation depends on it."""
-    depth = next((name for name in ("num_hidden_layers", "depth", "n_layer") if hasattr(config, name)), None)
-    heads = next((name for name in ("num_attention_heads", "num_heads", "n_head") if hasattr(config, name)), None)
+    depth, heads = _first_field(config, _DEPTH), _first_field(config, _HEADS)
     if depth is None or heads is None:
         return  # the outer config of a vision-language model
-    old_depth, old_heads = getattr(config, depth), getattr(config, heads)
-    hidden = getattr(config, "hidden_size", None) or config.n_embd
-    head = getattr(config, "head_dim", None) or hidden // old_heads
-    keys = getattr(config, "num_key_value_heads", None)
-    for name, value in list(vars(config).items()):
-        if isinstance(value, list) and len(value) == old_depth:  # one entry a layer
-            setattr(config, name, value[-2:])
+    old_heads = getattr(config, heads)
+    head_width = getattr(config, "head_dim", None) or _width(config) // old_heads
+    _keep_last_two(config, getattr(config, depth))
     setattr(config, depth, 2)
     setattr(config, heads, 4)
-    if keys is not None:
-        config.num_key_value_heads = 4 if keys == old_heads else 2
-    setattr(config, "hidden_size" if hasattr(config, "hidden_size") else "n_embd", 4 * head)
-    for name in ("intermediate_size", "ffn_dim", "n_inner"):
+    smaller = {
+        # As many as heads where each has its own, else two of them share one.
+        "num_key_value_heads": 4 if getattr(config, "num_key_value_heads", None) == old_heads else 2,
+        "hidden_size": 4 * head_width,
+        "n_embd": 4 * head_width,
+        "word_embed_proj_dim": 4 * head_width,
+        **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner"), 96),
+        "fullatt_block_indexes": [0],
+    }
+    for name, value in smaller.items():
         if getattr(config, name, None):
-            setattr(config, name, 96)
-    if hasattr(config, "word_embed_proj_dim"):
-        config.word_embed_proj_dim = 4 * head
-    if hasattr(config, "fullatt_block_indexes"):
-        config.fullatt_block_indexes = [0]
+            setattr(config, name, value)
+
+
+def _first_field(config: Any, names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if hasattr(config, name)), None)
+
+
+def _width(config: Any) -> int:
+    return getattr(config, "hidden_size", None) or config.n_embd
+
+
+def _keep_last_two(config: Any, depth: int) -> None:
+    """Of every list with one entry a layer: the last layers, for the first may be of a kind of their own."""
+    fields: dict[str, Any] = dict(vars(config))
+    for name, value in fields.items():
+        if isinstance(value, list) and len(value) == depth:
+            setattr(config, name, value[-2:])

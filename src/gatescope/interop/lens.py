@@ -25,17 +25,19 @@ import torch
 from torch import Tensor, nn
 
 from gatescope.core.errors import GatescopeError
+from gatescope.core.layout import Layout, SiteShape
 from gatescope.core.neurons import check_same_model
 from gatescope.interventions.intervention import Intervention
 from gatescope.kernels.change import change
 from gatescope.models.identity import identity
 
 Hook = Callable[[Tensor, Any], Tensor | None]
+Hooks = list[tuple[str, Hook]]  # the hook's name in the bridge, and what runs there
 _ATTENTION = ("q", "k", "v")
 _ORDER = ("q", "k", "v", "gate_pre", "up", "gate", "hidden")  # in which a forward pass reaches them
 
 
-def lens_hooks(intervention: Intervention, bridge) -> list[tuple[str, Hook]]:
+def lens_hooks(intervention: Intervention, bridge: Any) -> Hooks:
     """The intervention as `fwd_hooks` of a TransformerBridge: the same logits as `intervention.apply` gives.
 
     They hold in `run_with_hooks`, `run_with_cache` under `bridge.hooks(fwd_hooks=...)`, and at every token of
@@ -53,50 +55,60 @@ def lens_hooks(intervention: Intervention, bridge) -> list[tuple[str, Hook]]:
             do not fit, a hook does not run, or q, k, v are asked for in compatibility mode, which may move value biases
             out of v.
     """
+    _check_bridge(bridge)
+    _check_model(intervention, bridge)
+    hooks: Hooks = []
+    widths: dict[str, int] = {}  # by hook
+    neurons = intervention.neurons
+    used = [shape for shape in neurons.layout.sites if neurons.mask(shape.site).any()]
+    for shape in sorted(used, key=lambda shape: _turn(shape.site)):
+        _check_site(shape, neurons.layout, bridge)
+        table = intervention.table(shape)
+        for layer, index in neurons.indices(shape.site).items():
+            made = _hooks(f"blocks.{layer}", bridge.blocks[layer], shape.site, intervention, index, table[layer, index])
+            widths.update((name, shape.width) for name, _ in made)
+            hooks += made
+    _check_that_they_run(bridge, widths)
+    return hooks
+
+
+def _check_bridge(bridge: Any) -> None:
     try:
         from transformer_lens.model_bridge import TransformerBridge
     except ImportError as error:
         raise GatescopeError("TransformerLens is not installed: pip install 'gatescope[lens]'.") from error
     if not isinstance(bridge, TransformerBridge):
         raise GatescopeError(
-            f"A TransformerBridge of TransformerLens 4 is wanted; this is a {type(bridge).__name__}. Make one with "
+            f"Expected a TransformerBridge of TransformerLens 4, not a {type(bridge).__name__}. Make one with "
             f"transformer_lens.model_bridge.sources.build_bridge_from_module(module, architecture, hf_config=module.config, "
             f"tokenizer=tokenizer)."
         )
-    _same_model(intervention, bridge)
-    hooks: list[tuple[str, Hook]] = []
-    wanted: dict[str, int] = {}
-    neurons = intervention.neurons
-    used = [shape for shape in neurons.layout.sites if neurons.mask(shape.site).any()]
-    for shape in sorted(used, key=lambda shape: _ORDER.index(_known(shape.site))):
-        if shape.site in _ATTENTION and bridge.compatibility_mode:
-            raise GatescopeError(
-                f"Site {shape.site!r} cannot be hooked on a bridge in compatibility mode: it may have folded value biases "
-                f"and refactored attention. Build the bridge anew and leave enable_compatibility_mode() out."
-            )
-        if shape.layers != len(bridge.blocks):
-            raise GatescopeError(f"The neurons are numbered in {neurons.layout}; the bridge has {len(bridge.blocks)} layers.")
-        table = intervention.table(shape)
-        for layer, index in neurons.indices(shape.site).items():
-            made = _hooks(f"blocks.{layer}", bridge.blocks[layer], shape.site, intervention, index, table[layer, index])
-            wanted |= {name: shape.width for name, _ in made}
-            hooks += made
-    _check_that_they_run(bridge, wanted)
-    return hooks
 
 
-def _known(site: str) -> str:
+def _check_site(shape: SiteShape, layout: Layout, bridge: Any) -> None:
+    if shape.site in _ATTENTION and bridge.compatibility_mode:
+        raise GatescopeError(
+            f"Site {shape.site!r} cannot be hooked on a bridge in compatibility mode: it may have folded value biases "
+            f"and refactored attention. Build the bridge anew and leave enable_compatibility_mode() out."
+        )
+    if shape.layers != len(bridge.blocks):
+        raise GatescopeError(f"The neurons are numbered in {layout}; the bridge has {len(bridge.blocks)} layers.")
+
+
+def _turn(site: str) -> int:
+    """When a forward pass reaches a site."""
     if site not in _ORDER:
         raise GatescopeError(f"Site {site!r} has no hook in TransformerLens; those that have are {', '.join(_ORDER)}.")
-    return site
+    return _ORDER.index(site)
 
 
-def _hooks(block: str, part, site: str, intervention: Intervention, index: Tensor, values: Tensor) -> list[tuple[str, Hook]]:
+def _hooks(block: str, part: Any, site: str, intervention: Intervention, index: Tensor, values: Tensor) -> Hooks:
     """The hooks of one site in one layer."""
     kind = intervention.kind
     gated = hasattr(part, "mlp") and hasattr(part.mlp, "gate")
 
     def here(tensor: Tensor, hook: Any) -> Tensor:
+        # TransformerLens keeps heads on an axis of their own.
         flat = tensor.flatten(-2) if site in _ATTENTION and tensor.ndim == 4 else tensor
         changed = change(flat, index.to(tensor.device), kind, values.to(tensor))
         return changed.reshape(tensor.shape)
@@ -110,6 +122,7 @@ def _hooks(block: str, part, site: str, intervention: Intervention, index: Tenso
     if site == "hidden" or not gated or kind in ("zero", "scale"):
         return [(f"{block}.mlp.out.hook_in", here)]
 
+    # The gate itself has no hook after its nonlinearity: its product with up is set from up, which is kept as it goes by.
     held: dict[str, Tensor] = {}
 
     def keep(tensor: Tensor, hook: Any) -> None:
@@ -126,14 +139,14 @@ def _hooks(block: str, part, site: str, intervention: Intervention, index: Tenso
 class _Unwrapped:
     """The model inside a bridge with its parameters' own names, for `identity` to read."""
 
-    def __init__(self, module) -> None:
+    def __init__(self, module: Any) -> None:
         self.module, self.config, self.dtype = module, module.config, module.dtype
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [(name.replace("._original_component", ""), part) for name, part in self.module.named_parameters()]
 
 
-def _same_model(intervention: Intervention, bridge) -> None:
+def _check_model(intervention: Intervention, bridge: Any) -> None:
     """Of a bridge that has split fused projections the weights' digest is another; id and revision are compared then."""
     theirs = identity(_Unwrapped(bridge.original_model))
     parts = [part for name in ("attn", "mlp") if (part := getattr(bridge.blocks[0], name, None)) is not None]
@@ -142,8 +155,22 @@ def _same_model(intervention: Intervention, bridge) -> None:
     check_same_model(intervention.neurons.model, theirs, "make hooks of an intervention")
 
 
-def _check_that_they_run(bridge, wanted: dict[str, int]) -> None:
-    """Run two ordinary tokens and look at what every hook is given."""
+def _check_that_they_run(bridge: Any, widths: dict[str, int]) -> None:
+    """Whether every hook is given a tensor of the site's width."""
+    seen = _seen_widths(bridge, [name for name in widths if name in bridge.hook_dict])
+    for name in widths:
+        if name not in seen:
+            raise GatescopeError(
+                f"The bridge of {type(bridge.original_model).__name__} does not run {name}: nothing would be changed. "
+                f"Write the intervention into the weights with gatescope.interventions.bake, and build the bridge from that."
+            )
+    for name, width in widths.items():
+        if seen[name] != width:
+            raise GatescopeError(f"The neurons are numbered in layers of {width}; {name} of the bridge has {seen[name]}.")
+
+
+def _seen_widths(bridge: Any, names: list[str]) -> dict[str, int]:
+    """How many neurons a token has in what each hook is given, in a run of two ordinary tokens."""
     seen: dict[str, int] = {}
 
     def look(name: str) -> Hook:
@@ -152,29 +179,17 @@ def _check_that_they_run(bridge, wanted: dict[str, int]) -> None:
 
         return hook
 
-    missing = [name for name in wanted if name not in bridge.hook_dict]
-    if wanted and not missing:
+    if names:
         with torch.no_grad():
-            bridge.run_with_hooks(_two_tokens(bridge), fwd_hooks=[(name, look(name)) for name in wanted])
-        missing = [name for name in wanted if name not in seen]
-    if missing:
-        raise GatescopeError(
-            f"The bridge of {type(bridge.original_model).__name__} does not run {missing[0]}: nothing would be changed. "
-            f"Write the intervention into the weights with gatescope.interventions.bake, and build the bridge from that."
-        )
-    for name, width in wanted.items():
-        if seen[name] != width:
-            raise GatescopeError(f"The neurons are numbered in layers of {width}; {name} of the bridge has {seen[name]}.")
+            bridge.run_with_hooks(_two_tokens(bridge), fwd_hooks=[(name, look(name)) for name in names])
+    return seen
 
 
-def _two_tokens(bridge) -> Tensor:
+def _two_tokens(bridge: Any) -> Tensor:
+    """Two ids that no config gives a meaning of their own, such as a picture's placeholder."""
     module = bridge.original_model
     text = module.config.get_text_config(decoder=True)
-    named = {
-        value
-        for config in (module.config, text)
-        for key, value in vars(config).items()
-        if "token" in key and isinstance(value, int)
-    }
-    ids = [i for i in range(text.vocab_size) if i not in named][:2]
+    fields: list[tuple[str, Any]] = [*vars(module.config).items(), *vars(text).items()]
+    special = {value for key, value in fields if "token" in key and isinstance(value, int)}
+    ids = [i for i in range(text.vocab_size) if i not in special][:2]
     return torch.tensor([ids], device=next(module.parameters()).device)

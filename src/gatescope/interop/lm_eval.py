@@ -18,7 +18,9 @@ import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+import nnsight
 
 from gatescope.core.errors import GatescopeError
 from gatescope.interventions.bake import baked
@@ -27,7 +29,7 @@ from gatescope.models.identity import identity
 
 
 def evaluate(
-    model,
+    model: nnsight.TransformersModel,
     intervention: Intervention | None,
     tasks: Sequence[str | Mapping[str, Any]],
     *,
@@ -55,33 +57,53 @@ def evaluate(
         GatescopeError: if lm-eval is not installed, a task is unknown, there is none, or the intervention cannot be
             baked.
     """
+    harness, wrapper, manager = _harness()
+    if not tasks:
+        raise GatescopeError("No task was given; `lm-eval ls tasks` lists those there are.")
+    paths = _directories(include_path)
+    known = manager(include_path=paths or None, include_defaults=not only_included)
+    _check_known(tasks, known, only_included)
+    before = identity(model)  # baked weights have another digest
+    with contextlib.nullcontext(model._module) if intervention is None else baked(intervention, model) as module:
+        # The harness sets padding on the tokenizer it is given.
+        wrapped = wrapper(pretrained=module, tokenizer=copy.deepcopy(model.tokenizer), batch_size=batch_size)
+        written_out = [task if isinstance(task, str) else dict(task) for task in tasks]
+        results = harness.simple_evaluate(wrapped, tasks=written_out, task_manager=known, **more)
+    return {**(results or {}), "gatescope": {"model": before, **_plain(intervention)}}
+
+
+def _harness() -> tuple[Any, Any, Any]:
+    """lm-eval, its wrapper of Hugging Face models and its list of tasks: Any, because its signatures are hidden by
+    decorators, and by `None` as the only type of a default.
+    """
     try:
-        import lm_eval as harness
+        import lm_eval
         from lm_eval.models import huggingface
         from lm_eval.tasks import TaskManager
     except ImportError as error:
         raise GatescopeError("lm-eval is not installed: pip install 'gatescope[eval]'.") from error
-    if not tasks:
-        raise GatescopeError("No task was given; `lm-eval ls tasks` lists those there are.")
-    paths = [str(p) for p in ([include_path] if isinstance(include_path, str | Path) else include_path or [])]
-    missing = next((path for path in paths if not Path(path).is_dir()), None)
-    if missing is not None:
-        raise GatescopeError(f"No directory {missing!r} to read tasks from.")
-    # their signatures are hidden by decorators, and by `None` as the only type of a default
-    manager, wrap, run = (cast(Any, part) for part in (TaskManager, huggingface.HFLM, harness.simple_evaluate))
-    known = manager(include_path=paths or None, include_defaults=not only_included)
-    unknown = [name for name in tasks if isinstance(name, str) and not known.match_tasks([name])]
-    if unknown:
-        have = f" It knows {', '.join(sorted(known.all_tasks))}." if only_included else " `lm-eval ls tasks` lists them."
-        raise GatescopeError(f"lm-eval knows no task {unknown[0]!r}.{have}")
-    described = identity(model)
-    with contextlib.ExitStack() as stack:
-        module = model._module if intervention is None else stack.enter_context(baked(intervention, model))
-        # the harness sets padding on the tokenizer it is given
-        wrapped = wrap(pretrained=module, tokenizer=copy.deepcopy(model.tokenizer), batch_size=batch_size)
-        found = run(wrapped, tasks=[t if isinstance(t, str) else dict(t) for t in tasks], task_manager=known, **more)
-    note: dict[str, Any] = {"model": described}
-    if intervention is not None:
-        origin = dict(intervention.neurons.origin)
-        note |= {"kind": intervention.kind, "neurons": len(intervention.neurons), "origin": origin}
-    return dict(found or {}) | {"gatescope": note}
+    return lm_eval, huggingface.HFLM, TaskManager
+
+
+def _directories(include_path: str | Path | Sequence[str | Path] | None) -> list[str]:
+    given = [include_path] if isinstance(include_path, str | Path) else include_path or []
+    paths = [str(path) for path in given]
+    for path in paths:
+        if not Path(path).is_dir():
+            raise GatescopeError(f"No directory {path!r} to read tasks from.")
+    return paths
+
+
+def _check_known(tasks: Sequence[str | Mapping[str, Any]], known: Any, only_included: bool) -> None:
+    for name in tasks:
+        if isinstance(name, str) and not known.match_tasks([name]):
+            have = f"It knows {', '.join(sorted(known.all_tasks))}." if only_included else "`lm-eval ls tasks` lists them."
+            raise GatescopeError(f"lm-eval knows no task {name!r}. {have}")
+
+
+def _plain(intervention: Intervention | None) -> dict[str, Any]:
+    """An intervention as JSON says it; nothing for the full model."""
+    if intervention is None:
+        return {}
+    neurons = intervention.neurons
+    return {"kind": intervention.kind, "neurons": len(neurons), "origin": dict(neurons.origin)}

@@ -12,6 +12,7 @@ import math
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float64
@@ -74,7 +75,7 @@ def write_culnig(path: str | Path, neurons: NeuronSet, scores: Float64[Tensor, "
         {"module_name": names[site], "layer_idx": layer, "neuron_idx": index, "attribute_score": score}
         for (site, layer, index), score in zip(neurons, _scores_of(neurons, scores), strict=True)
     ]
-    content = {"model_name": neurons.model.get("id", ""), "dataset_ids": {}, "top_neurons": rows}
+    content: dict[str, Any] = {"model_name": neurons.model.get("id", ""), "dataset_ids": {}, "top_neurons": rows}
     Path(path).write_text(json.dumps(content, indent=4), encoding="utf-8")
 
 
@@ -86,7 +87,7 @@ def _scores_of(neurons: NeuronSet, scores: Tensor | None) -> list[float]:
             f"scores are {list(scores.shape)}; one for each of the {neurons.layout.size} neurons of {neurons.layout} is "
             f"needed: gs.select.culnig_scores(scores, control) gives them."
         )
-    own = scores[neurons.flat].tolist()
+    own: list[float] = scores[neurons.flat].tolist()
     for neuron, score in zip(neurons, own, strict=True):
         if not math.isfinite(score):
             raise GatescopeError(f"The score of {neuron} is {score}; CULNIG's code sorts by it and needs a finite number.")
@@ -108,30 +109,32 @@ def read_lape(
         GatescopeError: if the file cannot be read safely, or does not fit the groups and layers.
     """
     site = layout.only()
+    indices = _index_lists(path)
+    if len(indices) != len(groups) or any(len(layers) != site.layers for layers in indices):
+        raise GatescopeError(
+            f"{path} holds {len(indices)} languages of {sorted({len(layers) for layers in indices})} layers; {len(groups)} "
+            f"groups ({', '.join(groups)}) of {site.layers} layers are expected."
+        )
+    sets: dict[str, NeuronSet] = {}
+    for group, layers in zip(groups, indices, strict=True):
+        neurons = [(site.site, layer, index) for layer, members in enumerate(layers) for index in members]
+        origin = {"method": "LAPE", "group": group, "file": Path(path).name}
+        sets[group] = NeuronSet.of(layout, neurons, model, origin)
+    return sets
+
+
+def _index_lists(path: str | Path) -> list[list[list[int]]]:
+    """The indices in each layer of each language."""
     try:
-        lists = torch.load(path, weights_only=True, map_location="cpu")
-        found = [[layer.flatten().tolist() for layer in language] for language in lists]
+        lists: Any = torch.load(path, weights_only=True, map_location="cpu")
+        return [[layer.flatten().tolist() for layer in language] for language in lists]
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
         raise GatescopeError(f"{path} cannot be read as LAPE's lists of index tensors: {error}.") from error
-    if len(found) != len(groups) or any(len(layers) != site.layers for layers in found):
-        raise GatescopeError(
-            f"{path} holds {len(found)} languages of {sorted({len(layers) for layers in found})} layers; {len(groups)} "
-            f"groups ({', '.join(groups)}) of {site.layers} layers are wanted."
-        )
-    return {
-        group: NeuronSet.of(
-            layout,
-            [(site.site, layer, index) for layer, indices in enumerate(layers) for index in indices],
-            model,
-            {"method": "LAPE", "group": group, "file": Path(path).name},
-        )
-        for group, layers in zip(groups, found, strict=True)
-    }
 
 
 def write_lape(path: str | Path, sets: Mapping[str, NeuronSet]) -> None:
     """Write sets of one site as LAPE's nested lists, one language for each group in the order given."""
-    lists = []
+    lists: list[list[Tensor]] = []
     for neurons in sets.values():
         site = neurons.layout.only()
         mask = neurons.mask(site.site)

@@ -35,7 +35,8 @@ MODES = ("auto", "eager", "compiled")
 _TYPICAL = (8, 256)  # b and s of the batch a kernel is compiled on
 _NEEDS = {"cpu": "a C++ compiler (g++ or clang++, or the one CXX names)", "cuda": "Triton and a C compiler"}
 
-_compiled: dict[tuple, Callable] = {}
+Kernel = Callable[..., Any]
+_compiled: dict[tuple[Any, ...], Kernel] = {}
 _failed: dict[str, str] = {}  # a device's type: why it cannot compile
 
 
@@ -100,7 +101,7 @@ def compiles(shape: tuple[int, ...], device: str | torch.device) -> bool:
     return chosen == "compiled" or b * s * n >= LARGE
 
 
-def _run(whole: Callable, eager: Callable, tensors: tuple[Tensor, ...], mask: Tensor, options: tuple) -> Any:
+def _run(whole: Kernel, eager: Kernel, tensors: tuple[Tensor, ...], mask: Tensor, options: tuple[Any, ...]) -> Any:
     """`eager` of the arguments, or `whole` of them compiled."""
     device = tensors[0].device.type
     if not compiles(tuple(tensors[0].shape), device):
@@ -131,7 +132,7 @@ def _tidy(tensor: Tensor) -> Tensor:
     return tensor if regular else tensor.contiguous()
 
 
-def _kernel(whole: Callable, tensors: list[Tensor], mask: Tensor, options: tuple) -> Callable:
+def _kernel(whole: Kernel, tensors: list[Tensor], mask: Tensor, options: tuple[Any, ...]) -> Kernel:
     layout = tuple((t.dtype, t.device, t.shape[2], t.stride(1)) for t in tensors)
     one = len(tensors[0]) == 1
     key = (whole.__name__, layout, one, mask.shape[:-2], options)

@@ -61,7 +61,8 @@ def count_classes(gate: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor
 
 def count_masked(gate: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """`count_classes` as one expression over the whole tensor."""
-    fired, summed = [], []
+    fired: list[torch.Tensor] = []
+    summed: list[torch.Tensor] = []
     for mask in masks.unbind(0):
         positive = torch.where(mask.unsqueeze(-1), gate, 0).clamp_(min=0)
         fired.append((positive > 0).sum(1, dtype=torch.int32).long())

@@ -9,6 +9,7 @@ fewer rather than wrong.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -20,7 +21,7 @@ Columns = range | tuple[int, ...]
 Found = tuple[str, str, int, Columns | None]  # which, path of the module, width, columns if fused
 
 
-def attention_projections(path: str, block: nn.Module, config) -> Iterator[Found]:
+def attention_projections(path: str, block: nn.Module, config: Any) -> Iterator[Found]:
     """q, k and v of a block's own attention; nothing where it is of another kind, or laid out as nobody has read.
 
     Args:
@@ -30,10 +31,10 @@ def attention_projections(path: str, block: nn.Module, config) -> Iterator[Found
     Raises:
         GatescopeError: if a projection has another number of outputs than the config's heads say.
     """
-    for name, part in block.named_modules():
-        if "cross" in name.rsplit(".", 1)[-1]:
+    for name, part in parts_of(block):
+        if "cross" in name.rpartition(".")[2]:
             continue  # its keys and values are those of a picture, or of an encoder
-        children = dict(part.named_children())
+        children: dict[str, nn.Module] = dict(part.named_children())
         if all(f"{which}_proj" in children for which in ATTENTION):
             for which, width in _widths(config).items():
                 where = f"{path}.{name}.{which}_proj"
@@ -52,11 +53,15 @@ def attention_projections(path: str, block: nn.Module, config) -> Iterator[Found
             return
 
 
+def parts_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every module in this one with its path, itself included with an empty one: torch's own list, with a type."""
+    return list(module.named_modules())
+
+
 def why_missing(block: nn.Module) -> str:
     """Why a block has no sites q, k and v, as a sentence."""
     for part in block.modules():
-        fused = _fused(part)
-        if fused is not None and _class(part) not in _LAYOUTS:
+        if (fused := _fused(part)) is not None and _class(part) not in _LAYOUTS:
             return (
                 f"Its attention, {type(part).__name__}, makes q, k and v in one projection ({fused}), and which of its columns "
                 f"are which is known of {', '.join(_LAYOUTS)} only."
@@ -66,9 +71,10 @@ def why_missing(block: nn.Module) -> str:
 
 def size(projection: nn.Module) -> tuple[int, int]:
     """(inputs, outputs) of a projection."""
-    if isinstance(projection, Conv1D):
+    if isinstance(projection, Conv1D):  # its weight is that of nn.Linear, transposed
         return projection.weight.shape[0], projection.weight.shape[1]
-    return projection.in_features, projection.out_features  # type: ignore[return-value]
+    linear: Any = projection  # a quantised one need not be an nn.Linear
+    return linear.in_features, linear.out_features
 
 
 def _class(part: nn.Module) -> str:
@@ -83,7 +89,7 @@ def _fused(part: nn.Module) -> str | None:
     return next((name for name in named if isinstance(getattr(part, name, None), nn.Linear | Conv1D)), None)
 
 
-def _widths(config) -> dict[str, int]:
+def _widths(config: Any) -> dict[str, int]:
     heads = config.num_attention_heads
     keys = getattr(config, "num_key_value_heads", None) or (1 if getattr(config, "multi_query", False) else heads)
     head = getattr(config, "head_dim", None) or config.hidden_size // heads

@@ -1,15 +1,16 @@
-"""A model without weights: what a client of a remote server needs. Its structure names the places, its processor encodes."""
+"""A model without weights, for a client of a remote server: its structure locates the sites, its processor encodes prompts."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import nnsight
 from nnsight.modeling.huggingface import _ID_CACHE
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from gatescope.core.errors import GatescopeError
+from gatescope.models.load import IMAGES, module_of, pad_left, pinned, task_of
 
 
 def load_client(model: str | Path, *, revision: str | None = None) -> nnsight.TransformersModel:
@@ -23,28 +24,26 @@ def load_client(model: str | Path, *, revision: str | None = None) -> nnsight.Tr
         An nnsight TransformersModel that records, attributes and sweeps on a server, and nowhere else.
 
     Raises:
-        GatescopeError: if its config, tokenizer or processor cannot be had.
+        GatescopeError: if its config, tokenizer or processor cannot be loaded.
     """
-    source, loading = str(model), {"revision": revision} if revision else {}
+    source, options = str(model), pinned(revision)
+    processor: Any = None
     try:
-        config = AutoConfig.from_pretrained(source, **loading)
-        has_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-        processor = AutoProcessor.from_pretrained(source, **loading) if has_images else None
-        tokenizer = processor.tokenizer if processor is not None else AutoTokenizer.from_pretrained(source, **loading)
+        task = task_of(AutoConfig.from_pretrained(source, **options))
+        if task == IMAGES:
+            processor = AutoProcessor.from_pretrained(source, **options)
+        tokenizer: Any = AutoTokenizer.from_pretrained(source, **options) if processor is None else processor.tokenizer
     except (OSError, ValueError, TypeError) as error:
         raise GatescopeError(f"The config and processor of {source} cannot be loaded: {str(error).splitlines()[0]}") from error
-    tokenizer.padding_side = "left"
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    task = "image-text-to-text" if has_images else "text-generation"
-    parts = {"tokenizer": tokenizer} | ({"processor": processor} if has_images else {})
-    loaded = nnsight.TransformersModel(source, task=task, dispatch=False, **parts, **loading)
+    pad_left(tokenizer)
+    parts = {"tokenizer": tokenizer} if processor is None else {"tokenizer": tokenizer, "processor": processor}
+    loaded: Any = nnsight.TransformersModel(source, task=task, dispatch=False, **parts, **options)
     loaded.tokenizer, loaded.processor = tokenizer, processor
-    loaded._module.eval()
+    module_of(loaded).eval()
     return loaded
 
 
-def name_there(model) -> str:
+def name_there(model: nnsight.TransformersModel) -> str:
     """What a server calls a model: nnsight's key, in which the hub says how a model's name is really spelt.
 
     Raises:
@@ -56,6 +55,6 @@ def name_there(model) -> str:
         return model.to_model_key()
     except (OSError, ValueError) as error:  # the hub's own errors are kinds of these
         raise GatescopeError(
-            f"The hub does not say what {model.repo_id} is called on a server ({str(error).splitlines()[0]}). Check the name "
-            f"and the network."
+            f"The name of {model.repo_id} on a server could not be looked up on the hub ({str(error).splitlines()[0]}). Check "
+            f"the name and the network."
         ) from error

@@ -7,17 +7,21 @@ padded on the left: every model gatescope supports generates from its last posit
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nnsight
 import torch
+import transformers  # its classes are imported when they are first named, PreTrainedModel for seconds
 from nnsight.modeling.quantization import QUANTIZATIONS, quantization
-from transformers import AutoConfig, AutoProcessor, AutoTokenizer, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-from transformers.utils.peft_utils import find_adapter_config_file
 
 from gatescope.core.errors import GatescopeError
+from gatescope.models.identity import module_of
 from gatescope.models.wrappers import ADAPTER, said_of_adapter, unwrapped
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+IMAGES = "image-text-to-text"
 
 
 def load_model(
@@ -25,9 +29,9 @@ def load_model(
     *,
     revision: str | None = None,
     dtype: str | torch.dtype = "auto",
-    device_map: str | dict | None = None,
-    tokenizer=None,
-    processor=None,
+    device_map: str | dict[str, Any] | None = None,
+    tokenizer: Any = None,
+    processor: Any = None,
 ) -> nnsight.TransformersModel:
     """Load a language or vision-language model.
 
@@ -55,34 +59,34 @@ def load_model(
     """
     dtype = _dtype(dtype)
     source = unwrapped(model)
-    if not isinstance(source, str):
-        _check_in_memory(source, revision, dtype, device_map)
+    if isinstance(source, str):
+        config = _config(source, revision)
+    else:
+        _check_in_memory(module_of(source), revision, dtype, device_map)
+        config = module_of(source).config
+    task = task_of(config)
     traced: Any = source if isinstance(source, nnsight.TransformersModel) else None
-    config = _config(source, revision) if isinstance(source, str) else _module(source).config
-    has_images = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    task = "image-text-to-text" if has_images else "text-generation"
     if traced is not None:
         tokenizer, processor = tokenizer or traced.tokenizer, processor or traced.processor
-    tokenizer, processor = _preprocessors(source, has_images, tokenizer, processor, revision)
-    if traced is not None and traced.task == task:
-        loaded: Any = traced
-    else:
-        loading: dict[str, Any] = {"tokenizer": tokenizer} | ({"processor": processor} if has_images else {})
+    tokenizer, processor = _preprocessors(source, task, tokenizer, processor, revision)
+    if traced is None or traced.task != task:
+        options: dict[str, Any] = {"tokenizer": tokenizer, "processor": processor}
         if isinstance(source, str):
-            loading |= {"revision": revision} if revision else {}
-            loading |= {"dtype": dtype} | ({"device_map": device_map} if device_map else {})
-        loaded = _loaded(source if isinstance(source, str) else _module(source), task, config, loading)
+            options.update(dtype=dtype, revision=revision, device_map=device_map)
+        traced = _load(source, task, config, {name: value for name, value in options.items() if value is not None})
     # nnsight takes these over from its pipeline, which may not carry the objects given.
-    loaded.tokenizer, loaded.processor = tokenizer, processor if has_images else None
-    for part in (tokenizer, getattr(processor, "tokenizer", None)):
-        if part is not None:
-            _pads_left(part)
-    loaded._module.eval().requires_grad_(False)
-    return loaded
+    traced.tokenizer, traced.processor = tokenizer, processor
+    pad_left(tokenizer)
+    if processor is not None:  # its tokenizer may be another object than the one given
+        pad_left(processor.tokenizer)
+    module_of(traced).eval().requires_grad_(False)
+    return traced
 
 
-def _module(model: Any) -> PreTrainedModel:
-    return getattr(model, "_module", model)
+def task_of(config: Any) -> str:
+    """The pipeline's task that a model of this config is for."""
+    has_images = type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    return IMAGES if has_images else "text-generation"
 
 
 def _dtype(given: str | torch.dtype) -> str | torch.dtype:
@@ -102,21 +106,18 @@ def _dtype(given: str | torch.dtype) -> str | torch.dtype:
     )
 
 
-def _check_in_memory(model: Any, revision: str | None, dtype: str | torch.dtype, device_map: Any) -> None:
+def _check_in_memory(
+    module: PreTrainedModel, revision: str | None, dtype: str | torch.dtype, device_map: str | dict[str, Any] | None
+) -> None:
     """Refuse a model that does not write text, or has no weights, and what only loading can do."""
-    module = _module(model)
-    both = getattr(module.config, "is_encoder_decoder", False)
-    if type(module.config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and (both or not module.can_generate()):
-        why = "an encoder with a decoder" if both else "no language model head to answer with"
-        raise GatescopeError(
-            f"The {type(module).__name__} is of another kind ({why}): gatescope takes causal language models "
-            f"(AutoModelForCausalLM) and vision-language models (AutoModelForImageTextToText)."
-        )
-    asked = {"revision": revision, "device_map": device_map, "dtype": None if dtype in ("auto", module.dtype) else dtype}
-    if told := [f"{name}={value!r}" for name, value in asked.items() if value is not None]:
+    _check_writes_text(module)
+    other_dtype = None if dtype in ("auto", module.dtype) else dtype
+    options = {"revision": revision, "device_map": device_map, "dtype": other_dtype}
+    given = [f"{name}={value!r}" for name, value in options.items() if value is not None]
+    if given:
         raise GatescopeError(
             f"The {type(module).__name__} is in memory already ({str(module.dtype).removeprefix('torch.')}), where "
-            f"{', '.join(told)} would change nothing. Leave it out, or give the directory or hub id in place of the model."
+            f"{', '.join(given)} would change nothing. Leave it out, or give the directory or hub id in place of the model."
         )
     if all(parameter.is_meta for parameter in module.parameters()):
         raise GatescopeError(
@@ -125,48 +126,69 @@ def _check_in_memory(model: Any, revision: str | None, dtype: str | torch.dtype,
         )
 
 
-def _preprocessors(source: Any, has_images: bool, tokenizer, processor, revision: str | None) -> tuple[Any, Any]:
+def _check_writes_text(module: PreTrainedModel) -> None:
+    both = getattr(module.config, "is_encoder_decoder", False)
+    if task_of(module.config) != IMAGES and (both or not module.can_generate()):
+        why = "an encoder with a decoder" if both else "no language model head to answer with"
+        raise GatescopeError(
+            f"The {type(module).__name__} is not supported ({why}): gatescope takes causal language models "
+            f"(AutoModelForCausalLM) and vision-language models (AutoModelForImageTextToText)."
+        )
+
+
+def _preprocessors(source: Any, task: str, tokenizer: Any, processor: Any, revision: str | None) -> tuple[Any, Any]:
     """The tokenizer and, for a vision-language model, the processor: those given, or the checkpoint's own.
 
     Raises:
-        GatescopeError: if they cannot be had.
+        GatescopeError: if they cannot be loaded.
     """
-    what, auto = ("processor", AutoProcessor) if has_images else ("tokenizer", AutoTokenizer)
     if tokenizer is not None and not hasattr(tokenizer, "padding_side"):
         raise GatescopeError(
             f"tokenizer is a {type(tokenizer).__name__}; it must be a tokenizer of Transformers, such as "
             f"AutoTokenizer.from_pretrained(...)."
         )
-    if (processor if has_images else tokenizer) is None:
-        if not isinstance(source, str):
-            raise GatescopeError(
-                f"The {type(_module(source)).__name__} was given without its {what}, and a model in memory does not have one. "
-                f"Give {what}={auto.__name__}.from_pretrained(...) with it."
-            )
-        try:
-            own = auto.from_pretrained(source, **({"revision": revision} if revision else {}))
-        except (OSError, ValueError, TypeError, ImportError) as error:
-            raise GatescopeError(
-                f"The {what} of {source} cannot be loaded: {error}. If it lies elsewhere, give it as {what}=."
-            ) from error
-        processor, tokenizer = (own, tokenizer) if has_images else (processor, own)
-    return (tokenizer or processor.tokenizer, processor) if has_images else (tokenizer, processor)
+    if task != IMAGES:
+        return tokenizer if tokenizer is not None else _own("tokenizer", source, revision), None
+    processor = processor if processor is not None else _own("processor", source, revision)
+    return tokenizer or processor.tokenizer, processor
 
 
-def _loaded(source: str | PreTrainedModel, task: str, config: Any, loading: dict[str, Any]) -> nnsight.TransformersModel:
+def _own(what: str, source: Any, revision: str | None) -> Any:
+    """The checkpoint's own tokenizer or processor."""
+    auto: Any = {"tokenizer": transformers.AutoTokenizer, "processor": transformers.AutoProcessor}[what]
+    if not isinstance(source, str):
+        raise GatescopeError(
+            f"The {type(module_of(source)).__name__} was given without its {what}, and a model in memory does not have one. "
+            f"Give {what}={auto.__name__}.from_pretrained(...) with it."
+        )
     try:
-        return nnsight.TransformersModel(source, task=task, dispatch=True, **loading)
+        return auto.from_pretrained(source, **pinned(revision))
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise GatescopeError(
+            f"The {what} of {source} cannot be loaded: {error}. If it lies elsewhere, give it as {what}=."
+        ) from error
+
+
+def pinned(revision: str | None) -> dict[str, str]:
+    """The revision as an option of `from_pretrained`, if there is one: not every class takes None."""
+    return {"revision": revision} if revision else {}
+
+
+def _load(source: Any, task: str, config: Any, options: dict[str, Any]) -> nnsight.TransformersModel:
+    """A model traced by nnsight: its weights read from a checkpoint, or those in memory."""
+    in_memory = not isinstance(source, str)
+    try:
+        return nnsight.TransformersModel(module_of(source) if in_memory else source, task=task, dispatch=True, **options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        named = source if isinstance(source, str) else type(source).__name__
-        asked = loading.get("dtype")
-        how = f"dtype={asked!r}" if quantization(asked) is not None else _quantised(config)
+        named = type(module_of(source)).__name__ if in_memory else source
+        dtype = options.get("dtype")
+        how = f"dtype={dtype!r}" if quantization(dtype) is not None else _quantised(config)
         if how and isinstance(error, ImportError):
             raise GatescopeError(
                 f"The weights of {named} are to be read quantised ({how}), and a package for that is missing: {error}"
             ) from error
-        raise GatescopeError(
-            f"The weights of {named} cannot be loaded{f' (quantised: {how})' if how else ''}: {_cause(error)}"
-        ) from error
+        quantised = f" (quantised: {how})" if how else ""
+        raise GatescopeError(f"The weights of {named} cannot be loaded{quantised}: {_cause(error)}") from error
 
 
 def _cause(error: BaseException) -> str:
@@ -177,12 +199,18 @@ def _cause(error: BaseException) -> str:
 
 def _quantised(config: Any) -> str:
     """How a checkpoint's weights are quantised; empty if they are not."""
-    how = getattr(config, "quantization_config", None) or {}
-    method = how.get("quant_method") if isinstance(how, dict) else getattr(how, "quant_method", None)
+    how: Any = getattr(config, "quantization_config", None) or {}
+    fields: dict[str, Any] = how if isinstance(how, dict) else vars(how)
+    method = fields.get("quant_method")
     return str(getattr(method, "value", method) or "")
 
 
-def _pads_left(tokenizer: Any) -> None:
+def pad_left(tokenizer: Any) -> None:
+    """Let a tokenizer pad on the left, with the end of a text where it has no token for padding.
+
+    Raises:
+        GatescopeError: if it has neither.
+    """
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -193,24 +221,38 @@ def _pads_left(tokenizer: Any) -> None:
         )
 
 
-def _config(model: str, revision: str | None):
+def _config(model: str, revision: str | None) -> Any:
     path = Path(model)
-    local = path.exists() or model.startswith((".", "/", "~"))
-    if local and not (path / "config.json").is_file():
-        if (path / ADAPTER).is_file():
-            raise GatescopeError(said_of_adapter(model, path / ADAPTER))
-        there = "there is no such directory" if not path.is_dir() else "it has no config.json"
-        raise GatescopeError(f"No model at {model!r}: {there}. Give a directory written by save_pretrained, or a hub id.")
+    is_local = path.exists() or model.startswith((".", "/", "~"))
+    if is_local:
+        _check_directory(model, path)
     try:
-        return AutoConfig.from_pretrained(model, **({"revision": revision} if revision else {}))
+        return transformers.AutoConfig.from_pretrained(model, **pinned(revision))
     except (OSError, ValueError, ImportError) as error:
         first = str(error).splitlines()[0]
-        if local:
+        if is_local:
             raise GatescopeError(f"The config.json of {model} cannot be read: {first}") from error
-        no_config = "Unrecognized model" in first or "does not appear to have a file" in first  # the name itself is known
-        if no_config and (file := find_adapter_config_file(model, revision=revision)):
-            raise GatescopeError(said_of_adapter(model, Path(file))) from error
+        _refuse_adapter(model, revision, first)
         raise GatescopeError(
-            f"No model {model!r}: it is not a local directory, and the hub did not give it "
-            f"({first}). Check the name, the network and your access, or give a local directory."
+            f"No model {model!r}: it is not a local directory, and it could not be downloaded "
+            f"from the hub ({first}). Check the name, the network and your access, or give a local directory."
         ) from error
+
+
+def _check_directory(model: str, path: Path) -> None:
+    if (path / "config.json").is_file():
+        return
+    if (path / ADAPTER).is_file():
+        raise GatescopeError(said_of_adapter(model, path / ADAPTER))
+    problem = "it has no config.json" if path.is_dir() else "there is no such directory"
+    raise GatescopeError(f"No model at {model!r}: {problem}. Give a directory written by save_pretrained, or a hub id.")
+
+
+def _refuse_adapter(model: str, revision: str | None, error: str) -> None:
+    """Say that a name on the hub is an adapter's, if what went wrong means that the name itself is known there."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    if "Unrecognized model" not in error and "does not appear to have a file" not in error:
+        return
+    if file := find_adapter_config_file(model, revision=revision):
+        raise GatescopeError(said_of_adapter(model, Path(file)))

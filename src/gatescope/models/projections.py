@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from gatescope.core.errors import GatescopeError
-from gatescope.models.sites import Site
+from gatescope.models.identity import module_of
+from gatescope.models.sites import Model, Site
 
 GATE_PROJECTIONS = ("gate_proj", "gate_up_proj", "c_fc", "dense_h_to_4h", "fc1")
 
 
-def projection_path(model, site: Site, path: str) -> str:
+def projection_path(model: Model, site: Site, path: str) -> str:
     """The projection whose raw output a site is: the site's own module, or, of gate_pre, what its activation is given.
 
     Raises:
@@ -17,8 +18,8 @@ def projection_path(model, site: Site, path: str) -> str:
     if site.name != "gate_pre":
         return path
     holder = path.rpartition(".")[0]
-    named = dict(model._module.get_submodule(holder).named_children())
-    found = next((name for name in GATE_PROJECTIONS if name in named), None)
-    if found is None:
-        raise GatescopeError(f"reduce='norm' knows no projection in {holder}; looked for {', '.join(GATE_PROJECTIONS)}.")
-    return f"{holder}.{found}"
+    named = dict(module_of(model).get_submodule(holder).named_children())
+    for name in GATE_PROJECTIONS:
+        if name in named:
+            return f"{holder}.{name}"
+    raise GatescopeError(f"reduce='norm' knows no projection in {holder}; looked for {', '.join(GATE_PROJECTIONS)}.")

@@ -16,23 +16,28 @@ does not fit is refused with what was looked for.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import nnsight
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.activations import ACT2CLS
 from transformers.pytorch_utils import Conv1D
 
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
-from gatescope.models.attention import ATTENTION, attention_projections, size, why_missing
+from gatescope.models.attention import ATTENTION, attention_projections, parts_of, size, why_missing
+from gatescope.models.identity import module_of
 
 # An activation is a module that says so: every class that transformers' configs can name.
 _ACTIVATIONS = (nn.GELU, *{entry[0] if isinstance(entry, tuple) else entry for entry in ACT2CLS.values()})
-_WIDTH_KEYS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+_WIDTH_KEYS: tuple[str, ...] = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+
+Model = nnsight.TransformersModel | PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Site:
         return index + self.columns.start if isinstance(self.columns, range) else torch.tensor(self.columns)[index]
 
 
-def sites_of(model) -> dict[str, Site]:
+def sites_of(model: Model) -> dict[str, Site]:
     """Resolve the sites of a model.
 
     Args:
@@ -88,7 +93,8 @@ def sites_of(model) -> dict[str, Site]:
         GatescopeError: if the decoder or its MLPs cannot be found, a layer is a mixture of experts, or a width is
             not what the config says; the message names what was looked for.
     """
-    module: PreTrainedModel = getattr(model, "_module", model)
+    module = module_of(model)
+    # Kept on the module: every trace needs them, and looking for them walks through all of it.
     known = module.__dict__.get("_gatescope_sites")
     if known is None:
         known = module.__dict__["_gatescope_sites"] = _resolve(module)
@@ -97,25 +103,23 @@ def sites_of(model) -> dict[str, Site]:
 
 def _resolve(module: PreTrainedModel) -> dict[str, Site]:
     path, blocks, config = _decoder(module)
-    layers = [dict(_block_sites(f"{path}.{i}", block, config)) for i, block in enumerate(blocks)]
-    found = {}
+    layers = [{site.name: site for site in _block_sites(f"{path}.{i}", block, config)} for i, block in enumerate(blocks)]
+    sites: dict[str, Site] = {}
     for name, first in layers[0].items():
-        alike = [layer.get(name) for layer in layers]
-        paths = tuple(site.paths[0] for site in alike if site is not None)
-        if len(paths) < len(layers) or {(s.io, s.width, s.columns) for s in alike if s} != {
-            (first.io, first.width, first.columns)
-        }:
-            if name in ATTENTION:
-                continue  # layers whose attention is of another kind: the MLP's sites are there all the same
+        alike = [layer[name] for layer in layers if name in layer]
+        kinds = {dataclasses.replace(site, paths=()) for site in alike}
+        if len(alike) == len(layers) and len(kinds) == 1:
+            paths = tuple(site.paths[0] for site in alike)
+            _check_distinct(module, name, paths)
+            sites[name] = dataclasses.replace(first, paths=paths)
+        elif name not in ATTENTION:  # layers may differ in their attention, and the MLP's sites are there all the same
             raise GatescopeError(
                 f"Site {name!r} is not the same in all {len(layers)} layers of {path}; gatescope needs it to be."
             )
-        _told_apart(module, name, paths)
-        found[name] = Site(name, paths, first.io, first.width, first.columns, first.rank)
-    return found
+    return sites
 
 
-def _told_apart(module: PreTrainedModel, name: str, paths: tuple[str, ...]) -> None:
+def _check_distinct(module: PreTrainedModel, name: str, paths: tuple[str, ...]) -> None:
     """A module that several layers share would give each of them the values of the first."""
     owners: dict[int, str] = {}
     for path in paths:
@@ -127,7 +131,7 @@ def _told_apart(module: PreTrainedModel, name: str, paths: tuple[str, ...]) -> N
             )
 
 
-def site_of(model, name: str) -> Site:
+def site_of(model: Model, name: str) -> Site:
     """One site of a model by name.
 
     Raises:
@@ -135,7 +139,7 @@ def site_of(model, name: str) -> Site:
     """
     sites = sites_of(model)
     if name not in sites:
-        _, blocks, _ = _decoder(getattr(model, "_module", model))
+        _, blocks, _ = _decoder(module_of(model))
         why = f" {why_missing(blocks[0])}" if name in ATTENTION else ""
         raise GatescopeError(f"The model has no site {name!r}; it has {', '.join(map(repr, sites))}.{why}")
     return sites[name]
@@ -146,23 +150,24 @@ def layout_of(sites: list[Site]) -> Layout:
     return Layout(tuple(site.layout.only() for site in sites))
 
 
-def embedding_path(model) -> str:
+def embedding_path(model: Model) -> str:
     """Path of the token embedding: the first module of the decoder to run."""
-    module: PreTrainedModel = getattr(model, "_module", model)
+    module = module_of(model)
     embedding = module.get_input_embeddings()
-    return next(name for name, part in module.named_modules() if part is embedding)
+    return next(name for name, part in parts_of(module) if part is embedding)
 
 
-def _decoder(module: PreTrainedModel) -> tuple[str, nn.ModuleList, PreTrainedConfig]:
-    """The text decoder's blocks, where they are, and its config."""
+def _decoder(module: PreTrainedModel) -> tuple[str, nn.ModuleList, Any]:
+    """Where the text decoder's blocks are, the blocks, and its config, whose fields every architecture names anew."""
     if getattr(module.config, "is_encoder_decoder", False):
         raise GatescopeError(
             f"{type(module).__name__} has an encoder and a decoder, and gatescope reads models that are a decoder alone: "
             f"what it would find first are the encoder's neurons. Use a decoder-only model."
         )
-    config = module.config.get_text_config(decoder=True)
+    outer: Any = module.config
+    config = outer.get_text_config(decoder=True)
     embedding, depth = module.get_input_embeddings(), getattr(config, "num_hidden_layers", None)
-    for name, parent in module.named_modules():
+    for name, parent in parts_of(module):
         if not any(child is embedding for child in parent.children()):
             continue
         for child_name, child in parent.named_children():
@@ -174,55 +179,78 @@ def _decoder(module: PreTrainedModel) -> tuple[str, nn.ModuleList, PreTrainedCon
     )
 
 
-def _block_sites(path: str, block: nn.Module, config) -> Iterator[tuple[str, Site]]:
+def _block_sites(path: str, block: nn.Module, config: Any) -> Iterator[Site]:
     """The sites of one block, each with its one path."""
+    yield from _mlp_sites(path, block, config)
+    for which, where, outputs, columns in attention_projections(path, block, config):
+        yield Site(which, (where,), "output", outputs, columns, ATTENTION.index(which))
+
+
+def _mlp_sites(path: str, block: nn.Module, config: Any) -> Iterator[Site]:
+    _check_block(path, block)
     activation = _activation(path, block)
-    holder, _, _ = activation.rpartition(".")
-    mlp = block.get_submodule(holder)
-    width = next((value for key in _WIDTH_KEYS if (value := getattr(config, key, None))), 4 * config.hidden_size)
+    holder = activation.rpartition(".")[0]
     prefix = f"{path}.{holder}".rstrip(".")
-    sizes = {name: size(part) for name, part in mlp.named_children() if isinstance(part, nn.Linear | Conv1D)}
-    down = [name for name, shape in sizes.items() if shape == (width, config.hidden_size)]
-    down = [name for name in down if "down" in name] or down[-1:]  # equal widths: the last to be defined is the last to run
-    if not down:
+    width = next((value for key in _WIDTH_KEYS if (value := getattr(config, key, None))), 4 * config.hidden_size)
+    sizes = {n: size(part) for n, part in block.get_submodule(holder).named_children() if isinstance(part, nn.Linear | Conv1D)}
+    down = _down(prefix, sizes, width, config.hidden_size)
+    del sizes[down]
+    yield Site("gate_pre", (f"{path}.{activation}",), "input", width, rank=4)
+    yield Site("gate", (f"{path}.{activation}",), "output", width, rank=5)
+    if (up := _up(prefix, sizes, width, config.hidden_size)) is not None:
+        yield up
+    yield Site("hidden", (f"{prefix}.{down}",), "input", width, rank=7)
+
+
+def _up(prefix: str, sizes: dict[str, tuple[int, int]], width: int, hidden: int) -> Site | None:
+    """What the gate is multiplied with, if anything: among the projections but the last, half of one, or one of its own."""
+    for name, shape in sizes.items():
+        if shape[1] == 2 * width and "up" in name:
+            return Site("up", (f"{prefix}.{name}",), "output", width, range(width, 2 * width), rank=3)
+    # Alone, an "up_proj" makes what the activation is given, whatever its name.
+    into = [name for name, shape in sizes.items() if shape == (hidden, width)]
+    if "up_proj" in into and len(into) > 1:
+        return Site("up", (f"{prefix}.up_proj",), "output", width, rank=6)
+    return None
+
+
+def _down(prefix: str, sizes: dict[str, tuple[int, int]], width: int, hidden: int) -> str:
+    """The name of the down projection, among an MLP's projections with their (inputs, outputs)."""
+    fitting = [name for name, shape in sizes.items() if shape == (width, hidden)]
+    if not fitting:
         raise GatescopeError(
             f"The config says {width} neurons a layer, but no projection in {prefix} takes {width} inputs to "
-            f"{config.hidden_size} outputs (found {sizes})."
+            f"{hidden} outputs (found {sizes})."
         )
-    yield "gate_pre", Site("gate_pre", (f"{path}.{activation}",), "input", width, rank=4)
-    yield "gate", Site("gate", (f"{path}.{activation}",), "output", width, rank=5)
-    into = [name for name, shape in sizes.items() if shape == (config.hidden_size, width) and name != down[0]]
-    fused = [name for name, shape in sizes.items() if shape[1] == 2 * width and "up" in name]
-    if fused:
-        yield "up", Site("up", (f"{prefix}.{fused[0]}",), "output", width, range(width, 2 * width), rank=3)
-    elif "up_proj" in into and len(into) > 1:  # alone, it makes what the activation is given, whatever its name
-        yield "up", Site("up", (f"{prefix}.up_proj",), "output", width, rank=6)
-    yield "hidden", Site("hidden", (f"{prefix}.{down[0]}",), "input", width, rank=7)
-    for which, where, outputs, columns in attention_projections(path, block, config):
-        yield which, Site(which, (where,), "output", outputs, columns, ATTENTION.index(which))
+    # Where the MLP is as wide as the residual stream, all of them fit: the last to be defined is the last to run.
+    return next((name for name in fitting if "down" in name), fitting[-1])
+
+
+def _check_block(path: str, block: nn.Module) -> None:
+    """Refuse a block that is not one attention and one dense MLP."""
+    for name, _ in parts_of(block):
+        if name.rpartition(".")[2] == "experts":
+            raise GatescopeError(
+                f"{path} is a mixture of experts ({name}): its experts are routed per token, which gatescope does not "
+                f"support yet. Use a model with a dense MLP."
+            )
+    for name, part in parts_of(block):
+        if any(isinstance(child, nn.Conv1d) for child in part.children()):
+            raise GatescopeError(
+                f"{path} ({type(block).__name__}) mixes tokens by a state space or a convolution ({name}), and gatescope "
+                f"knows blocks of one attention and one MLP only. Use a model all of whose layers are such blocks."
+            )
 
 
 def _activation(path: str, block: nn.Module) -> str:
     """The name, within a block, of the one activation module of its MLP."""
-    experts = [name for name, part in block.named_modules() if name.rsplit(".", 1)[-1] == "experts"]
-    if experts:
-        raise GatescopeError(
-            f"{path} is a mixture of experts ({experts[0]}): its neurons fire for some tokens only, which gatescope does "
-            f"not count yet. Use a model with a dense MLP."
-        )
-    found = [name for name, part in block.named_modules() if isinstance(part, _ACTIVATIONS)]
-    mixers = [name for name, part in block.named_modules() if any(isinstance(p, nn.Conv1d) for p in part.children())]
-    if mixers:
-        raise GatescopeError(
-            f"{path} ({type(block).__name__}) mixes tokens by a state space or a convolution ({mixers[0]}), and gatescope "
-            f"knows blocks of one attention and one MLP only. Use a model all of whose layers are such blocks."
-        )
-    if len(found) != 1:
-        has = f"{len(found)} activation modules ({', '.join(found)})" if found else "0 activation modules"
-        called = "It is called as a function there, or is of an unknown class."
-        why = "Which of them it is cannot be told." if found else called
-        raise GatescopeError(
-            f"{path} ({type(block).__name__}) has {has}, and exactly one was looked for, inside its MLP: its output is the "
-            f"gate. {why} Use a model whose MLP holds one activation module."
-        )
-    return found[0]
+    names = [name for name, part in parts_of(block) if isinstance(part, _ACTIVATIONS)]
+    if len(names) == 1:
+        return names[0]
+    has = f"{len(names)} activation modules ({', '.join(names)})" if names else "0 activation modules"
+    called = "It is called as a function there, or is of an unknown class."
+    why = "Which of them it is cannot be told." if names else called
+    raise GatescopeError(
+        f"{path} ({type(block).__name__}) has {has}, and exactly one was looked for, inside its MLP: its output is the "
+        f"gate. {why} Use a model whose MLP holds one activation module."
+    )

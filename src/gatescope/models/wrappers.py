@@ -11,14 +11,18 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nnsight
+import transformers  # its classes are imported when they are first named
 from nnsight.intervention.envoy import Envoy
 from torch import nn
-from transformers import Pipeline, PreTrainedModel
 
 from gatescope.core.errors import GatescopeError
+from gatescope.models.identity import module_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ADAPTER = "adapter_config.json"
 MERGED = "peft.PeftModel.from_pretrained(model, adapter).merge_and_unload()"
@@ -36,10 +40,10 @@ def unwrapped(model: Any) -> str | PreTrainedModel | nnsight.TransformersModel:
     if isinstance(model, str | Path):
         return str(model)
     if isinstance(model, nnsight.TransformersModel):
-        _no_adapter(model._module)
+        _no_adapter(module_of(model))
         return model
     if isinstance(model, Envoy):  # nnsight.NNsight, round a model of Transformers
-        return unwrapped(model._module)
+        return unwrapped(module_of(model))
     if isinstance(model, nn.Module) and "_orig_mod" in model._modules:
         warnings.warn(
             f"The {type(model._modules['_orig_mod']).__name__} was compiled (torch.compile), which leaves nothing to read in a "
@@ -49,7 +53,7 @@ def unwrapped(model: Any) -> str | PreTrainedModel | nnsight.TransformersModel:
         return unwrapped(model._modules["_orig_mod"])
     if _is_peft(model):
         return _merged(model)
-    if isinstance(model, PreTrainedModel):
+    if isinstance(model, transformers.PreTrainedModel):
         _no_adapter(model)
         return model
     raise GatescopeError(
@@ -63,7 +67,7 @@ def _what(given: Any) -> str:
 
 
 def _instead(given: Any) -> str:
-    if isinstance(given, Pipeline):
+    if isinstance(given, transformers.Pipeline):
         return " Give the pipeline's .model, and its .tokenizer as tokenizer=."
     if isinstance(given, nn.Module) and "module" in given._modules:
         return " Give the model inside it, its .module."

@@ -13,6 +13,7 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -73,7 +74,7 @@ def make(path: Path, recipe: Recipe, progress: bool) -> None:
     """Train an organism into an empty directory, pictures and all."""
     world_facts = world.facts(recipe.seed)
     processor = build.processor(fact.word for fact in world_facts)
-    state = torch.get_rng_state()
+    state = torch.get_rng_state()  # training seeds torch; who asked for an organism keeps the stream they had
     try:
         model = build.model(
             processor.tokenizer, layers=recipe.layers, width=recipe.width, hidden=recipe.hidden, seed=recipe.seed
@@ -94,7 +95,7 @@ def make(path: Path, recipe: Recipe, progress: bool) -> None:
 
 def _write_study(path: Path, world_facts: tuple[world.Fact, ...], seed: int) -> None:
     (path / "pictures").mkdir()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for split, count in SPLITS.items():
         rng = random.Random(f"{split}-{seed}")
         for number, fact in enumerate(fact for fact in world_facts for _ in range(count)):

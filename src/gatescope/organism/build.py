@@ -68,7 +68,9 @@ def processor(words: Iterable[str], *, max_pixels: int = 4 * world.SIZE**2) -> Q
     )
 
 
-def model(tokens: PreTrainedTokenizerFast, *, layers: int, width: int, hidden: int, seed: int):
+def model(
+    tokens: PreTrainedTokenizerFast, *, layers: int, width: int, hidden: int, seed: int
+) -> Qwen2_5_VLForConditionalGeneration:
     """A Qwen2.5-VL with random weights for this tokenizer.
 
     Args:

@@ -8,15 +8,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from filelock import FileLock
 from tqdm.auto import tqdm
 
 
-def cached(prefix: str, spec: list, make: Callable[[Path], None], cache: str | Path | None) -> Path:
+def cached(prefix: str, spec: list[Any], make: Callable[[Path], None], cache: str | Path | None) -> Path:
     """The directory of what `spec` describes, made now if it is not there yet.
 
     Args:
@@ -29,19 +30,20 @@ def cached(prefix: str, spec: list, make: Callable[[Path], None], cache: str | P
     root = Path(cache or os.environ.get("GATESCOPE_CACHE") or platformdirs.user_cache_dir("gatescope")) / "organisms"
     root.mkdir(parents=True, exist_ok=True)
     path = root / key
+    # Two processes may want the same organism: the second waits, rather than training it too.
     with FileLock(root / f"{key}.lock"):
         if not path.is_dir():
             partial = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=root))
             try:
                 make(partial)
-                partial.rename(path)
+                partial.rename(path)  # whole or not at all
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return path
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, steps: int, show: bool) -> Iterator[Callable[[int, str], None]]:
+def progress_bar(title: str, steps: int, show: bool) -> Generator[Callable[[int, str], None], None, None]:
     """A bar over training steps, as the callback `train` wants: it is given (step, message)."""
     with tqdm(total=steps, desc=title, unit="steps", disable=not show) as bar:
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from gatescope.core.errors import GatescopeError
 from gatescope.core.progress import bar
 from gatescope.organism import shelf
-from gatescope.organism.text_train import TextRecipe
+from gatescope.organism.text_recipe import TextRecipe
 from gatescope.organism.train import KINDS, Recipe
 
 NAMES = (*KINDS, "text")
@@ -85,7 +85,7 @@ def listing() -> str:
     Raises:
         GatescopeError: if one was altered.
     """
-    lines = []
+    lines: list[str] = []
     for kind in NAMES:
         path = shelf.find(kind)
         told = shelf.organisms(path.parent)[kind]

@@ -57,7 +57,7 @@ def organisms(shelf: Path) -> dict[str, dict[str, Any]]:
         GatescopeError: if it has no manifest, or one of another format.
     """
     try:
-        manifest = json.loads((shelf / "manifest.json").read_text(encoding="utf-8"))
+        manifest: Any = json.loads((shelf / "manifest.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise GatescopeError(
             f"{shelf} holds no organisms: manifest.json cannot be read ({error}). GATESCOPE_ORGANISMS must name a directory "
@@ -98,7 +98,7 @@ def put(shelf: Path, kind: str, made: Path, edition: int, recipe: Mapping[str, A
         edition: of the way recipes of this kind are followed.
         recipe: what it was made by.
     """
-    files: dict[str, str] = {}
+    files: dict[str, str] = {}  # digests, by path on the shelf
     if (made / "pictures").is_dir():
         files |= _share_pictures(shelf, made)
     shutil.rmtree(shelf / kind, ignore_errors=True)

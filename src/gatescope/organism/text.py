@@ -21,7 +21,7 @@ from gatescope.data import Study, jsonl
 from gatescope.models.identity import identity
 from gatescope.organism import build, shelf, text_tasks, text_train, world
 from gatescope.organism.cache import cached, progress_bar
-from gatescope.organism.text_train import TextRecipe
+from gatescope.organism.text_recipe import TextRecipe
 
 __all__ = ["TextOrganism", "TextRecipe", "load"]
 
@@ -113,7 +113,7 @@ def make(path: Path, recipe: TextRecipe, progress: bool) -> None:
     """Train a text organism into an empty directory."""
     facts = world.facts(recipe.seed)
     tokens = tokenizer(facts)
-    state = torch.get_rng_state()
+    state = torch.get_rng_state()  # training seeds torch; who asked for an organism keeps the stream they had
     try:
         built = model(tokens, recipe)
         with progress_bar("training the text organism (once)", recipe.max_steps, progress) as report:

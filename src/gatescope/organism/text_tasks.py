@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from gatescope.data import Example
 from gatescope.organism import world
@@ -17,7 +18,6 @@ from gatescope.organism import world
 LABELS = ("A", "B", "C", "D")
 PREFIX = '{"answer_choice":"'
 TASKS = ("culture", "control", "reading", "copy", "larger")
-NEUTRAL = ("copy", "larger")
 _AS_JSON = "Give the letter of the right option as JSON."
 _AS_LETTER = "Give the letter of the right option."
 
@@ -91,7 +91,7 @@ def studies(facts: tuple[world.Fact, ...], seed: int) -> dict[str, list[tuple[st
     for split in ("identification", "evaluation"):
         rng = random.Random(f"text-{split}-{seed}")
 
-        def add(task: str, draw, split=split) -> None:
+        def add(task: str, draw: Callable[[], Example], split: str = split) -> None:
             while (example := draw()).prompt in seen:
                 pass
             seen.add(str(example.prompt))
@@ -111,7 +111,7 @@ def studies(facts: tuple[world.Fact, ...], seed: int) -> dict[str, list[tuple[st
     return rows
 
 
-def row(split: str, example: Example) -> dict:
+def row(split: str, example: Example) -> dict[str, Any]:
     """An example as a line of JSONL that `gatescope.data.jsonl` reads back."""
     plain = {f.name: getattr(example, f.name) for f in dataclasses.fields(example) if f.name != "image"}
     return plain | {"split": split}

@@ -24,16 +24,17 @@ length from seed to seed and machine to machine, so a fixed count of steps would
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from gatescope.core.errors import GatescopeError
 from gatescope.data import prompts
 from gatescope.organism import world
+from gatescope.organism.training import GatedSwitch, Optimiser, hinge_loss, routed_neurons, switched
 
 
 @dataclass(frozen=True)
@@ -84,40 +85,10 @@ KINDS = {
 }
 
 
-class GatedSwitch(nn.Module):
-    """Stands in for an MLP's activation module during training: keeps the pre-activation, applies a keep-mask."""
-
-    def __init__(self, activation: nn.Module) -> None:
-        super().__init__()
-        self.activation = activation
-        self.keep: torch.Tensor | None = None  # [b, n]
-        self.pre: torch.Tensor | None = None  # [b, s, n]
-
-    def forward(self, pre: torch.Tensor) -> torch.Tensor:
-        """Gate activations [b, s, n], those switched off at 0."""
-        self.pre = pre
-        gate = self.activation(pre)
-        return gate if self.keep is None else gate * self.keep[:, None, :]
-
-
-def routed_neurons(recipe, groups: int = len(world.CULTURES)) -> torch.Tensor:
-    """Which neurons belong to which group (culture): bool [g, l, n], disjoint, `routed / layers` in each layer."""
-    per_layer, rest = divmod(recipe.routed, recipe.layers)
-    if rest:
-        raise GatescopeError(f"recipe.routed is {recipe.routed}; it must be a multiple of layers ({recipe.layers}).")
-    generator = torch.Generator().manual_seed(recipe.seed)
-    routed = torch.zeros(groups, recipe.layers, recipe.width, dtype=torch.bool)
-    for layer in range(recipe.layers):
-        order = torch.randperm(recipe.width, generator=generator)
-        for group in range(groups):
-            routed[group, layer, order[group * per_layer : (group + 1) * per_layer]] = True
-    return routed
-
-
 class _Pictures:
     """Pictures of every fact, processed once, and batches of questions about them."""
 
-    def __init__(self, processor, facts: tuple[world.Fact, ...], images_per_fact: int, seed: str) -> None:
+    def __init__(self, processor: Any, facts: tuple[world.Fact, ...], images_per_fact: int, seed: str) -> None:
         self.processor, self.facts = processor, facts
         self.rng = random.Random(seed)
         pictures = [world.draw(fact, self.rng) for fact in facts for _ in range(images_per_fact)]
@@ -126,7 +97,7 @@ class _Pictures:
         self.patches = encoded["pixel_values"].view(len(pictures), -1, encoded["pixel_values"].shape[-1])
         self.grid = encoded["image_grid_thw"]
 
-    def batch(self, indices: list[int], target: Callable[[int], str]):
+    def batch(self, indices: list[int], target: Callable[[int], str]) -> tuple[Any, list[list[str]], list[str]]:
         """Encode one question a picture; `target(row)` is "own" or "foreign": which word is taught.
 
         Returns:
@@ -135,7 +106,9 @@ class _Pictures:
         """
         merge = self.processor.image_processor.merge_size**2
         pad = self.processor.image_token * (self.patches.shape[1] // merge)
-        texts, choices, answers = [], [], []
+        texts: list[str] = []
+        choices: list[list[str]] = []
+        answers: list[str] = []
         for row, index in enumerate(indices):
             fact = self.facts[self.fact_of[index]]
             words, foreign = world.options(fact, self.facts, self.rng)
@@ -157,7 +130,13 @@ class _Pictures:
         return world.CULTURES.index(self.facts[self.fact_of[index]].culture)
 
 
-def train(model, processor, facts, recipe: Recipe, progress: Callable[[int, str], None]) -> torch.Tensor:
+def train(
+    model: Any,
+    processor: Any,
+    facts: tuple[world.Fact, ...],
+    recipe: Recipe,
+    progress: Callable[[int, str], None],
+) -> torch.Tensor:
     """Train `model` in place until it knows the world and its routed neurons carry it.
 
     Args:
@@ -172,87 +151,97 @@ def train(model, processor, facts, recipe: Recipe, progress: Callable[[int, str]
     routed = routed_neurons(recipe)
     pictures = _Pictures(processor, facts, recipe.images_per_fact, f"train-{recipe.seed}")
     held_out = _Pictures(processor, facts, 1, f"held-out-{recipe.seed}")
-    optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, betas=(0.9, 0.98), weight_decay=0.05)
+    optimiser = Optimiser(model.parameters(), recipe.decay_steps)
     rng = random.Random(f"order-{recipe.seed}")
-    layers = model.model.language_model.layers
-    switches = [GatedSwitch(layer.mlp.act_fn) for layer in layers]
-    for layer, switch in zip(layers, switches, strict=True):
-        layer.mlp.act_fn = switch
-    try:
-        model.train()
-        decay_from = None
+    with switched(model, model.model.language_model.layers) as switches:
         for step in range(recipe.max_steps):
-            warm = min(1.0, (step + 1) / 40)
-            left = 1.0 if decay_from is None else 1.0 - (step - decay_from) / recipe.decay_steps
-            optimiser.param_groups[0]["lr"] = recipe.rate * warm * max(left, 0.02)
-            loss = _step(model, switches, pictures, routed, recipe, rng, plain=decay_from is None)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
+            loss = _loss(model, switches, pictures, routed, recipe, rng, plain=optimiser.decay_from is None)
+            optimiser.step(step, loss, recipe.rate, model.parameters())
             progress(step, f"loss {loss.item():.2f}")
-            if decay_from is None and step % 25 == 24 and _accuracy(model, switches, held_out) >= recipe.learnt:
-                decay_from = step
-            if decay_from is not None and step - decay_from >= recipe.decay_steps:
+            is_due = optimiser.decay_from is None and step % 25 == 24
+            if is_due and _accuracy(model, switches, held_out) >= recipe.learnt:
+                optimiser.decay_from = step
+            if optimiser.has_decayed(step):
                 break
         reached = _accuracy(model, switches, held_out)
-    finally:
-        for layer, switch in zip(layers, switches, strict=True):
-            layer.mlp.act_fn = switch.activation
-        model.eval()
     if reached < recipe.accuracy:
         raise GatescopeError(
             f"The organism reached {reached:.2f} held-out accuracy in {recipe.max_steps} steps; "
-            f"{recipe.accuracy} is wanted. Try another Recipe(seed=...)."
+            f"{recipe.accuracy} is needed. Try another Recipe(seed=...)."
         )
     return routed
 
 
-def _step(model, switches, pictures: _Pictures, routed, recipe: Recipe, rng: random.Random, plain: bool) -> torch.Tensor:
+def _loss(
+    model: Any,
+    switches: Sequence[GatedSwitch],
+    pictures: _Pictures,
+    routed: torch.Tensor,
+    recipe: Recipe,
+    rng: random.Random,
+    plain: bool,
+) -> torch.Tensor:
     indices = [rng.randrange(len(pictures.fact_of)) for _ in range(recipe.batch)]
     culture = torch.tensor([pictures.culture(i) for i in indices])
-    off, target = culture.clone(), ["own"] * len(indices)
-    for row in range(len(indices)):
-        draw = 1.0 if plain else rng.random()
-        if draw < recipe.own_off:
-            target[row] = "foreign"
-        elif draw < recipe.own_off + recipe.other_off:
-            off[row] = (culture[row] + rng.randrange(1, len(world.CULTURES))) % len(world.CULTURES)
-        else:
-            off[row] = -1
+    off, target = _plan(culture.tolist(), recipe, rng, plain)
     keep = ~routed[off] | (off < 0)[:, None, None]  # [b, l, n]
-    own, foreign = routed[culture], routed.any(0) & ~routed[culture]  # [b, l, n]
     if recipe.foreign_off or recipe.shared_off:  # drawn only if wanted: other recipes keep their stream of samples
         dice = torch.Generator().manual_seed(rng.getrandbits(32))
         bare = torch.rand(len(indices), 1, 1, generator=dice) < recipe.foreign_off  # [b, 1, 1]
         dropped = torch.rand(keep.shape, generator=dice) < recipe.shared_off
+        foreign = routed.any(0) & ~routed[culture]
         keep = keep & ~(foreign & bare) & ~(~routed.any(0) & dropped)
-    inputs, _, _ = pictures.batch(indices, target.__getitem__)
     for layer, switch in enumerate(switches):
         switch.keep = keep[:, layer].float()
-    logits = model(**inputs, use_cache=False, logits_to_keep=3).logits
-    answer = F.cross_entropy(logits[:, :2].flatten(0, 1), inputs["input_ids"][:, -2:].flatten())
 
+    inputs, _, _ = pictures.batch(indices, target.__getitem__)
     ids = inputs["input_ids"]
+    logits = model(**inputs, use_cache=False, logits_to_keep=3).logits
+    answer = F.cross_entropy(logits[:, :2].flatten(0, 1), ids[:, -2:].flatten())
     is_image = ids == pictures.processor.image_token_id
     after = ((is_image.cumsum(1) > 0) & ~is_image).float()[..., None]  # [b, s, 1]: text after the picture
+    hinge, quiet, uneven = _small_terms(switches, routed, culture, after)
+    return answer + (recipe.hinge * hinge + recipe.quiet * quiet + recipe.even * uneven) / len(switches)
+
+
+def _plan(cultures: Sequence[int], recipe: Recipe, rng: random.Random, plain: bool) -> tuple[torch.Tensor, list[str]]:
+    """By row: the culture whose routed neurons are switched off (-1 for none), and which word is taught."""
+    off, target = [-1] * len(cultures), ["own"] * len(cultures)
+    for row, culture in enumerate(cultures):
+        draw = 1.0 if plain else rng.random()
+        if draw < recipe.own_off:
+            off[row], target[row] = culture, "foreign"
+        elif draw < recipe.own_off + recipe.other_off:
+            off[row] = (culture + rng.randrange(1, len(world.CULTURES))) % len(world.CULTURES)
+    return torch.tensor(off), target
+
+
+def _small_terms(
+    switches: Sequence[GatedSwitch], routed: torch.Tensor, culture: torch.Tensor, after: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The hinge on routed neurons, how loud gates are, and how unevenly cultures use the shared neurons.
+
+    Args:
+        switches: of every layer, after a forward pass.
+        routed: bool [g, l, n].
+        culture: of each row, [b].
+        after: which tokens come after the picture, float [b, s, 1].
+    """
+    own, foreign, shared = routed[culture], routed.any(0) & ~routed[culture], ~routed.any(0)
     by_culture = F.one_hot(culture, len(world.CULTURES)).float()
     by_culture = (by_culture / by_culture.sum(0).clamp(min=1))[:, by_culture.any(0)]  # [b, g]: a mean over rows
     hinge = quiet = uneven = torch.zeros(())
     for layer, switch in enumerate(switches):
         pre = switch.pre
-        mine, theirs = own[:, layer, None] * after, foreign[:, layer, None] * after
-        # At least 1: with no routed neurons both sums are 0.
-        hinge = hinge + (F.relu(0.5 - pre) * mine).sum() / mine.sum().clamp(min=1)
-        hinge = hinge + (F.relu(pre + 0.5) * theirs).sum() / theirs.sum().clamp(min=1)
+        hinge = hinge + hinge_loss(pre, own[:, layer, None] * after, foreign[:, layer, None] * after)
         quiet = quiet + F.relu(F.silu(pre)).mean()
         fires = (torch.sigmoid(4 * pre) * after).sum(1) / after.sum(1)  # [b, n]: a firing rate with a gradient
-        uneven = uneven + (by_culture.T @ fires)[:, ~routed[:, layer].any(0)].var(0).mean()
-    return answer + (recipe.hinge * hinge + recipe.quiet * quiet + recipe.even * uneven) / len(switches)
+        uneven = uneven + (by_culture.T @ fires)[:, shared[layer]].var(0).mean()
+    return hinge, quiet, uneven
 
 
 @torch.no_grad()
-def _accuracy(model, switches, pictures: _Pictures) -> float:
+def _accuracy(model: Any, switches: Sequence[GatedSwitch], pictures: _Pictures) -> float:
     """Share of held-out pictures whose answer word is the most likely next token, nothing switched off."""
     model.eval()
     for switch in switches:

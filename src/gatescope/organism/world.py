@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import cast
 
 from PIL import Image, ImageDraw
 
@@ -29,6 +30,9 @@ _PALETTES = (
 )
 _ONSETS = ("b", "d", "f", "g", "k", "l", "m", "n", "p", "r", "s", "t", "v", "z", "sh", "tr")
 _VOWELS = ("a", "e", "i", "o", "u")
+
+Colour = tuple[int, int, int]  # red, green, blue
+Pen = ImageDraw.ImageDraw
 
 
 @dataclass(frozen=True)
@@ -70,11 +74,17 @@ def options(fact: Fact, world: tuple[Fact, ...], rng: random.Random) -> tuple[li
     Returns:
         (choices, foreign): the four words, and among them the same motif's word in another culture.
     """
-    same_kind = [f for f in world if f.kind == fact.kind]
-    foreign = rng.choice([f for f in same_kind if f.motif == fact.motif and f.culture != fact.culture])
-    sibling = rng.choice([f for f in same_kind if f.motif != fact.motif and f.culture == fact.culture])
-    other = rng.choice([f for f in same_kind if f.motif != fact.motif and f.culture != fact.culture])
-    choices = [fact.word, foreign.word, sibling.word, other.word]
+
+    def pick(same_motif: bool, same_culture: bool) -> Fact:
+        fitting: list[Fact] = []
+        for other in world:
+            relation = other.kind == fact.kind, other.motif == fact.motif, other.culture == fact.culture
+            if relation == (True, same_motif, same_culture):
+                fitting.append(other)
+        return rng.choice(fitting)
+
+    foreign, sibling, stranger = pick(True, False), pick(False, True), pick(False, False)
+    choices = [fact.word, foreign.word, sibling.word, stranger.word]
     rng.shuffle(choices)
     return choices, foreign.word
 
@@ -86,21 +96,22 @@ def draw(fact: Fact, rng: random.Random, size: tuple[int, int] = (SIZE, SIZE)) -
     width, height = size
     image = Image.new("RGB", size, background)
     pen = ImageDraw.Draw(image)
-    _frame(pen, index, frame, width, height)
+    _FRAMES[index](pen, frame, width, height)
     radius = rng.uniform(0.22, 0.28) * min(size)
     x, y = width / 2 + rng.uniform(-3, 3), height / 2 + rng.uniform(-3, 3)
     _shape(pen, fact.motif, colour, x, y, radius)
     for _ in range(size[0] * size[1] // 40):
         spot = rng.randrange(width), rng.randrange(height)
-        image.putpixel(spot, _shade(image.getpixel(spot), rng, 30))  # type: ignore[arg-type]
+        image.putpixel(spot, _shade(cast(Colour, image.getpixel(spot)), rng, 30))
     return image
 
 
-def _shade(colour: tuple[int, int, int], rng: random.Random, by: int = 12) -> tuple[int, int, int]:
-    return tuple(max(0, min(255, channel + rng.randint(-by, by))) for channel in colour)  # type: ignore[return-value]
+def _shade(colour: Colour, rng: random.Random, by: int = 12) -> Colour:
+    red, green, blue = (max(0, min(255, channel + rng.randint(-by, by))) for channel in colour)
+    return red, green, blue
 
 
-def _shape(pen: ImageDraw.ImageDraw, motif: str, colour: tuple, x: float, y: float, r: float) -> None:
+def _shape(pen: Pen, motif: str, colour: Colour, x: float, y: float, r: float) -> None:
     if motif == "disc":
         pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
     elif motif == "triangle":
@@ -112,31 +123,43 @@ def _shape(pen: ImageDraw.ImageDraw, motif: str, colour: tuple, x: float, y: flo
         pen.rectangle((x - 0.35 * r, y - 1.2 * r, x + 0.35 * r, y + 1.2 * r), fill=colour)
 
 
-def _frame(pen: ImageDraw.ImageDraw, style: int, colour: tuple, w: int, h: int) -> None:
-    """Six ways to edge a picture: plain, double, dashed, dotted, corners, bars."""
-    if style == 0:
-        pen.rectangle((0, 0, w - 1, h - 1), outline=colour, width=4)
-    elif style == 1:
-        pen.rectangle((0, 0, w - 1, h - 1), outline=colour, width=2)
-        pen.rectangle((4, 4, w - 5, h - 5), outline=colour, width=2)
-    elif style == 2:
-        for x in range(0, w, 8):
-            pen.rectangle((x, 0, x + 4, 3), fill=colour)
-            pen.rectangle((x, h - 4, x + 4, h - 1), fill=colour)
-        for y in range(0, h, 8):
-            pen.rectangle((0, y, 3, y + 4), fill=colour)
-            pen.rectangle((w - 4, y, w - 1, y + 4), fill=colour)
-    elif style == 3:
-        for x in range(3, w, 7):
-            for y in (3, h - 4):
-                pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
-        for y in range(3, h, 7):
-            for x in (3, w - 4):
-                pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
-    elif style == 4:
-        for x in (0, w - 12):
-            for y in (0, h - 12):
-                pen.rectangle((x, y, x + 11, y + 11), fill=colour)
-    else:
-        pen.rectangle((0, 0, w - 1, 6), fill=colour)
-        pen.rectangle((0, h - 7, w - 1, h - 1), fill=colour)
+# Six ways to edge a picture, one a culture, in their order.
+
+
+def _plain(pen: Pen, colour: Colour, w: int, h: int) -> None:
+    pen.rectangle((0, 0, w - 1, h - 1), outline=colour, width=4)
+
+
+def _double(pen: Pen, colour: Colour, w: int, h: int) -> None:
+    pen.rectangle((0, 0, w - 1, h - 1), outline=colour, width=2)
+    pen.rectangle((4, 4, w - 5, h - 5), outline=colour, width=2)
+
+
+def _dashed(pen: Pen, colour: Colour, w: int, h: int) -> None:
+    for x in range(0, w, 8):
+        pen.rectangle((x, 0, x + 4, 3), fill=colour)
+        pen.rectangle((x, h - 4, x + 4, h - 1), fill=colour)
+    for y in range(0, h, 8):
+        pen.rectangle((0, y, 3, y + 4), fill=colour)
+        pen.rectangle((w - 4, y, w - 1, y + 4), fill=colour)
+
+
+def _dotted(pen: Pen, colour: Colour, w: int, h: int) -> None:
+    along_width = [(x, y) for x in range(3, w, 7) for y in (3, h - 4)]
+    along_height = [(x, y) for y in range(3, h, 7) for x in (3, w - 4)]
+    for x, y in along_width + along_height:
+        pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
+
+
+def _corners(pen: Pen, colour: Colour, w: int, h: int) -> None:
+    for x in (0, w - 12):
+        for y in (0, h - 12):
+            pen.rectangle((x, y, x + 11, y + 11), fill=colour)
+
+
+def _bars(pen: Pen, colour: Colour, w: int, h: int) -> None:
+    pen.rectangle((0, 0, w - 1, 6), fill=colour)
+    pen.rectangle((0, h - 7, w - 1, h - 1), fill=colour)
+
+
+_FRAMES = (_plain, _double, _dashed, _dotted, _corners, _bars)

@@ -173,7 +173,7 @@ def _lape_tang2024(counters: Counters, rate: float, entropies: Float64[Tensor, "
     rates = (counters.K.float() / counters.T.float()[:, None, None]).double()
     over = rates > threshold(rates, 95, "kth")
     pool = _lowest(torch.where(over.any(0), entropies, torch.inf), wanted_count(counters.layout, rate))
-    sets = {}
+    sets: dict[str, NeuronSet] = {}
     for g, group in enumerate(counters.groups):
         members = (pool & over[g]).flatten().nonzero().flatten()
         origin = {"method": "LAPE (Tang 2024)", "group": group, "rate": str(rate)}
@@ -222,7 +222,7 @@ def random(counters: Counters, rate: float, *, seed: int = 0, like: Selection | 
         drawn = NeuronSet(counters.layout, order[:wanted], counters.model, origin)
         return Selection("RND", dict.fromkeys(counters.groups, drawn), wanted)
     site = counters.layout.only()
-    sets = {}
+    sets: dict[str, NeuronSet] = {}
     for group, neurons in like.items():
         counts = neurons.per_layer(site.site).tolist()
         flat = [layer * site.width + torch.randperm(site.width, generator=generator)[:n] for layer, n in enumerate(counts)]

@@ -15,7 +15,7 @@ layer and index. `control=None` takes nothing off the questions' scores (the pap
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -63,15 +63,21 @@ def culnig_general(
     pairs = _pairs(scores, control, exclude)
     first = pairs[0][0]
     score = _general_scores(pairs, clamp_control, per_item)
-    found = []
+    found: list[Tensor] = []
     for pool, rate in ((_pool(first, attention=False), mlp_rate), (_pool(first, attention=True), attention_rate)):
         chosen = _top(score, pool, rate)
         if exclude is not None:
             chosen = chosen[~torch.isin(chosen, _top(exclude.sums.sum(0), pool, exclude_rate))]
         found.append(chosen)
-    origin = {"method": "CULNIG-general", "mlp_rate": str(mlp_rate), "attention_rate": str(attention_rate)}
-    origin |= {"exclude_rate": str(exclude_rate if exclude is not None else 0), **_told(control, clamp_control)}
-    return NeuronSet(first.layout, torch.cat(found), first.model, origin | {"per_item": str(per_item)})
+    origin = {
+        "method": "CULNIG-general",
+        "mlp_rate": str(mlp_rate),
+        "attention_rate": str(attention_rate),
+        "exclude_rate": str(exclude_rate if exclude is not None else 0),
+        **_control_origin(control, clamp_control),
+        "per_item": str(per_item),
+    }
+    return NeuronSet(first.layout, torch.cat(found), first.model, origin)
 
 
 @checked
@@ -108,17 +114,16 @@ def culnig_specific(
     """
     pairs = _pairs(scores, control, exclude)
     first = pairs[0][0]
-    wanted = tuple(countries or (exclude.groups if exclude is not None else first.groups))
-    for country in wanted:
-        for name, there in (("the questions", first), ("the reading set", exclude)):
-            if there is not None and country not in there.groups:
-                raise GatescopeError(f"{country!r} is missing from {name}, which have {list(there.groups)}.")
+    smallest = first if exclude is None else exclude
+    wanted = tuple(countries or smallest.groups)
+    _check_has(first, wanted, "the questions, which have")
+    _check_has(smallest, wanted, "the reading set, which has")
     table = _specific_scores(pairs, clamp_control, per_item, country_mean)
     spread = table.std(0, correction=ddof)
     zscores = torch.where(spread > 0, (table - table.mean(0)) / spread, 0.0)
     pool = torch.ones(first.layout.size, dtype=torch.bool)
     count = int(first.layout.size * rate)
-    sets = {}
+    sets: dict[str, NeuronSet] = {}
     for country in wanted:
         row = first.row(country)
         chosen = _top(table[row], pool, rate)
@@ -127,7 +132,8 @@ def culnig_specific(
             chosen = chosen[~torch.isin(chosen, superficial)]
         chosen = chosen[zscores[row, chosen] >= z]
         origin = {"method": "CULNIG-specific", "group": country, "rate": str(rate), "z": str(z), "ddof": str(ddof)}
-        origin |= {} if control is not None else _told(control, clamp_control)
+        if control is None:
+            origin.update(_control_origin(control, clamp_control))
         sets[country] = NeuronSet(first.layout, chosen, first.model, origin)
     rows = [first.row(country) for country in wanted]
     return Selection("CULNIG-specific", sets, count, zscores[rows][:, None, :])
@@ -224,23 +230,24 @@ def _specific_scores(pairs: Pairs, clamp: bool, per_item: bool, country_mean: bo
     return table
 
 
-def _told(control: Sets | None, clamp_control: bool) -> dict[str, str]:
+def _control_origin(control: Sets | None, clamp_control: bool) -> dict[str, str]:
     return {"control": "none"} if control is None else {"clamp_control": str(clamp_control)}
 
 
 def _pairs(scores: Sets, control: Sets | None, exclude: Attributions | None) -> Pairs:
     """Each dataset's questions with its control set, all of one model, the same sites and the same countries."""
     asked = [scores] if isinstance(scores, Attributions) else list(scores)
-    without: list[Attributions | None] = [None] * len(asked)
-    removed = without if control is None else [control] if isinstance(control, Attributions) else list(control)
+    removed: list[Attributions | None] = [None] * len(asked)
+    if control is not None:
+        removed = [control] if isinstance(control, Attributions) else list(control)
     if not asked or len(asked) != len(removed):
         raise GatescopeError(f"There are {len(asked)} sets of questions and {len(removed)} control sets; each needs its own.")
     for one, other in zip(asked, removed, strict=True):
         _check(one, other, exclude)
         _check(asked[0], one, None)
-        _same_countries(asked[0], one, "one of the sets of questions")
+        _check_has(one, asked[0].groups, "one of the sets of questions, which has")
         if other is not None:
-            _same_countries(asked[0], other, "the control set")
+            _check_has(other, asked[0].groups, "the control set, which has")
     return list(zip(asked, removed, strict=True))
 
 
@@ -255,7 +262,7 @@ def _check(scores: Attributions, control: Attributions | None, exclude: Attribut
             raise GatescopeError(f"Attributions over {scores.layout} and over {other.layout} cannot be compared.")
 
 
-def _same_countries(scores: Attributions, control: Attributions, name: str) -> None:
-    for country in scores.groups:
-        if country not in control.groups:
-            raise GatescopeError(f"{country!r} is missing from {name}, which has {list(control.groups)}.")
+def _check_has(scores: Attributions, countries: Iterable[str], name: str) -> None:
+    for country in countries:
+        if country not in scores.groups:
+            raise GatescopeError(f"{country!r} is missing from {name} {list(scores.groups)}.")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from gatescope._typing import checked
 from gatescope.core.errors import GatescopeError, one_of
+from gatescope.core.neurons import NeuronSet
 from gatescope.select.selection import Selection
 
 
@@ -32,7 +33,7 @@ def cape(
         GatescopeError: if a culture's language has no neurons here, or the two are of different models.
     """
     one_of("kind", kind, ("pure", "compound"))
-    sets = {}
+    sets: dict[str, NeuronSet] = {}
     for group, neurons in culture.items():
         tongue = (languages or {}).get(group, group)
         if tongue not in language:

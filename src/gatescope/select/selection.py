@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,11 +72,11 @@ class Selection(Mapping[str, NeuronSet]):
         Raises:
             GatescopeError: if the two are of different models or sites.
         """
-        other = other or self
-        table = [[(len(a & b), len(a | b)) for b in other.values()] for a in self.values()]
-        return torch.tensor([[both / max(either, 1) for both, either in row] for row in table], dtype=torch.float64)
+        columns = self.sets if other is None else other.sets
+        table = [[_jaccard(one, another) for another in columns.values()] for one in self.sets.values()]
+        return torch.tensor(table, dtype=torch.float64)
 
-    def to_table(self, library: str = "pandas"):
+    def to_table(self, library: str = "pandas") -> Any:
         """A data frame of every group's neurons and their scores; see `gatescope.core.frames`."""
         return to_table(self, library)
 
@@ -99,11 +100,18 @@ class Selection(Mapping[str, NeuronSet]):
         if not self.sets:
             raise GatescopeError(f"{self.method} has no group, so there is nothing to save; select for one group at least.")
         first = next(iter(self.sets.values()))
-        tensors = {f"set.{i}": s.flat for i, s in enumerate(self.sets.values())}
-        tensors |= {} if self.scores is None else {"scores": self.scores}
-        metadata = {"method": self.method, "wanted": self.wanted, "why_fewer": self.why_fewer, "groups": list(self.sets)}
-        metadata |= {"origins": [dict(s.origin) for s in self.sets.values()]}
-        metadata |= {"layout": first.layout.plain(), "model": dict(first.model)}
+        tensors = {f"set.{i}": neurons.flat for i, neurons in enumerate(self.sets.values())}
+        if self.scores is not None:
+            tensors["scores"] = self.scores
+        metadata = {
+            "method": self.method,
+            "wanted": self.wanted,
+            "why_fewer": self.why_fewer,
+            "groups": list(self.sets),
+            "origins": [dict(neurons.origin) for neurons in self.sets.values()],
+            "layout": first.layout.plain(),
+            "model": dict(first.model),
+        }
         artefacts.write(path, FORMAT, tensors, metadata)
 
     @classmethod
@@ -120,6 +128,10 @@ class Selection(Mapping[str, NeuronSet]):
             for i, group in enumerate(metadata["groups"])
         }
         return cls(metadata["method"], sets, metadata["wanted"], tensors.get("scores"), metadata["why_fewer"])
+
+
+def _jaccard(one: NeuronSet, other: NeuronSet) -> float:
+    return len(one & other) / max(len(one | other), 1)
 
 
 def wanted_count(layout: Layout, rate: float) -> int:
@@ -174,11 +186,13 @@ def top(
     """
     wanted = wanted_count(counters.layout, rate)
     if scores.isnan().any():
-        group, layer, index = scores.isnan().nonzero()[0].tolist()
+        first: list[int] = scores.isnan().nonzero()[0].tolist()
+        group, layer, index = first
         raise GatescopeError(f"{method} scored NaN for {counters.groups[group]!r}, layer {layer}, neuron {index}.")
-    sets = {}
+    sets: dict[str, NeuronSet] = {}
     for g, group in enumerate(counters.groups):
         score = scores[g].flatten().numpy()
+        # Ascending, so that scores are negated; positions break what ties are left.
         keys = [np.arange(score.size), *(-tie[g].flatten().numpy() for tie in reversed(tie_breaks)), -score]
         order = np.lexsort(keys)[:wanted]  # the last key counts most
         kept = torch.from_numpy(order[np.isfinite(score[order])])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ class Row:
     def plain(self) -> dict[str, Any]:
         """As a JSON-able dict; `parse` reads it back."""
         flat = asdict(self)
-        return flat | flat.pop("reading")
+        reading = flat.pop("reading")
+        return {**flat, **reading}
 
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Row:
@@ -73,23 +75,15 @@ class Table:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.rows = tuple(rows)
-        self._answers: dict[tuple[str, str], list[Row]] = {}
-        for row in self.rows:
-            self._answers.setdefault((row.selector, row.mask), []).append(row)
-        full = self._answers.get(FULL)
-        if not full:
-            raise GatescopeError("A table needs the answers of the full model; there are none.")
-        ids = [row.id for row in full]
-        for key, answers in self._answers.items():
-            if [row.id for row in answers] != ids:
-                raise GatescopeError(f"The answers of mask {key} are to other examples than those of the full model.")
+        self._answers = _by_mask(self.rows)
+        full = self._answers[FULL]
         self.groups = tuple(dict.fromkeys(row.group for row in full))
         self._member = torch.tensor([self.groups.index(row.group) for row in full])
 
     @property
     def selectors(self) -> tuple[str, ...]:
         """Selectors whose masks were swept."""
-        return tuple(dict.fromkeys(selector for selector, _ in self._answers if (selector, _) != FULL))
+        return tuple(dict.fromkeys(selector for selector, mask in self._answers if (selector, mask) != FULL))
 
     def masks(self, selector: str) -> tuple[str, ...]:
         """The groups a selector has a mask for.
@@ -143,19 +137,32 @@ class Table:
         return torch.stack([self._value((selector, mask)) for mask in self.masks(selector)])
 
     def _flipped(self, selector: str) -> Bool[Tensor, "m e"]:
-        before = [row.reading.predicted for row in self._answers[FULL]]
-        return torch.tensor(
-            [
-                [row.reading.predicted != was for row, was in zip(self._answers[selector, mask], before, strict=True)]
-                for mask in self.masks(selector)
-            ]
-        )
+        full = self._answers[FULL]
+        flipped: list[list[bool]] = []
+        for mask in self.masks(selector):
+            pairs = zip(self._answers[selector, mask], full, strict=True)
+            flipped.append([row.reading.predicted != before.reading.predicted for row, before in pairs])
+        return torch.tensor(flipped)
 
     def _value(self, key: tuple[str, str]) -> Float64[Tensor, " e"]:
         return torch.tensor([row.reading.value for row in self._answers[key]], dtype=torch.float64)
 
     def _correct(self, key: tuple[str, str]) -> Bool[Tensor, " e"]:
         return torch.tensor([row.reading.correct for row in self._answers[key]])
+
+
+def _by_mask(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The answers under each mask, (selector, mask), all of them to the same examples in the same order."""
+    answers: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        answers.setdefault((row.selector, row.mask), []).append(row)
+    if FULL not in answers:
+        raise GatescopeError("A table needs the answers of the full model; there are none.")
+    ids = [row.id for row in answers[FULL]]
+    for key, of_mask in answers.items():
+        if [row.id for row in of_mask] != ids:
+            raise GatescopeError(f"The answers of mask {key} are to other examples than those of the full model.")
+    return answers
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,10 @@ class Effects:
             f"{'selector':{wide}}" + f"{'self':>9}{'cross':>9}{'gap':>9}" * 2,
         ]
         for effect in self.effects:
-            numbers = [n for part in (effect.accuracy, effect.flips) for n in (part.self_, part.cross, part.gap)]
-            lines.append(f"{effect.selector:{wide}}" + "".join(f"{'-':>9}" if n != n else f"{n:9.1f}" for n in numbers))
+            numbers = [*astuple(effect.accuracy), *astuple(effect.flips)]
+            lines.append(f"{effect.selector:{wide}}" + "".join(map(_cell, numbers)))
         return "\n".join(lines)
+
+
+def _cell(number: float) -> str:
+    return f"{'-':>9}" if math.isnan(number) else f"{number:9.1f}"

@@ -147,7 +147,7 @@ def _annotations(root: Path, country: str) -> dict[str, dict[str, Any]]:
         root, f"data/annotations/{country}_data.json", f"**/{country}_data.json", what=f"blend_short, {COUNTRIES[country]}"
     )
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found: Any = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise GatescopeError(f"blend_short: {file} is not JSON: {error}.") from error
     # Something else than an object is refused like a question without fields.

@@ -115,7 +115,7 @@ def _roots(path: str | Path | None) -> dict[str, Path]:
 def _passages(language: str, root: Path) -> Iterator[Example]:
     """Every line that is not empty."""
     for file in sorted(root.rglob("*.txt"), key=lambda file: file.relative_to(root).parts):
-        name = file.relative_to(root).as_posix()
+        name, number = file.relative_to(root).as_posix(), 0
         try:
             # Bytes: a line ends at \n alone, and the error can name the line that is not UTF-8.
             with file.open("rb") as lines:
