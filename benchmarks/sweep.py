@@ -24,6 +24,7 @@ from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 import gatescope as gs
 from gatescope.data import Example
+from gatescope.interventions.apply import masks_of
 from gatescope.models.identity import identity
 from gatescope.models.sites import site_of
 from gatescope.organism import build, world
@@ -86,7 +87,7 @@ def compare(model, examples: list, masks: dict, new: int, rounds: int, device: s
         texts = []
         for mask in (None, *masks.values()):
             batch = collate(model, examples).to(model._module.device)
-            answered, _ = ask(model, batch, masks=(mask,), max_new_tokens=new)
+            answered, _ = ask(model, batch, masks=masks_of(model, [mask]), max_new_tokens=new)
             texts += [text for text, _ in answered]
         answers["naive"] = texts
 
