@@ -1,14 +1,14 @@
-"""What attribution costs: a forward and a backward pass, and activation x gradient of every neuron.
+"""How long attribution takes: a forward and a backward pass, and activation x gradient of every neuron.
 
-    ours                 the inside of `gs.attribute`: a trace, weights frozen, reduced where the activations are
-    ours, added up       the same, then weighted by P(y|x) and added to its groups, as `gs.attribute` does
-    hooks, frozen        plain PyTorch hooks, weights frozen, the same kernel: the floor
-    hooks, weights       plain hooks, and gradients of all weights with them
+    ours                 the inner part of `gs.attribute`: a trace, frozen weights, reduced where the activations are
+    ours, added up       the same, then weighted by P(y|x) and added to the groups' totals, as `gs.attribute` does
+    hooks, frozen        plain PyTorch hooks, frozen weights, the same kernel: the floor
+    hooks, weights       plain hooks, with gradients of all weights as well
     published way        plain hooks with weight gradients, then a Python loop that adds every neuron's score to a
                          dictionary (of module, layer, neuron) of dictionaries (of group)
 
-Below, the accumulation alone: scores [b, n] that are there already, added to their groups by either way. The loop is
-written here after what a published pipeline does; the dictionary is filled before it is timed.
+A second table times the accumulation alone: scores [b, n], already computed, are added to their groups in either way. The
+loop is modelled on a published pipeline; its dictionary is filled before it is timed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import shapes
 import torch
 
 from gatescope.core.attributions import Attributions
-from gatescope.kernels import compiled as fused
+from gatescope.kernels import compiled
 from gatescope.models.sites import layout_of, site_of
 from gatescope.steps.attribute import _add, _batch
 from gatescope.traces.access import forward_options
@@ -46,19 +46,20 @@ def main() -> None:
     )
     whole, alone, faster = measure(chosen.preset, shape, chosen.device)
     print("\none batch, sdpa attention\n" + common.ratios(whole, BASE))
-    print(f"ours is {faster['median']:.2f} x ({faster['low']:.2f} .. {faster['high']:.2f}) as fast as the published way")
+    quartiles = f"{faster['low']:.2f} .. {faster['high']:.2f}"
+    print(f"ours, added up, is {faster['median']:.2f} x ({quartiles}) as fast as the published way")
     per = whole["ours, added up"]["seconds"]["median"] / shape["batch"]
-    print(f"{1000 * per:.1f} ms an example: {3600 / per:,.0f} examples an hour")
+    print(f"ours, added up: {1000 * per:.1f} ms per example, {3600 / per:,.0f} examples per hour")
     print("\nthe accumulation alone\n" + common.ratios(alone, "tensors"))
-    print(f"\nkernels: {fused.name(chosen.device)}")
+    print(f"\nkernels: {compiled.name(chosen.device)}")
     facts = {"preset": chosen.preset, "shape": shape, "machine": common.machine(chosen.device)}
     common.write(
-        chosen.json, facts | {"kernel": fused.name(chosen.device), "batch": whole, "accumulation": alone, "faster": faster}
+        chosen.json, facts | {"kernel": compiled.name(chosen.device), "batch": whole, "accumulation": alone, "faster": faster}
     )
 
 
 def measure(preset: str, shape: dict, device: str) -> tuple[dict, dict, dict]:
-    """Figures of a batch, of the accumulation alone, and how many times as fast as the published way ours is."""
+    """Times of a batch, times of the accumulation alone, and how many times as fast as the published way ours is."""
     model = shapes.decoder(preset, device)
     module = model._module
     examples = shapes.questions(shape["batch"], shape["tokens"], GROUPS)
@@ -73,7 +74,7 @@ def measure(preset: str, shape: dict, device: str) -> tuple[dict, dict, dict]:
     groups = tuple(dict.fromkeys(example.group for example in examples))
     total = Attributions.zeros(groups, layout_of(sites), len(examples))
     table: dict = defaultdict(lambda: defaultdict(float))
-    trained = [parameter for parameter in module.parameters()]
+    parameters = list(module.parameters())
 
     def ours():
         return _batch(model, batch, answers, sites, "max", False)
@@ -86,7 +87,7 @@ def measure(preset: str, shape: dict, device: str) -> tuple[dict, dict, dict]:
         _add(total, (scores * probability[:, None]).cpu(), examples)
 
     def hooked():
-        """The forward pass with the activations kept, and P(y|x)."""
+        """The activations of a forward pass, and P(y|x)."""
         kept = {}
 
         def before(key):
@@ -95,6 +96,7 @@ def measure(preset: str, shape: dict, device: str) -> tuple[dict, dict, dict]:
         def after(key):
             return lambda _module, _args, output: kept.update({key: output})
 
+        # The weights are frozen, so the embeddings are where the graph has to begin.
         handles = [module.get_input_embeddings().register_forward_hook(lambda _m, _i, out: out.requires_grad_(True))]
         for name, layer, io, part in places:
             register, hook = (part.register_forward_pre_hook, before) if io == "input" else (part.register_forward_hook, after)
@@ -106,7 +108,7 @@ def measure(preset: str, shape: dict, device: str) -> tuple[dict, dict, dict]:
 
     def reduced(kept, gradients):
         pairs = zip(kept.values(), gradients, strict=True)
-        return [fused.attribution(activation.detach(), gradient, real, "max") for activation, gradient in pairs]
+        return [compiled.attribution(activation.detach(), gradient, real, "max") for activation, gradient in pairs]
 
     def frozen():
         kept, probability = hooked()
@@ -114,13 +116,13 @@ def measure(preset: str, shape: dict, device: str) -> tuple[dict, dict, dict]:
         return reduced(kept, gradients), probability.detach()
 
     def weights():
-        for parameter in trained:
+        for parameter in parameters:
             parameter.requires_grad_(True)
         kept, probability = hooked()
         for activation in kept.values():
             activation.retain_grad()
         probability.sum().backward()
-        for parameter in trained:
+        for parameter in parameters:
             parameter.grad = None
             parameter.requires_grad_(False)
         gradients = [activation.grad for activation in kept.values()]

@@ -1,7 +1,7 @@
-"""What the benchmarks share: options, paired and interleaved timing, a table and a JSON.
+"""What the benchmarks share: options, interleaved timing, tables, and a JSON file.
 
-Every function is called once a round, in the order given, so that whatever else the machine does meets all alike.
-A ratio is taken within a round; its median and quartiles are over rounds.
+Every alternative is called once per round, in the order given, so that other load on the machine affects all of them
+alike. A ratio is taken within a round; its median and quartiles are over rounds.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ import torch
 
 def options(description: str | None, presets: Mapping[str, object]) -> argparse.Namespace:
     """`--preset`, `--device` and `--json` from the command line."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--preset", choices=presets, default="toy")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    # Raw, because the docstrings contain lists that must not be reflowed.
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=presets, default="toy", help="the model's shape (default: toy)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where to run (default: cpu)")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     return parser.parse_args()
 
 
 def timed(
     functions: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu", warmup: int = 3
 ) -> dict[str, list[float]]:
-    """Seconds of each function in each round, one after the other in every round."""
+    """Seconds of each function in each round. Within a round, the functions run one after the other."""
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for index in range(warmup + rounds):
         for name, function in functions.items():
@@ -67,19 +68,19 @@ def against(seconds: Mapping[str, list[float]], base: str) -> dict[str, dict[str
     }
 
 
-def ratios(found: Mapping[str, Mapping[str, Mapping[str, float]]], base: str) -> str:
-    """What `against` gave, as a table."""
+def ratios(results: Mapping[str, Mapping[str, Mapping[str, float]]], base: str) -> str:
+    """What `against` returned, as a table."""
     rows = []
-    for name, figures in found.items():
-        time_, ratio = figures["seconds"], figures["ratio"]
-        quartiles = f"{1000 * time_['low']:.1f} .. {1000 * time_['high']:.1f}"
-        cells = [f"{1000 * time_['median']:.1f}", quartiles, f"{ratio['median']:.2f}"]
-        rows.append([name, *cells, f"{ratio['low']:.2f} .. {ratio['high']:.2f}"])
+    for name, result in results.items():
+        seconds, ratio = result["seconds"], result["ratio"]
+        time_quartiles = f"{1000 * seconds['low']:.1f} .. {1000 * seconds['high']:.1f}"
+        ratio_quartiles = f"{ratio['low']:.2f} .. {ratio['high']:.2f}"
+        rows.append([name, f"{1000 * seconds['median']:.1f}", time_quartiles, f"{ratio['median']:.2f}", ratio_quartiles])
     return table(["", "ms", "quartiles", f"x {base}", "quartiles"], rows)
 
 
 def less(whole: list[float], part: list[float]) -> list[float]:
-    """The whole without the part, round by round."""
+    """The whole minus the part, round by round."""
     return [x - y for x, y in zip(whole, part, strict=True)]
 
 
@@ -98,19 +99,18 @@ def _cpuinfo() -> list[str]:
 
 
 def table(headings: list[str], rows: list[list[str]]) -> str:
-    """Rows under headings, the first column to the left."""
+    """Rows under headings; the first column is aligned left, the others right."""
     widths = [max(len(row[i]) for row in (headings, *rows)) for i in range(len(headings))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in (headings, *rows)
-    ]
+    lines = []
+    for first, *others in (headings, *rows):
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join(cells))
     return "\n".join(lines)
 
 
 def write(path: Path | None, figures: Mapping[str, object]) -> None:
-    """The figures as JSON, with what they were measured on, if a path is given."""
+    """Write the figures as JSON, with the version of torch, if a path is given."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"torch": torch.__version__, **figures}, indent=1) + "\n")

@@ -1,8 +1,14 @@
 """Which selector finds what: precision, recall and effect of every selector on organisms whose neurons are known.
 
-Four organisms that differ in kind: known neurons that fire selectively and are needed (selective), that are needed but
-do not fire selectively (hidden), that fire selectively but are not needed (decoys), and a plainly trained model that has
-none (plain). Every figure is a mean over the six invented cultures.
+Four organisms differ in the kind of their known neurons:
+
+    selective  they fire selectively and are needed
+    hidden     they are needed but do not fire selectively
+    decoys     they fire selectively but are not needed
+    plain      there are none: the model was trained without routing
+
+Every number is a mean over the six invented cultures. `rate` is the share of neurons asked for, `neurons` how many were
+found; `self` and `cross` are changes in accuracy, in points, when they are switched off.
 """
 
 from __future__ import annotations
@@ -29,11 +35,11 @@ SELECTORS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", choices=["toy"], default="toy")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=["toy"], default="toy", help="the organisms have one shape")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--rates", type=float, nargs="+", default=RATES, help="shares of all neurons to select")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     options = parser.parse_args()
     figures = []
     for kind, recipe in gs.organism.KINDS.items():
@@ -41,18 +47,21 @@ def main() -> None:
         model = gs.load_model(organism.path)
         counts = gs.record(model, organism.study.identification)
         scores = gs.attribute(model, organism.study.identification, sites=("gate",), batch_size=24)
-        selections = {
-            (name, rate): selector(counts, scores, rate) for name, selector in SELECTORS.items() for rate in options.rates
-        }
-        masks = {f"{name}@{rate}": gs.ablate(found) for (name, rate), found in selections.items()}
+        selections = {}
+        for name, selector in SELECTORS.items():
+            for rate in options.rates:
+                selections[name, rate] = selector(counts, scores, rate)
+        masks = {f"{name}@{rate}": gs.ablate(selection) for (name, rate), selection in selections.items()}
         effects = gs.sweep(model, organism.study.evaluation[::4], masks, batch_size=60).self_cross()
-        for (name, rate), found in selections.items():
-            effect = effects[f"{name}@{rate}"].accuracy
-            row = {"organism": kind, "selector": name, "rate": rate, "neurons": mean([len(s) for s in found.values()])}
+        for (name, rate), selection in selections.items():
+            sizes = [len(neurons) for neurons in selection.values()]
+            row = {"organism": kind, "selector": name, "rate": rate, "neurons": mean(sizes)}
             if organism.known:
-                told = gs.organism.score(found, organism.known).values()
-                row |= {"precision": mean([s.precision for s in told]), "recall": mean([s.recall for s in told])}
-                row["average_precision"] = mean([s.average_precision for s in told])
+                hits = gs.organism.score(selection, organism.known).values()
+                row["precision"] = mean([hit.precision for hit in hits])
+                row["recall"] = mean([hit.recall for hit in hits])
+                row["average_precision"] = mean([hit.average_precision for hit in hits])
+            effect = effects[f"{name}@{rate}"].accuracy
             figures.append(row | {"self": effect.self_, "cross": effect.cross})
     print(table(figures))
     if options.json:

@@ -1,15 +1,16 @@
-"""How the cost and the memory of `gs.record` grow: with examples, groups, layers x neurons, and processes.
+"""How time and memory of `gs.record` grow: with examples, groups, layers x neurons, and processes.
 
-Time is of whole calls, texts to counters, and beside it the bare forward passes of the same batches in the same round.
+Time is that of whole calls, from texts to counters, compared with the bare forward passes of the same batches in the same
+round.
 
-Memory is by how much `record`'s peak is above that of bare forward passes of the same batches, each case in a process of
-its own with one thread. The bound it is held against:
+Memory is the difference between the peak of `record` and that of the bare forward passes of the same batches. Each case
+runs in its own process with one thread. It is compared with this bound:
 
     groups x layers x width x 16 bytes          the counters: K int64, S float64
     layers x batch x width x 12 bytes           a batch's K int64 and S float32, until its answers are known
 
-On a GPU the peak is the device's (the counters are in the host's memory there). Processes work on one run directory, one
-thread each, and are timed from when all of them have loaded the model.
+On a GPU the peak is the device's (there, the counters are in the host's memory). The processes share one run directory,
+have one thread each, and are timed from the moment all of them have loaded the model.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ MEMORY = (  # groups, shards, whether there is a run directory, readout
     (64, 1, True, "label"),
     (64, 4, True, "label"),
 )
-HEADINGS = ["", "bare, ms an example", "record, ms an example", "x bare", "quartiles"]
+HEADINGS = ["", "bare, ms per example", "record, ms per example", "x bare", "quartiles"]
 
 
 def main() -> None:
@@ -67,15 +68,15 @@ def main() -> None:
 
 
 def cost(preset: str, shape: dict, device: str) -> dict:
-    """Time of whole calls against bare forward passes; printed and returned."""
-    found, rows = {}, []
+    """Print and return the time of whole calls and of the bare forward passes."""
+    results, rows = {}, []
     model = shapes.decoder(preset, device)
     cases = [(f"{count} examples", model, count, 1) for count in shape["examples"]]
     cases += [(f"{groups} groups", model, shape["examples"][1], groups) for groups in GROUPS[1:]]
     cases += [(f"{layers} layers x {width}", (layers, width), shape["batch"] * 2, 1) for layers, width in shape["sizes"]]
     for name, which, count, groups in cases:
         if isinstance(which, tuple):
-            model = None  # the last one's weights go before the next one's come
+            model = None  # free the previous model's weights before the next are allocated
             model = which = shapes.decoder(preset, device, num_hidden_layers=which[0], intermediate_size=which[1])
         examples = shapes.questions(count, shape["tokens"], groups)
         batches = [collate(which, some).to(which._module.device) for some in cut(examples, shape["batch"])]
@@ -84,12 +85,12 @@ def cost(preset: str, shape: dict, device: str) -> dict:
             "record": lambda w=which, e=examples: recorded(w, e, shape["batch"]),
         }
         figures = common.against(common.timed(ways, shape["rounds"], device, warmup=1), "bare")
-        found[name] = figures
+        results[name] = figures
         ratio = figures["record"]["ratio"]
         each = [f"{1000 * figures[way]['seconds']['median'] / count:.2f}" for way in ("bare", "record")]
         rows.append([name, *each, f"{ratio['median']:.2f}", f"{ratio['low']:.2f} .. {ratio['high']:.2f}"])
-    print(f"\ntime, {shape['tokens']} tokens an example\n" + common.table(HEADINGS, rows))
-    return found
+    print(f"\ntime, {shape['tokens']} tokens per example\n" + common.table(HEADINGS, rows))
+    return results
 
 
 @torch.no_grad()
@@ -100,39 +101,39 @@ def bare(model, batches: list) -> None:
 
 
 def recorded(model, examples: list, batch: int, readout: str = "label", **options) -> None:
-    """A whole call of `record`; answers are read from the logits, so that the whole forward pass runs."""
+    """A whole call of `record`. Answers are read from the logits, so the whole forward pass runs."""
     settings = {"readout": readout, "only_correct": False, "batch_size": batch, "progress": False}
     gs.record(model, examples, **settings, **options)
 
 
 def memory(preset: str, shape: dict, device: str) -> list[dict]:
-    """Growth of the peak by groups, shards and whether there is a run directory; printed and returned."""
-    found, rows = [], []
+    """Print and return by how much the peak grows, by groups, shards and whether there is a run directory."""
+    results, rows = [], []
     if device == "cpu" and not Path("/proc/self/clear_refs").exists():
-        print("\nmemory is left out: a process' peak can be read and reset on Linux only.")
-        return found
+        print("\nmemory is left out: only on Linux can the peak of a process be read and reset.")
+        return results
     each = {"preset": preset, "device": device, "batch": shape["batch"], "tokens": shape["tokens"]}
     for groups, shards, run, readout in MEMORY:
         case = each | {"groups": groups, "shards": shards, "run": run, "readout": readout}
         figures = case | _child("memory", case)
-        found.append(figures)
+        results.append(figures)
         counters, bound, grown = (figures[name] / 2**20 for name in ("counters", "bound", "grown"))
         sizes = [f"{counters:.1f}", f"{bound:.1f}", f"{grown:.1f}", f"{grown / bound:.2f}"]
-        rows.append([f"{groups} groups, {shards} shards, {'run directory' if run else 'no directory'}, {readout}", *sizes])
-    headings = ["", "counters, MiB", "bound, MiB", "grown, MiB", "x bound"]
+        where = "run directory" if run else "no directory"
+        rows.append([f"{groups} groups, {shards} shards, {where}, read-out {readout}", *sizes])
+    headings = ["", "counters, MiB", "bound, MiB", "growth, MiB", "x bound"]
     print("\nmemory\n" + common.table(headings, rows))
-    return found
+    return results
 
 
 def memory_case(case: dict) -> None:
-    """In a process of its own: print by how much record's peak is above that of the forward passes."""
-    torch.set_num_threads(1)  # every thread has memory of its own to allocate from
+    """In its own process: print how far the peak of `record` is above that of the forward passes."""
+    torch.set_num_threads(1)  # every thread allocates from its own pool
     model = shapes.decoder(case["preset"], case["device"])
     examples = shapes.questions(max(64, case["groups"]), case["tokens"], case["groups"])
     batches = [collate(model, some).to(model._module.device) for some in cut(examples, case["batch"])]
-    recorded(
-        model, shapes.questions(16, case["tokens"]), case["batch"], case["readout"]
-    )  # what is made once: kernels, identity, sites
+    # Once beforehand, for what is computed once: kernels, identity, sites.
+    recorded(model, shapes.questions(16, case["tokens"]), case["batch"], case["readout"])
     with tempfile.TemporaryDirectory() as directory:
         where = {"run": Path(directory) / "run"} if case["run"] else {}
         options = {"shard_size": -(-len(examples) // case["shards"])} | where
@@ -145,7 +146,7 @@ def memory_case(case: dict) -> None:
 
 
 def _peak(device: str, work: Callable[[], object]) -> int:
-    """By how many bytes the memory in use rises above what it was, at most, while the work is done."""
+    """By how many bytes the memory in use rises, at most, while the work runs."""
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -153,7 +154,7 @@ def _peak(device: str, work: Callable[[], object]) -> int:
         work()
         return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is the present again
+    Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
     before = _status("VmRSS")
     work()
     return _status("VmHWM") - before
@@ -165,7 +166,7 @@ def _status(name: str) -> int:
 
 
 def processes(preset: str, shape: dict) -> dict:
-    """One and two processes on one run, a thread each; printed and returned."""
+    """Print and return the time of one and of two processes on one run, with one thread each."""
     case = {"preset": preset, "batch": shape["batch"], "tokens": shape["tokens"], "examples": shape["examples"][-1]}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     workers = [subprocess.Popen([sys.executable, __file__, "worker", json.dumps(case)], **pipes) for _ in range(2)]
@@ -185,32 +186,32 @@ def processes(preset: str, shape: dict) -> dict:
         worker.stdin.close()
         worker.wait()
     figures = common.against(seconds, "1 process")
-    print(f"\nprocesses on one run, {case['examples']} examples in 8 shards, one thread each")
+    print(f"\nprocesses sharing one run, {case['examples']} examples in 8 shards, one thread each")
     print(common.ratios(figures, "1 process"))
     return figures
 
 
 def worker_case(case: dict) -> None:
-    """In a process of its own: load and say so; record whenever told to, and say so."""
+    """In its own process: load the model and print "ready"; then record for every line of stdin, and print "done"."""
     torch.set_num_threads(1)
     model = shapes.decoder(case["preset"], "cpu")
     examples = shapes.questions(case["examples"], case["tokens"], 4)
     print("ready", flush=True)
     for line in sys.stdin:
-        told = json.loads(line)
-        os.environ |= {"RANK": str(told["rank"]), "WORLD_SIZE": str(told["world"])}
-        recorded(model, examples, case["batch"], shard_size=-(-len(examples) // 8), run=told["run"])
+        order = json.loads(line)
+        os.environ |= {"RANK": str(order["rank"]), "WORLD_SIZE": str(order["world"])}
+        recorded(model, examples, case["batch"], shard_size=-(-len(examples) // 8), run=order["run"])
         print("done", flush=True)
 
 
 def _word(worker: subprocess.Popen, word: str) -> None:
-    """Wait until a worker says it."""
+    """Wait until a worker prints the word."""
     if worker.stdout.readline().strip() != word:
-        raise RuntimeError(f"A worker ended with {worker.wait()}.")
+        raise RuntimeError(f"A worker ended with exit code {worker.wait()}.")
 
 
 def _child(what: str, case: dict) -> dict:
-    # Tensors get pages of their own and give them back, so that what was freed before hides nothing.
+    # Tensors get their own pages and return them, so that memory freed earlier does not hide growth.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     command = [sys.executable, __file__, what, json.dumps(case)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -5,8 +5,7 @@
     7b   the text decoder of Qwen2.5-VL-7B
     12b  the text decoder of gemma-3-12b
 
-bfloat16 on a GPU, float32 on a CPU. The tokenizer knows a word for each of its ids, so that a prompt of so many words is
-exactly so many tokens.
+bfloat16 on a GPU, float32 on a CPU. The tokenizer has one word per id, so a prompt of n words is exactly n tokens.
 """
 
 from __future__ import annotations
@@ -50,16 +49,18 @@ CONFIGS = {
 
 def config(preset: str, **changes: int) -> PretrainedConfig:
     """A preset's config, with some of its numbers changed."""
-    found = CONFIGS[preset]()
+    chosen = CONFIGS[preset]()
     if "num_hidden_layers" in changes:
-        found = type(found)(**{name: v for name, v in found.to_dict().items() if name != "layer_types"} | changes)
+        # Built anew, because `layer_types` has one entry per layer.
+        values = {name: value for name, value in chosen.to_dict().items() if name != "layer_types"}
+        chosen = type(chosen)(**values | changes)
     for name, value in changes.items():
-        setattr(found, name, value)
-    return found
+        setattr(chosen, name, value)
+    return chosen
 
 
 def built(auto, chosen: PretrainedConfig, device: str, attention: str = "sdpa") -> torch.nn.Module:
-    """A model of a config with random weights, made where it will run, frozen."""
+    """A frozen model with random weights, created on the device where it will run."""
     torch.manual_seed(0)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     with torch.device(device):
@@ -74,7 +75,7 @@ def decoder(preset: str, device: str, attention: str = "sdpa", **changes: int):
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """A word for each id; the chat template is the question as it stands."""
+    """One word per id; the chat template returns the question unchanged."""
     vocabulary = {"<pad>": 0, "<end>": 1, "<unk>": 2} | {f"w{i}": i + 3 for i in range(WORDS)}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -89,14 +90,14 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def passages(count: int, tokens: int, groups: int = 1) -> list[Example]:
-    """Passages of random words, the groups in turn."""
+    """Passages of random words, assigned to the groups in turn."""
     draw = random.Random(0)
     texts = [" ".join(f"w{draw.randrange(WORDS)}" for _ in range(tokens)) for _ in range(count)]
     return [Example(f"p{i}", f"g{i % groups}", "", (), "", prompt=text, chat=False) for i, text in enumerate(texts)]
 
 
 def questions(count: int, tokens: int, groups: int = 1) -> list[Example]:
-    """Questions of random words with four labels of one token each."""
+    """Questions of random words, with four labels of one token each."""
     labels = ("w0", "w1", "w2", "w3")
     choices = ("one", "two", "three", "four")
     return [

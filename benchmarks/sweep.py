@@ -1,16 +1,16 @@
-"""A sweep of M masks: one at a time against side by side, and what sharing the pictures' features saves.
+"""How long a sweep of M masks takes: one at a time or side by side, and with the images' features shared.
 
-    naive          every mask by itself: texts and pictures encoded again, the pictures' features computed again
+    naive          every mask alone: texts and images encoded again, the images' features computed again
     one at a time  `gs.sweep(..., together=1)`: encoded once, the features shared
     side by side   `gs.sweep(...)`: masks in different rows of one batch, as many as fit
 
-Every sweep also asks the full model, so M masks are M + 1 answers an example. All three give the same answers; this is
-checked. The models have random weights, so an answer is as long as it may be:
+Every sweep also runs the unmodified model, so M masks give M + 1 answers per example. It is checked that all three give the
+same answers. The models have random weights, so every answer has the greatest length allowed:
 
-    toy        Qwen2.5-VL of the organism's shape (3 layers of 300 neurons): short answers to small pictures, short
-               answers to large pictures, and few long answers, which is decoding one row at a time
+    toy        Qwen2.5-VL of the organism's shape (3 layers of 300 neurons): short answers to small images, short answers
+               to large images, and few long answers, that is, decoding one row at a time
     7b         Qwen2.5-VL-7B with its vision tower, 448 x 448 pixels
-    1b, 12b    the text decoders, without pictures
+    1b, 12b    the text decoders, without images
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 import gatescope as gs
 from gatescope.data import Example
+from gatescope.interventions.apply import masks_of
 from gatescope.models.identity import identity
 from gatescope.models.sites import site_of
 from gatescope.organism import build, world
@@ -43,7 +44,8 @@ PRESETS = {
     "12b": {"shapes": {"text": {"examples": 8, "tokens": 150, "new": 20}}, "masks": (1, 5, 25), "rounds": 3},
 }  # fmt: skip
 RATE = 0.01
-HEADINGS = ["M", "naive, ms", "one at a time", "side by side", "x side by side", "quartiles", "x naive", "quartiles"]
+HEADINGS = ["M", "naive, ms", "one at a time, ms", "side by side, ms"]
+HEADINGS += ["speed-up over one at a time", "quartiles", "speed-up over naive", "quartiles"]
 
 
 def main() -> None:
@@ -56,38 +58,38 @@ def main() -> None:
 
 
 def measure(preset: str, name: str, shape: dict, how: dict, device: str) -> dict:
-    """Print one shape's table; return its figures by number of masks."""
+    """Print one shape's table; return its results by number of masks."""
     pictured = "pixels" in shape
     model = seeing(preset, device, shape["pixels"]) if pictured else shapes.decoder(preset, device)
     examples = pictures(shape) if pictured else shapes.questions(shape["examples"], shape["tokens"])
     every = masks(model, max(how["masks"]))
-    found, rows = {}, []
+    results, rows = {}, []
     for count in how["masks"]:
         figures = compare(model, examples, dict(list(every.items())[:count]), shape["new"], how["rounds"], device)
-        found[count] = figures
+        results[count] = figures
         times = [f"{1000 * figures['seconds'][way]['median']:.0f}" for way in ("naive", "one at a time", "side by side")]
         cells = []
         for way in ("one at a time", "naive"):
             ratio = figures["faster than"][way]
             cells += [f"{ratio['median']:.2f}", f"{ratio['low']:.2f} .. {ratio['high']:.2f}"]
         rows.append([str(count), *times, *cells])
-    print(f"\n{name}: {shape}; the last columns say how much faster side by side is than one at a time, and than naive")
+    print(f"\n{name}: {shape}; the speed-ups are those of side by side")
     print(common.table(HEADINGS, rows))
-    return found
+    return results
 
 
 def compare(model, examples: list, masks: dict, new: int, rounds: int, device: str) -> dict:
-    """Seconds of the three ways, and how much faster side by side is."""
+    """Seconds of the three ways, and the speed-up of side by side over the others."""
     settings = {"batch_size": len(examples), "max_new_tokens": new, "progress": False}
     answers: dict[str, list] = {}
 
     def naive():
-        found = []
+        texts = []
         for mask in (None, *masks.values()):
             batch = collate(model, examples).to(model._module.device)
-            answered, _ = ask(model, batch, masks=(mask,), max_new_tokens=new)
-            found += [text for text, _ in answered]
-        answers["naive"] = found
+            answered, _ = ask(model, batch, masks=masks_of(model, [mask]), max_new_tokens=new)
+            texts += [text for text, _ in answered]
+        answers["naive"] = texts
 
     def sweep(way: str, together: int | None):
         rows = gs.sweep(model, examples, masks, together=together, **settings)
@@ -100,7 +102,7 @@ def compare(model, examples: list, masks: dict, new: int, rounds: int, device: s
     }
     seconds = common.timed(ways, rounds, device, warmup=1)
     if not answers["naive"] == answers["one at a time"] == answers["side by side"]:
-        print("  the answers differ (rounding: other batches, other sums)")
+        print("  the answers differ (rounding: another batch is another order of sums)")
     fast = seconds["side by side"]
     faster = {
         way: common.spread([x / y for x, y in zip(seconds[way], fast, strict=True)]) for way in ("naive", "one at a time")
@@ -109,7 +111,7 @@ def compare(model, examples: list, masks: dict, new: int, rounds: int, device: s
 
 
 def seeing(preset: str, device: str, pixels: int):
-    """A Qwen2.5-VL with random weights and the real processor."""
+    """A Qwen2.5-VL with random weights and a real processor."""
     processor = build.processor((fact.word for fact in world.facts()), max_pixels=pixels**2)
     if preset == "toy":
         module = build.model(processor.tokenizer, layers=3, width=300, hidden=64, seed=0).eval().to(device)
@@ -134,19 +136,19 @@ def seeing(preset: str, device: str, pixels: int):
 
 
 def pictures(shape: dict) -> list[Example]:
-    """Questions about drawn pictures of one size."""
+    """Questions about drawn images of one size."""
     draw, facts = random.Random(0), world.facts()
-    found = []
+    examples = []
     for number in range(shape["examples"]):
         fact = facts[(number * 17) % len(facts)]
         choices, _ = world.options(fact, facts, draw)
         picture = world.draw(fact, draw, (shape["pixels"], shape["pixels"]))
-        found.append(Example(f"e{number}", fact.culture, world.question(fact.kind), tuple(choices), fact.word, picture))
-    return found
+        examples.append(Example(f"e{number}", fact.culture, world.question(fact.kind), tuple(choices), fact.word, picture))
+    return examples
 
 
 def masks(model, count: int) -> dict:
-    """Random masks, each of its own neurons, by a made-up group."""
+    """Random masks, each of other neurons, by an invented group."""
     layout = site_of(model, "gate").layout
     draw = torch.Generator().manual_seed(0)
     size = max(1, int(RATE * layout.size))

@@ -1,19 +1,19 @@
-"""What counting costs, as a ratio to the bare forward pass of the same round.
+"""How long counting takes, as a ratio to the bare forward pass of the same round.
 
-    bare                    the module's forward pass: no cache of keys, logits of the last position only
+    bare                    the module's forward pass: no cache of keys and values, logits of the last position only
     trace, reading nothing  the same inside an nnsight trace
     hooks + kernel          plain PyTorch hooks on the activation modules, counting with gatescope's kernel
-    trace + kernel          the same counting in a trace: what is left of `record` without its bookkeeping
-    record                  `gs.record` of one batch of questions, from texts to counters, answers read from the logits
-    record, passages        `gs.record` where nothing is answered: the pass ends after the last gate
+    trace + kernel          the same counting in a trace: `record` without its bookkeeping
+    record                  `gs.record` of one batch of questions, from texts to counters; answers are read from the logits
+    record, passages        `gs.record` without answers: the pass ends after the last gate
     collation               what `record` does before the model runs: tokenising, padding, finding the tokens that count
-    record less collation   the difference within the round
-    gate activations saved  a trace that saves every layer's activations whole and counts nothing
+    record less collation   the difference, within the round
+    gate activations saved  a trace that saves every layer's activations and counts nothing
     cache of everything     nnsight's `tracer.cache()` of every module's output
 
-The attention is sdpa for all of these. TransformerLens' bridge needs eager attention, so it stands in a table of its own
-beside a bare forward pass and `record` with eager attention. Its hook at the gate is before the nonlinearity, which has
-the same sign; it counts with the same kernel.
+All of these use sdpa attention. TransformerLens' bridge needs eager attention, so it has its own table, beside a bare
+forward pass and `record` with eager attention. Its hook at the gate is before the nonlinearity, where the sign is the same;
+it counts with the same kernel. The last table changes one number of the toy shape at a time.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import gatescope as gs
-from gatescope.kernels import compiled as fused
+from gatescope.kernels import compiled
 from gatescope.models.sites import site_of
 from gatescope.traces.access import forward_options, read
 from gatescope.traces.encoding import collate
@@ -51,7 +51,7 @@ def main() -> None:
     print(f"preset {chosen.preset}: {shape}\n{common.machine(chosen.device)}, torch {torch.__version__}")
     figures = {"sdpa": measure(chosen.preset, shape, chosen.device)}
     print("\nsdpa attention\n" + common.ratios(figures["sdpa"], BASE))
-    print(f"\nkernels: {fused.name(chosen.device)}")
+    print(f"\nkernels: {compiled.name(chosen.device)}")
     if lens := bridge(chosen.preset, chosen.device):
         figures["eager"] = measure(chosen.preset, shape | {"rounds": shape["rounds"] // 2}, chosen.device, lens)
         print("\neager attention, which TransformerLens needs\n" + common.ratios(figures["eager"], BASE))
@@ -59,11 +59,11 @@ def main() -> None:
     if chosen.preset == "toy":
         figures["sweeps"] = sweeps(shape, chosen.device)
     facts = {"preset": chosen.preset, "shape": shape, "machine": common.machine(chosen.device)}
-    common.write(chosen.json, facts | {"kernel": fused.name(chosen.device)} | figures)
+    common.write(chosen.json, facts | {"kernel": compiled.name(chosen.device)} | figures)
 
 
 def measure(preset: str, shape: dict, device: str, lens=None, few: bool = False, **changes: int) -> dict:
-    """The table's figures; with a bridge, the few that are compared with it; or only the few that a sweep compares."""
+    """The results of all ways; or, with a bridge or `few`, of those compared with it or in a sweep."""
     model = shapes.decoder(preset, device, "sdpa" if lens is None else "eager", **changes)
     functions = ways(model, shapes.passages(shape["batch"], shape["tokens"]), lens)
     if few or lens is not None:
@@ -76,7 +76,7 @@ def measure(preset: str, shape: dict, device: str, lens=None, few: bool = False,
 
 
 def ways(model, examples: list, lens=None) -> dict:
-    """The functions to be timed, by name."""
+    """The functions to time, by name."""
     module, site = model._module, site_of(model, "gate")
     batch = collate(model, examples).to(module.device)
     inputs = batch.inputs | forward_options(model, batch.inputs, keep=1)
@@ -92,14 +92,14 @@ def ways(model, examples: list, lens=None) -> dict:
     def hooks():
         kept = []
         parts = [module.get_submodule(path) for path in site.paths]
-        handles = [p.register_forward_hook(lambda _m, _i, out: kept.append(fused.count_classes(out, masks))) for p in parts]
+        handles = [p.register_forward_hook(lambda _m, _i, out: kept.append(compiled.count_classes(out, masks))) for p in parts]
         bare()
         for handle in handles:
             handle.remove()
 
     def trace():
         with model.trace(**inputs):
-            _ = nnsight.save([fused.count_classes(read(model, path, site.io), masks) for path in site.paths])
+            _ = nnsight.save([compiled.count_classes(read(model, path, site.io), masks) for path in site.paths])
 
     def record(asked: list, readout: str):
         options = {"readout": readout, "only_correct": False, "batch_size": len(asked), "progress": False}
@@ -119,7 +119,7 @@ def ways(model, examples: list, lens=None) -> dict:
     def bridge_hooks():
         kept = []
         names = [f"blocks.{layer}.mlp.hook_pre" for layer in range(len(site.paths))]
-        hooked = [(name, lambda gate, hook: kept.append(fused.count_classes(gate, masks)) or None) for name in names]
+        hooked = [(name, lambda gate, hook: kept.append(compiled.count_classes(gate, masks)) or None) for name in names]
         lens.run_with_hooks(batch.inputs["input_ids"], fwd_hooks=hooked, attention_mask=batch.inputs["attention_mask"])
         if len(kept) != len(names):
             raise RuntimeError(f"{len(kept)} of {len(names)} TransformerLens hooks ran.")
@@ -133,35 +133,35 @@ def ways(model, examples: list, lens=None) -> dict:
 
 
 def bridge(preset: str, device: str):
-    """The preset's model as a TransformerLens bridge; None, and why, where there can be none."""
+    """The preset's model as a TransformerLens bridge; None, with the reason printed, if it is not installed."""
     try:
         from transformer_lens.model_bridge.sources import build_bridge_from_module
     except ImportError as error:
         print(f"\nTransformerLens is left out: {error}. pip install 'gatescope[lens]' adds it.")
         return None
     config = shapes.config(preset)
-    module = shapes.built(AutoModelForCausalLM, config, device, "eager")  # a bridge rewrites its module: one of its own
+    module = shapes.built(AutoModelForCausalLM, config, device, "eager")  # a bridge rewrites its module, so it gets its own
     name = type(module).__name__
     return build_bridge_from_module(module, name, hf_config=config, tokenizer=shapes.tokenizer()).requires_grad_(False)
 
 
 def sweeps(shape: dict, device: str) -> dict:
-    """The ratio by layers, width, tokens and batch, all else as in the preset; printed and returned."""
-    found, rows = {}, []
+    """Print and return the ratio by layers, width, tokens and batch, with all else as in the preset."""
+    results, rows = {}, []
     for axis, values in SWEEPS.items():
         for value in values:
             here = shape | {"rounds": 3} | ({axis: value} if axis in shape else {})
             changes = {} if axis in shape else {axis: value}
             figures = measure("toy", here, device, few=True, **changes)
-            found[f"{axis} {value}"] = figures
+            results[f"{axis} {value}"] = figures
             cells = [f"{1000 * figures[BASE]['seconds']['median']:.1f}"]
             for name in ("hooks + kernel", "record less collation"):
                 ratio = figures[name]["ratio"]
                 cells += [f"{ratio['median']:.2f}", f"{ratio['low']:.2f} .. {ratio['high']:.2f}"]
             rows.append([f"{axis} {value}", *cells])
     headings = ["", "bare, ms", "hooks + kernel", "quartiles", "record less collation", "quartiles"]
-    print("\nsdpa attention, as a ratio to bare\n" + common.table(headings, rows))
-    return found
+    print("\none number changed at a time, sdpa attention, as a ratio to bare\n" + common.table(headings, rows))
+    return results
 
 
 if __name__ == "__main__":

@@ -1,54 +1,64 @@
 """Which neurons does a language model need for culture in general, and which for one culture?
 
-CULNIG whole: attribution on culture questions, less that of the same questions with their text removed; neurons that
-reading comprehension scores as well are left out; every set is switched off beside ten random ones of its size, and
-tasks without culture are asked too. Runs as it stands on the text organism. The real thing:
+The whole of CULNIG. Culture questions are attributed, and so is a control set, the same questions with their text removed;
+neurons that also score high on reading comprehension are dropped. Every set is switched off and compared with ten random
+sets of its size, on the culture questions and on tasks without culture. Runs as it is on the text organism. For a real model:
 
     python culnig.py --model google/gemma-3-12b-it --data blend --exclude countryrc --neutral qnli --neutral mrpc
 """
 
 import argparse
-from functools import reduce
-from operator import or_
 
 import gatescope as gs
 from gatescope.studies.culnig import GENERAL, run_culnig
 
 
+def benchmark_tasks(options: argparse.Namespace) -> dict[str, gs.data.Study]:
+    """The questions to attribute ("culture", "control", "reading"), and the neutral tasks by their names."""
+    tasks = {"culture": gs.data.load(options.data), "control": gs.data.load_control(options.data)}
+    if options.exclude:
+        tasks["reading"] = gs.data.load(options.exclude)
+    for name in options.neutral:
+        tasks[name] = gs.data.load(name)
+    return tasks
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="hub id or directory; the text organism if not given")
+    parser.add_argument("--model", help="hub id or directory; default: the text organism")
     parser.add_argument(
-        "--data", help="culture questions: a name of `gatescope data list`, or JSONL; the organism's if not given"
+        "--data", help="culture questions: a name from `gatescope data list`, or JSONL; default: the organism's"
     )
-    parser.add_argument("--exclude", help="reading comprehension, whose neurons are left out")
-    parser.add_argument("--neutral", action="append", default=[], help="a task without culture; may be given again")
-    parser.add_argument("--run", help="directory to keep the neurons and every answer in")
+    parser.add_argument("--exclude", help="reading-comprehension questions, whose neurons are dropped")
+    parser.add_argument("--neutral", action="append", default=[], help="a task without culture; may be repeated")
+    parser.add_argument("--run", help="directory for the neurons and every answer")
     options = parser.parse_args()
 
     organism = gs.organism.text.load() if not (options.model and options.data) else None
     model = gs.load_model(options.model or organism.path)
-    known = None if options.model else reduce(or_, organism.specific.values(), organism.general)
-    if options.data:
-        tasks = {"culture": gs.data.load(options.data), "control": gs.data.load_control(options.data)}
-        tasks |= {"reading": gs.data.load(options.exclude)} if options.exclude else {}
-        tasks |= {name: gs.data.load(name) for name in options.neutral}
-    else:
-        tasks = organism.tasks
+    tasks = benchmark_tasks(options) if options.data else organism.tasks
+    known = None
+    if not options.model:
+        known = organism.general
+        for neurons in organism.specific.values():
+            known = known | neurons
 
     result = run_culnig(model, tasks, known=known, out=options.run)
     print(result)
 
-    full, off = result.accuracy["full"], result.accuracy[GENERAL]
-    neutral = {task: off[task] - full[task] for task in full if task != "culture"}
-    drawn, spread = result.random("culture")
+    before = result.accuracy["full"]
+    after = result.accuracy[GENERAL]
+    random_mean, random_spread = result.random("culture")
     print(
         f"\nSwitching off {len(result.general)} culture-general neurons changes accuracy on culture questions by "
-        f"{off['culture'] - full['culture']:+.1f} points, as many random ones by {drawn - full['culture']:+.1f} "
-        f"(± {spread:.1f}, ten draws), and on "
-        + (", ".join(f"{task} by {change:+.1f}" for task, change in neutral.items()) or "nothing else: no other task was given")
-        + "."
+        f"{after['culture'] - before['culture']:+.1f} points. Switching off as many random neurons changes it by "
+        f"{random_mean - before['culture']:+.1f} points (standard deviation {random_spread:.1f}, ten draws)."
     )
+    for task in before:
+        if task != "culture":
+            print(
+                f"Without the culture-general neurons, accuracy on {task} changes by {after[task] - before[task]:+.1f} points."
+            )
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
-"""Where do a culture's neurons show: at the tokens of the text, or at those that carry the picture?
+"""Where are a culture's neurons active: on the text tokens, or on those that carry the image?
 
-One pass counts both classes apart; CAS selects from each; each selection is switched off (at every token). Runs as it
-stands on the organism; --model and --data for the real thing.
+One pass counts both classes of tokens separately. CAS selects neurons from each, and each selection is switched off (at every
+token). Runs as it is on the organism; use --model and --data for a real model.
 """
 
 import argparse
+from statistics import fmean
 
 import gatescope as gs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="hub id or directory; the organism if not given")
-    parser.add_argument("--data", help="a name of `gatescope data list`, or JSONL with images; the organism's if not given")
+    parser.add_argument("--model", help="hub id or directory; default: the organism")
+    parser.add_argument("--data", help="a name from `gatescope data list`, or JSONL with images; default: the organism's")
     parser.add_argument("--rate", type=float, default=0.01, help="share of all neurons to select for each group")
     options = parser.parse_args()
 
@@ -20,28 +21,31 @@ def main() -> None:
     model = gs.load_model(options.model or organism.path)
     study = gs.data.load(options.data) if options.data else organism.study
 
-    counts = gs.record_classes(model, study.identification, tokens=("text", "image", "all"), readout=study.readout)
-    counts = {name: of.with_tokens() for name, of in counts.items()}
-    selections = {name: gs.select.cas(of, options.rate) for name, of in counts.items()}
-    masks = gs.ablate(selections)
-    table = gs.sweep(model, study.evaluation, masks, readout=study.readout)
+    classes = gs.record_classes(model, study.identification, tokens=("text", "image", "all"), readout=study.readout)
+    counts = {name: of_class.with_tokens() for name, of_class in classes.items()}
+    selections = {name: gs.select.cas(of_class, options.rate) for name, of_class in counts.items()}
+    table = gs.sweep(model, study.evaluation, gs.ablate(selections), readout=study.readout)
     effects = table.self_cross()
-
     print(effects, "\n")
+
+    tokens = {}
     for name, selection in selections.items():
-        rate, margin = counts[name].P.mean(), selection.scores.topk(selection.wanted, dim=-1).values.mean()
-        line = f"{name:6} {int(counts[name].T.sum()):6} tokens, firing rate {rate:.2f}, margin of those selected {margin:.2f}"
+        tokens[name] = int(counts[name].T.sum())
+        firing_rate = counts[name].P.mean()
+        margin = selection.scores.topk(selection.wanted, dim=-1).values.mean()
+        print(f"{name:6} {tokens[name]:6} tokens, mean firing rate {firing_rate:.2f}, mean margin of the selected {margin:.2f}")
         if not options.model:
-            found = gs.organism.precision(selection, organism.known).values()
-            line += f", {sum(found) / len(found):.0%} of them known to carry their culture"
-        print(line)
-    tokens = {name: int(of.T.sum()) for name, of in counts.items()}
+            precision = fmean(gs.organism.precision(selection, organism.known).values())
+            print(f"{'':6} {precision:.0%} of the selected neurons are known to carry their culture")
+
     overlap = selections["text"].jaccard(selections["image"]).diagonal().mean()
-    text, image = effects["text"].accuracy, effects["image"].accuracy
+    text = effects["text"].accuracy
+    image = effects["image"].accuracy
     print(
-        f"\n{tokens['image'] / tokens['all']:.0%} of the tokens carry pictures. Neurons selected at them and at the text share "
-        f"{overlap:.0%}; without those of the text a group's own accuracy changes by {text.self_:+.1f} points (others' "
-        f"{text.cross:+.1f}), without those of the picture by {image.self_:+.1f} (others' {image.cross:+.1f})."
+        f"\n{tokens['image'] / tokens['all']:.0%} of the tokens carry an image. Of the neurons selected on either class of "
+        f"tokens, {overlap:.0%} are selected on both.\n"
+        f"Switching off those from text tokens changes a group's own accuracy by {text.self_:+.1f} points (other groups': "
+        f"{text.cross:+.1f}), those from image tokens by {image.self_:+.1f} points (other groups': {image.cross:+.1f})."
     )
 
 
