@@ -9,7 +9,8 @@ import torch
 
 from gatescope.data import Example
 from gatescope.traces.encoding import Batch
-from gatescope.traces.forced import answer_logs, force
+from gatescope.traces.forced import force
+from gatescope.traces.likelihood import answer_logs
 
 PAD = 9
 PICTURE = 6  # the placeholder's id

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
 from gatescope.core.neurons import NeuronSet
-from gatescope.interventions.value import Change, Kind
-from gatescope.kernels.change import change, change_
+from gatescope.interventions.value import Change, Kind, plain
+from gatescope.kernels.change import change_
 from gatescope.models.sites import site_of
-from gatescope.traces.access import read, write
+from gatescope.traces.access import change_all, read, write
 from gatescope.traces.passes import Masks
 from gatescope.traces.workers import beside, every_step
 
@@ -65,17 +65,9 @@ def _check_ahead(what: Change, model, caller: Mediator) -> None:
 
 def _walk(what: Change, model) -> Callable[[], None]:
     """The function that changes one step's activations."""
-    targets = what.targets(model)
-    moved: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # once, however many steps follow
-
-    def walk() -> None:
-        for where, path, io, columns, values in targets:
-            activation = read(model, path, io)
-            if where not in moved:  # not by path: q, k and v may be columns of one module
-                moved[where] = columns.to(activation.device), values.to(activation)
-            write(model, path, io, change(activation, moved[where][0], what.kind, moved[where][1]))
-
-    return walk if targets else lambda: _wait(model, what.neurons)
+    mask = plain(model, what)
+    moved: dict[int, tuple[Tensor, Tensor]] = {}
+    return lambda: change_all(model, mask, moved)
 
 
 def side_by_side(model, masks: Sequence[Change | None]) -> None:

@@ -13,7 +13,7 @@ from gatescope.core.progress import bar
 from gatescope.data.example import Example, listed
 from gatescope.kernels.eager import total
 from gatescope.models.sites import site_of
-from gatescope.traces.access import by_token, read
+from gatescope.traces.access import neurons
 from gatescope.traces.encoding import collate
 from gatescope.traces.passes import forward_until
 
@@ -43,8 +43,11 @@ def mean_activation(
             batch = collate(model, examples[start : start + batch_size])
 
             def inside(valid: Tensor = batch.valid) -> list[Tensor]:
-                wholes = (where.part(read(model, path, where.io)) for path in where.paths)
-                return [total(by_token(w, valid), valid.to(w.device)).sum(0).cpu() for w in wholes]
+                totals: list[Tensor] = []
+                for place in where.places:
+                    activation = neurons(model, place, valid)
+                    totals.append(total(activation, valid.to(activation.device)).sum(0).cpu())
+                return totals
 
             sums += torch.stack(forward_until(model, batch.inputs, inside))
             tokens += int(batch.valid.sum())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -177,6 +177,12 @@ def token_classes(model, batch: Batch) -> dict[str, Bool[Tensor, "b s"]]:
     ids = batch.inputs["input_ids"]
     placeholder = torch.isin(ids, torch.tensor(sorted(placeholder_ids(model)), dtype=torch.long, device=ids.device))
     return {"all": batch.valid, "text": batch.valid & ~placeholder, "image": batch.valid & placeholder}
+
+
+def class_masks(model, batch: Batch, names: Collection[str]) -> Bool[Tensor, "c b s"]:
+    """The masks of those named of the prompt's classes of tokens, in the order of `CLASSES`."""
+    masks = [mask for name, mask in token_classes(model, batch).items() if name in names]
+    return torch.stack(masks) if masks else batch.valid.new_zeros(0, *batch.valid.shape)
 
 
 def marker_ids(model) -> set[int]:

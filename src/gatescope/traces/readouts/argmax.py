@@ -14,8 +14,10 @@ from torch import Tensor
 from gatescope.core.answers import Reading
 from gatescope.data.example import Example
 from gatescope.traces.encoding import Batch
+from gatescope.traces.jobs import Asked
 from gatescope.traces.labels import single_tokens
-from gatescope.traces.readouts.base import Answer, Asking, Readout, forward_data, next_logits
+from gatescope.traces.likelihood import next_logits
+from gatescope.traces.readouts.base import Answer, Asking, Readout, forward_data
 
 
 class Argmax(Readout):
@@ -37,14 +39,14 @@ class Argmax(Readout):
 
     def put(self, model, batch: Batch, asking: Asking) -> tuple[Tensor, Any]:
         """Each row's most probable next token [b]."""
-        logits, kept = next_logits(model, batch, asking.work)
+        logits, kept = next_logits(model, **forward_data(model, batch), inside=asking.work)
         return logits.argmax(-1), kept
 
-    def job(self, model, batch: Batch) -> dict[str, Any]:
+    def job(self, model, batch: Batch) -> Asked:
         """The right label's token."""
         rows = zip(batch.examples, single_tokens(model, batch.examples), strict=True)
         right = [labels[example.choices.index(example.answer)] for example, labels in rows]
-        return forward_data(model, batch) | {"way": "argmax", "right": torch.tensor(right)}
+        return {**forward_data(model, batch), "way": "argmax", "right": torch.tensor(right)}
 
     def read(self, model, examples: Sequence[Example], outcome: Tensor) -> list[Answer]:
         """The label that each token is, if it is one."""

@@ -18,6 +18,7 @@ from gatescope.core import answers
 from gatescope.core.answers import Reading
 from gatescope.data.example import Example
 from gatescope.traces.encoding import Batch
+from gatescope.traces.jobs import Asked
 from gatescope.traces.readouts import likert, short
 from gatescope.traces.readouts.base import Answer, Asking, Readout
 
@@ -68,13 +69,14 @@ class Generated(Readout):
         """The generated ids [b, t]."""
         return _generated_ids(model, batch, asking.work, asking.max_new_tokens)
 
-    def job(self, model, batch: Batch) -> dict[str, Any]:
+    def job(self, model, batch: Batch) -> Asked:
         """Prompts, and the words an answer is looked for among."""
-        words = {
+        return {
+            "inputs": dict(batch.inputs),
+            "way": "generate",
             "choices": [list(example.choices) for example in batch.examples],
             "answer": [example.answer for example in batch.examples],
         }
-        return {"inputs": dict(batch.inputs), "way": "generate"} | words
 
     def read(self, model, examples: Sequence[Example], outcome: Tensor) -> list[Answer]:
         """Each row's text and its reading."""

@@ -8,6 +8,7 @@ from typing import Any
 from gatescope.core.answers import Reading
 from gatescope.data.example import Example
 from gatescope.traces.encoding import Batch
+from gatescope.traces.jobs import Asked
 from gatescope.traces.passes import forward_until
 from gatescope.traces.readouts.base import Answer, Asking, Readout, forward_data
 
@@ -25,9 +26,9 @@ class Passages(Readout):
         """A forward pass that goes no further than what is kept."""
         return None, forward_until(model, batch.inputs, asking.work)
 
-    def job(self, model, batch: Batch) -> dict[str, Any]:
+    def job(self, model, batch: Batch) -> Asked:
         """The passages."""
-        return forward_data(model, batch) | {"way": "none"}
+        return {**forward_data(model, batch), "way": "none"}
 
     def read(self, model, examples: Sequence[Example], outcome: None) -> list[Answer]:
         """No answers, none of them right."""
