@@ -15,7 +15,7 @@ from gatescope.steps.remote import Server, plan, sweep_shards
 from gatescope.steps.remote.estimate import returned
 from gatescope.steps.remote.ledger import Ledger, Piece
 from gatescope.steps.remote.line import Line, said
-from tiny import text_examples
+from tiny import Parts, text_examples
 
 
 def neurons(llama, *indices):
@@ -44,7 +44,7 @@ def test_every_difference_between_works_is_in_their_digests(monkeypatch):
 
     def of(task="sweep", settings=("generate", 20), address="http://a", **more):
         monkeypatch.setattr(plan, "identity", lambda model: card | more)
-        return plan.work(task, None, Server(address), list(settings))
+        return plan.work(task, Parts(), Server(address), list(settings))
 
     made = [of(), of(task="record"), of(settings=("generate", 3)), of(address="http://b"), of(revision="r2"), of(id="org/n")]
     assert len(set(made)) == len(made) and of() == made[0]

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
@@ -56,7 +57,7 @@ class Change:
         told = [self.kind, self.values, self.neurons.layout.plain(), self.neurons.flat.tolist()]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
-    def targets(self, model) -> list[Target]:
+    def targets(self, model: TransformersModel) -> list[Target]:
         """Where the model is changed, in the order it gets there.
 
         Raises:
@@ -84,7 +85,7 @@ class Change:
         return values.view(shape.layers, shape.width)
 
 
-def plain(model, change: Change | None) -> list[tuple]:
+def plain(model: TransformersModel, change: Change | None) -> list[tuple]:
     """A change as plain data that can travel, in the order in which the model reaches its layers: path, input or output,
     columns [k], kind, values [k].
 

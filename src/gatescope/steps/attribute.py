@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core.attributions import Attributions
@@ -23,6 +24,7 @@ from gatescope.data.example import Example, fingerprint, listed
 from gatescope.kernels import compiled
 from gatescope.models.identity import identity, versions
 from gatescope.models.sites import layout_of, site_of
+from gatescope.steps.batches import Batches
 from gatescope.steps.remote.attribute import attribute_shards
 from gatescope.steps.run import Run
 from gatescope.steps.runner import run_step
@@ -37,7 +39,7 @@ LINEAR = ("gate_pre", "up", "q", "k", "v")  # sites that are a projection's raw 
 
 
 def attribute(
-    model,
+    model: TransformersModel,
     examples: Sequence[Example],
     *,
     sites: Sequence[str] = ("gate_pre", "q", "k", "v"),
@@ -86,16 +88,19 @@ class Attributing(Step[Attributions]):
     doing = "attributing"
 
     def __init__(
-        self, model, examples: Sequence[Example], sites: Sequence[str], reduce: str, pad_zero: bool, name: str = ""
+        self,
+        model: TransformersModel,
+        examples: Sequence[Example],
+        sites: Sequence[str],
+        reduce: str,
+        pad_zero: bool,
+        name: str = "",
     ) -> None:
         if not listed(examples):
             raise GatescopeError("Attribution needs examples; there are none.")
         super().__init__(model, examples)
-        one_of("reduce", reduce, ("max", "mean", "norm"))
         self.sites = [site_of(model, site) for site in sites]
-        if reduce == "norm" and (wrong := [site for site in sites if site not in LINEAR]):
-            linear = ", ".join(LINEAR)
-            raise GatescopeError(f"reduce='norm' is defined for the outputs of projections, {linear}; not for {wrong}.")
+        _check_reduce(reduce, sites)
         self.name = f"attribute of {name}" if name else "attribute"
         self.answers = [answer_tokens(model, example) for example in examples]
         self.reduce, self.pad_zero = reduce, pad_zero
@@ -129,7 +134,9 @@ class Attributing(Step[Attributions]):
         scores, probability, _ = score_batch(self.model, self.scoring, forced, compiled.attribution)
         _add(shard, (scores * probability[:, None]).cpu(), batch.examples)
 
-    def there(self, batches, places, remote, ledger, dtype) -> Iterator[tuple[int, Attributions]]:
+    def there(
+        self, batches: Batches, places: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
+    ) -> Iterator[tuple[int, Attributions]]:
         """The same on a server."""
         yield from attribute_shards(
             self.model,
@@ -152,6 +159,14 @@ class Attributing(Step[Attributions]):
     def pack(self, shard: Attributions) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The sums, and the model as it was."""
         return {part: getattr(shard, part) for part in ("sums", "clamped", "seen")}, {"model": dict(shard.model)}
+
+
+def _check_reduce(reduce: str, sites: Sequence[str]) -> None:
+    one_of("reduce", reduce, ("max", "mean", "norm"))
+    wrong = [site for site in sites if site not in LINEAR]
+    if reduce == "norm" and wrong:
+        linear = ", ".join(LINEAR)
+        raise GatescopeError(f"reduce='norm' is defined for the outputs of projections, {linear}; not for {wrong}.")
 
 
 def _add(total: Attributions, weighted: Tensor, examples: Sequence[Example]) -> None:

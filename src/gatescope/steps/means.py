@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float64
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
@@ -19,7 +20,7 @@ from gatescope.traces.passes import forward_until
 
 
 def mean_activation(
-    model, examples: Sequence[Example], *, site: str = "gate", batch_size: int = 16, progress: bool = True
+    model: TransformersModel, examples: Sequence[Example], *, site: str = "gate", batch_size: int = 16, progress: bool = True
 ) -> Float64[Tensor, "l n"]:
     """Every neuron's mean activation over the valid tokens of the examples' prompts, signed.
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import inspect
 
 import torch
+from nnsight import TransformersModel
 from torch import Tensor
 from transformers.utils import ModelOutput
 
 from gatescope.traces.encoding import Batch
 
 
-def features(model, batch: Batch) -> ModelOutput | None:
+def features(model: TransformersModel, batch: Batch) -> ModelOutput | None:
     """What a batch's pictures become, picture by picture; None where there are none, or the model takes no features.
 
     Also where the model is an edited copy: an edit may touch the picture encoder, which is run here outside a trace.

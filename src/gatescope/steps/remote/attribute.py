@@ -15,9 +15,9 @@ from gatescope.core.attributions import Attributions
 from gatescope.data.example import Example
 from gatescope.models.identity import identity
 from gatescope.models.sites import Site, layout_of
+from gatescope.steps.batches import Batches
 from gatescope.steps.remote import plan
 from gatescope.steps.remote.jobs import Build, builder_of, run_jobs
-from gatescope.steps.remote.plan import Shards
 from gatescope.steps.remote.server import Server
 from gatescope.traces.encoding import collate
 from gatescope.traces.forced import forced_batch
@@ -27,7 +27,7 @@ from gatescope.traces.labels import answer_tokens
 
 def attribute_shards(
     model: TransformersModel,
-    shards: Shards,
+    shards: Batches,
     sites: Sequence[Site],
     groups: Sequence[str],
     items: int,
@@ -77,7 +77,7 @@ def attribute_shards(
 
 def builder(
     model: TransformersModel,
-    shards: Shards,
+    shards: Batches,
     sites: Sequence[Site],
     groups: Sequence[str],
     reduce: str = "max",

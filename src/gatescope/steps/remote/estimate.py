@@ -10,9 +10,9 @@ from nnsight import TransformersModel
 
 from gatescope.data.example import Example, readout_of
 from gatescope.models.sites import site_of
+from gatescope.steps.batches import Batches
 from gatescope.steps.plan import plan
 from gatescope.steps.remote.jobs import Build
-from gatescope.steps.remote.plan import Shards
 from gatescope.steps.remote.record import builder
 from gatescope.steps.remote.request import weigh
 from gatescope.traces.jobs import Asked, Job
@@ -41,7 +41,7 @@ class Estimate:
         return f"{self.jobs} jobs, {_size(self.payload)} sent, at most {_size(self.result)} returned"
 
 
-def estimate(model: TransformersModel, shards: Shards, build: Callable[[int], Build], *, sample: int = 3) -> Estimate:
+def estimate(model: TransformersModel, shards: Batches, build: Callable[[int], Build], *, sample: int = 3) -> Estimate:
     """Make the requests of a few shards, check that they can travel, send nothing, and extrapolate.
 
     Args:
@@ -82,8 +82,8 @@ def estimate_record(
 ) -> Estimate:
     """What `gatescope.record(..., remote=...)` with these arguments will move; errors as for `estimate`."""
     readout = readout or readout_of(examples)
-    planned = enumerate(plan(model, examples, batch_size, shard_size))
-    shards = {number: [[examples[i] for i in batch] for batch in batches] for number, batches in planned}
+    planned = plan(model, examples, batch_size, shard_size)
+    shards = {number: planned.batches(number, examples) for number in range(len(planned.shards))}
     groups = tuple(dict.fromkeys(example.group for example in examples))
     build = builder(model, shards, site_of(model, site), groups, tokens, only_correct, readout, max_new_tokens)
     return estimate(model, shards, build)

@@ -16,10 +16,11 @@ from typing import Any
 
 from nnsight import TransformersModel
 
+from gatescope.data.example import Example
+from gatescope.steps.batches import Batches
 from gatescope.steps.remote import plan
 from gatescope.steps.remote.ledger import Ledger, Piece
 from gatescope.steps.remote.line import Line
-from gatescope.steps.remote.plan import Shards
 from gatescope.steps.remote.request import weigh
 from gatescope.steps.remote.server import Server, greet
 from gatescope.traces.jobs import Job
@@ -33,7 +34,7 @@ def run_jobs(
     task: str,
     model: TransformersModel,
     server: Server,
-    shards: Shards,
+    shards: Batches,
     build: Callable[[int], Build],
     settings: Sequence[Any],
     ledger: Path | None,
@@ -99,7 +100,9 @@ class _Dispatch:
         self.line.submit(self.model, piece, job, self.ledger)
 
 
-def builder_of(shards: Shards, common: Mapping[str, Any], batch_of: Callable[..., Mapping[str, Any]]) -> Callable[[int], Build]:
+def builder_of(
+    shards: Batches, common: Mapping[str, Any], batch_of: Callable[[Sequence[Example]], Mapping[str, Any]]
+) -> Callable[[int], Build]:
     """For a shard's number, what makes the job of a range of its batches, where one job does all there is to do.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import add
 from typing import Any
@@ -16,13 +16,12 @@ from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example, fingerprint
 from gatescope.models.identity import identity
 from gatescope.statistics.table import Row
+from gatescope.steps.batches import Batches
 from gatescope.steps.remote.server import Server
 from gatescope.traces.ask import readout_named
 from gatescope.traces.encoding import Batch
 from gatescope.traces.jobs import Asked
 from gatescope.traces.jobs import Row as MaskRow
-
-Shards = Mapping[int, Sequence[Sequence[Example]]]  # a shard's number -> its batches
 
 
 def batch(model: TransformersModel, encoded: Batch, readout: str) -> Asked:
@@ -67,13 +66,13 @@ def same_dtype(server: Server, before: str | None, pieces: Sequence[dict[str, An
     return str(before)
 
 
-def work(task: str, model, server: Server, settings: list[Any]) -> str:
+def work(task: str, model: TransformersModel, server: Server, settings: list[Any]) -> str:
     """A digest of what the jobs are of, so that a ledger of other work is not taken for this one's."""
     card = identity(model)
     return hashlib.sha256(json.dumps([task, card["id"], card["revision"], server.address, settings]).encode()).hexdigest()
 
 
-def keys(shards: Shards) -> Callable[[int], str]:
+def keys(shards: Batches) -> Callable[[int], str]:
     """For a shard's number, a digest of its examples and how they are cut into batches."""
 
     def key(number: int) -> str:

@@ -15,9 +15,9 @@ from gatescope.data.example import Example
 from gatescope.models.identity import identity
 from gatescope.models.sites import Site
 from gatescope.statistics.table import Row
+from gatescope.steps.batches import Batches
 from gatescope.steps.remote import plan
 from gatescope.steps.remote.jobs import Build, builder_of, run_jobs
-from gatescope.steps.remote.plan import Shards
 from gatescope.steps.remote.server import Server
 from gatescope.traces.ask import readout_named
 from gatescope.traces.encoding import CLASSES, class_masks, collate, uncounted_ids
@@ -27,7 +27,7 @@ from gatescope.traces.readouts.generated import generation
 
 def record_shards(
     model: TransformersModel,
-    shards: Shards,
+    shards: Batches,
     site: Site,
     groups: Sequence[str],
     *,
@@ -91,7 +91,7 @@ def record_shards(
 
 def builder(
     model: TransformersModel,
-    shards: Shards,
+    shards: Batches,
     site: Site,
     groups: Sequence[str],
     tokens: Sequence[str] = ("all",),

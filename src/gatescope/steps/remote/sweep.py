@@ -9,9 +9,9 @@ from nnsight import TransformersModel
 
 from gatescope.core.answers import Reading
 from gatescope.interventions.value import Change, plain
+from gatescope.steps.batches import Batches
 from gatescope.steps.remote import plan
 from gatescope.steps.remote.jobs import Build, builder_of, run_jobs
-from gatescope.steps.remote.plan import Shards
 from gatescope.steps.remote.server import Server
 from gatescope.traces.encoding import collate
 from gatescope.traces.readouts.generated import generation
@@ -19,7 +19,7 @@ from gatescope.traces.readouts.generated import generation
 
 def sweep_shards(
     model: TransformersModel,
-    shards: Shards,
+    shards: Batches,
     masks: Sequence[Change | None],
     *,
     readout: str = "generate",
@@ -56,7 +56,7 @@ def sweep_shards(
 
 def builder(
     model: TransformersModel,
-    shards: Shards,
+    shards: Batches,
     masks: Sequence[Change | None],
     readout: str = "generate",
     max_new_tokens: int = 20,

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from nnsight import TransformersModel
+
 from gatescope.core.answers import Reading
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example
@@ -63,15 +65,15 @@ class Readout(ABC):
         """What an example would need to be read so, and has not."""
 
     @abstractmethod
-    def put(self, model, batch: Batch, asking: Asking) -> tuple[Any, Any]:
+    def put(self, model: TransformersModel, batch: Batch, asking: Asking) -> tuple[Any, Any]:
         """Put a batch to the model: what came back, and what `asking.inside` returned."""
 
     @abstractmethod
-    def job(self, model, batch: Batch) -> Asked:
+    def job(self, model: TransformersModel, batch: Batch) -> Asked:
         """A batch as plain data for `gatescope.traces.shipped`."""
 
     @abstractmethod
-    def read(self, model, examples: Sequence[Example], outcome: Any) -> list[Answer]:
+    def read(self, model: TransformersModel, examples: Sequence[Example], outcome: Any) -> list[Answer]:
         """Each example's answer out of what came back."""
 
     def check(self, example: Example) -> None:
@@ -89,7 +91,7 @@ class Readout(ABC):
             f"{_fitting(example)!r} can read it.{more}"
         )
 
-    def readable(self, model, examples: Sequence[Example]) -> None:
+    def readable(self, model: TransformersModel, examples: Sequence[Example]) -> None:
         """Refuse examples that cannot be read so with this model, before anything is run.
 
         Raises:
@@ -107,6 +109,6 @@ def _fitting(example: Example) -> str:
     return "label" if example.labels else "generate"
 
 
-def forward_data(model, batch: Batch) -> Forward:
+def forward_data(model: TransformersModel, batch: Batch) -> Forward:
     """A batch that is put to the model in one plain forward pass, as plain data."""
     return {"inputs": dict(batch.inputs), "options": forward_options(model, batch.inputs, keep=1)}

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core.answers import Reading
@@ -38,7 +39,7 @@ class Choices(Readout):
     how: str
 
     @abstractmethod
-    def tokens(self, model, examples: Sequence[Example]) -> Tokens:
+    def tokens(self, model: TransformersModel, examples: Sequence[Example]) -> Tokens:
         """The tokens of every option of each example."""
 
     def lacks(self, example: Example) -> str | None:
@@ -58,7 +59,7 @@ class Choices(Readout):
         choice = example.choices[which]
         return Reading(choice, choice == example.answer, fallback=False)
 
-    def put(self, model, batch: Batch, asking: Asking) -> tuple[list[Tensor], Any]:
+    def put(self, model: TransformersModel, batch: Batch, asking: Asking) -> tuple[list[Tensor], Any]:
         """Each row's log-probabilities of its options."""
         tokens = self.tokens(model, batch.examples)
         if self.next_only(tokens):
@@ -76,7 +77,7 @@ class Choices(Readout):
             logs += found.split([len(options) for options in tokens[mine]])
         return logs, kept
 
-    def job(self, model, batch: Batch) -> Asked:
+    def job(self, model: TransformersModel, batch: Batch) -> Asked:
         """The options' tokens, and which of them are right."""
         examples = batch.examples
         tokens = self.tokens(model, examples)
@@ -86,7 +87,7 @@ class Choices(Readout):
             return {**made, "way": "next"}
         return {**made, "way": "options", "chunks": list(_chunks(model, examples, tokens))}
 
-    def read(self, model, examples: Sequence[Example], outcome: Sequence[Tensor]) -> list[Answer]:
+    def read(self, model: TransformersModel, examples: Sequence[Example], outcome: Sequence[Tensor]) -> list[Answer]:
         """The most probable option of each row."""
         found: list[Answer] = []
         for example, logs, tokens in zip(examples, outcome, self.tokens(model, examples), strict=True):
@@ -107,12 +108,12 @@ class Label(Choices):
             return "choices"
         return None if example.labels else "labels"
 
-    def readable(self, model, examples: Sequence[Example]) -> None:
+    def readable(self, model: TransformersModel, examples: Sequence[Example]) -> None:
         """Every label has tokens."""
         super().readable(model, examples)
         label_tokens(model, examples)
 
-    def tokens(self, model, examples: Sequence[Example]) -> Tokens:
+    def tokens(self, model: TransformersModel, examples: Sequence[Example]) -> Tokens:
         """Of every label."""
         return label_tokens(model, examples)
 
@@ -145,7 +146,7 @@ class Loglik(Choices):
     name = "loglik"
     how = "loglik"
 
-    def tokens(self, model, examples: Sequence[Example]) -> Tokens:
+    def tokens(self, model: TransformersModel, examples: Sequence[Example]) -> Tokens:
         """Of every choice's text."""
         return text_tokens(model, examples)
 
@@ -157,7 +158,7 @@ class LoglikMean(Loglik):
     how = "loglik_mean"
 
 
-def _chunks(model, examples: Sequence[Example], tokens: Tokens) -> Iterator[Forced]:
+def _chunks(model: TransformersModel, examples: Sequence[Example], tokens: Tokens) -> Iterator[Forced]:
     """Every option of every example put after its prompt; as many at once as there are examples."""
     rows = [(example, ids) for example, options in zip(examples, tokens, strict=True) for ids in options]
     for start in range(0, len(rows), len(examples)):
