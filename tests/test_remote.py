@@ -23,7 +23,7 @@ from gatescope.steps import remote
 from gatescope.steps.remote import Server, attribute_shards, load_client, record_shards, sweep_shards
 from gatescope.steps.remote import attribute as remote_attribute
 from gatescope.steps.remote import record as remote_record
-from gatescope.steps.remote.request import weigh
+from gatescope.steps.remote.line import weigh
 from loopback import Loopback
 from loopback.client import record as client_record
 from loopback.client import shards as client_shards

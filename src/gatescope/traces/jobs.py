@@ -33,26 +33,20 @@ class Forced(Forward):
 
 
 class Asked(TypedDict, total=False):
-    """A batch of questions, and what is needed to read their answers; which keys it has depends on `way`.
-
-    `way` is "generate", "next" (options of one token), "argmax", "options" (whole texts) or "none". `tokens` are those of
-    every option, `right` the right ones, `how` the way options are compared; `chunks` put the options to the model.
-    `choices` and `answer` are words for Algorithm 1. To record, each row's `group` [b] and the `masks` [c, b, s] of
-    classes of tokens come on top; and `use` [b], the rows to count, where the client had to decide.
-    """
+    """A batch of questions, and what is needed to read their answers; which keys it has depends on `way`."""
 
     inputs: dict[str, Tensor]
     options: dict[str, Any]
-    way: Literal["generate", "next", "argmax", "options", "none"]
-    tokens: Sequence[list[list[int]]]
-    right: Any
-    how: str
-    chunks: list[Forced]
-    choices: list[list[str]]
+    way: Literal["generate", "next", "argmax", "options", "none"]  # "next": options of one token; "options": whole texts
+    tokens: Sequence[list[list[int]]]  # of every option
+    right: Any  # which options are right; of "argmax" the token that is
+    how: str  # how options are compared
+    chunks: list[Forced]  # put the options to the model
+    choices: list[list[str]]  # for Algorithm 1
     answer: list[str]
-    masks: Tensor
-    group: Tensor
-    use: Tensor
+    masks: Tensor  # to record: classes of tokens [c, b, s]
+    group: Tensor  # each row's [b]
+    use: Tensor  # rows to count [b], where the client has decided
 
 
 class Scored(Forced):
@@ -62,44 +56,36 @@ class Scored(Forced):
 
 
 class Scoring(TypedDict):
-    """What is attributed, and how.
+    """What is attributed, and how."""
 
-    `places` are the neurons, each with the projection whose bias is taken off, if any; `order` is the modules in the order
-    in which the model reaches them, each once; `embedding` is where the graph begins.
-    """
-
-    places: list[tuple[Place, Projection | None]]
-    order: list[tuple[str, str]]
-    embedding: str
+    places: list[tuple[Place, Projection | None]]  # the neurons; and the projection whose bias is taken off, if any
+    order: list[tuple[str, str]]  # the modules in the order in which the model reaches them, each once
+    embedding: str  # where the graph begins
     reduce: str
     pad_zero: bool
 
 
 class RecordJob(TypedDict):
-    """A job that counts. `classes`, `groups` and `width` are the sizes of its sums, with `places` as the layers.
-
-    `decides` says who knows which answers are right: see `gatescope.traces.readouts.base.Readout`; or "all" count, or the
-    client has "given" the rows. `generated` is whether generated tokens are counted, `markers` the ids that are not.
-    """
+    """A job that counts."""
 
     task: Literal["record"]
     batches: list[Asked]
-    classes: int
+    classes: int  # sizes of its sums; the places are the layers
     groups: int
     width: int
     places: list[Place]
-    decides: str
-    generated: bool
-    markers: Tensor
+    decides: str  # who knows which answers are right: a read-out's `decides`; "all" count; the client has "given" the rows
+    generated: bool  # whether generated tokens are counted
+    markers: Tensor  # ids of tokens that are not
     generation: dict[str, Any]
 
 
 class AttributeJob(Scoring):
-    """A job that attributes; `groups` and `width` are the sizes of its sums."""
+    """A job that attributes."""
 
     task: Literal["attribute"]
     batches: list[Scored]
-    groups: int
+    groups: int  # sizes of its sums
     width: int
 
 

@@ -17,7 +17,8 @@ from gatescope.models.identity import identity
 from gatescope.models.sites import Site, layout_of
 from gatescope.steps.batches import Batches
 from gatescope.steps.remote import plan
-from gatescope.steps.remote.jobs import Build, builder_of, run_jobs
+from gatescope.steps.remote.jobs import builder_of, run_jobs
+from gatescope.steps.remote.line import Build
 from gatescope.steps.remote.server import Server
 from gatescope.traces.encoding import collate
 from gatescope.traces.forced import forced_batch

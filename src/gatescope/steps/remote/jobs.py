@@ -19,14 +19,10 @@ from nnsight import TransformersModel
 from gatescope.data.example import Example
 from gatescope.steps.batches import Batches
 from gatescope.steps.remote import plan
-from gatescope.steps.remote.ledger import Ledger, Piece
-from gatescope.steps.remote.line import Line
-from gatescope.steps.remote.request import weigh
+from gatescope.steps.remote.ledger import Ledger
+from gatescope.steps.remote.line import Build, Line
 from gatescope.steps.remote.server import Server, greet
-from gatescope.traces.jobs import Job
 
-# A piece's first batch, the one after its last, and the answers if it was asked before -> its job.
-Build = Callable[[int, int, list[Any] | None], Job]
 Results = list[dict[str, Any]]  # of a shard's pieces, in order
 
 
@@ -59,7 +55,7 @@ def run_jobs(
     greet(server)
     book.expect(shards)
     waiting = deque(number for number in shards if number not in book.pieces)
-    dispatch = _Dispatch(model, Line(server), build, book)
+    line = Line(server)
     while waiting or book.pieces:
         under_way = book.under_way
         if waiting and len(under_way) < server.in_flight:
@@ -67,37 +63,12 @@ def run_jobs(
             book.begin(number, len(shards[number]))
             continue
         for piece in under_way:
-            dispatch.advance(piece)
+            line.advance(model, piece, build, book)
         finished = book.finished
         for number in finished:
             yield number, book.results(number)
             book.done(number)
-            dispatch.builds.pop(number, None)
-        dispatch.line.rest(bool(finished))
-
-
-class _Dispatch:
-    """Takes pieces one step further: submits them, or looks at their jobs."""
-
-    def __init__(self, model: TransformersModel, line: Line, build: Callable[[int], Build], ledger: Ledger) -> None:
-        self.model = model
-        self.line = line
-        self.build = build
-        self.ledger = ledger
-        self.builds: dict[int, Build] = {}
-        self.checked = False
-
-    def advance(self, piece: Piece) -> None:
-        """Submit a piece that has no job, or ask after the job it has."""
-        if piece.current:
-            return self.line.look(self.model, piece, self.ledger)
-        if piece.shard not in self.builds:
-            self.builds[piece.shard] = self.build(piece.shard)
-        job = self.builds[piece.shard](piece.start, piece.stop, piece.asked)
-        if not self.checked:  # all jobs of a run call the same functions: if one can travel, all can
-            weigh(self.model, job)
-            self.checked = True
-        self.line.submit(self.model, piece, job, self.ledger)
+        line.rest(bool(finished))
 
 
 def builder_of(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -18,13 +19,18 @@ import httpx
 import nnsight
 from nnsight import TransformersModel
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
+from nnsight.schema.request import RequestModel
+from nnsight.tracing.backend import Backend
 
 from gatescope.core.errors import GatescopeError
 from gatescope.models.client import name_there
 from gatescope.steps.remote.ledger import Ledger, Piece
-from gatescope.steps.remote.request import open_job
 from gatescope.steps.remote.server import Server
+from gatescope.traces import travel
 from gatescope.traces.jobs import Job
+
+# A piece's first batch, the one after its last, and the answers if it was asked before -> its job.
+Build = Callable[[int, int, list[Any] | None], Job]
 
 # A server's errors come as text: its own sentences, or the last lines of a traceback.
 _LATE = re.compile(r"exceeded the execution timeout|time limit", re.I)
@@ -39,6 +45,7 @@ class Line:
         self.server = server
         self.silent_since: float | None = None
         self.waited = server.pause
+        self.weighed = 0
 
     def rest(self, progress: bool) -> None:
         """Wait before the next round; longer each time nothing has come."""
@@ -52,6 +59,15 @@ class Line:
         )
         backend.display.enabled = False  # it would print a line a job; the bar is ours
         return backend
+
+    def advance(self, model: TransformersModel, piece: Piece, build: Callable[[int], Build], ledger: Ledger) -> None:
+        """Submit a piece that has no job, or look at the job it has."""
+        if piece.current:
+            return self.look(model, piece, ledger)
+        job = build(piece.shard)(piece.start, piece.stop, piece.asked)
+        if not self.weighed:  # all jobs of a run call the same functions: if one can travel, all can
+            self.weighed = weigh(model, job)
+        self.submit(model, piece, job, ledger)
 
     def submit(self, model: TransformersModel, piece: Piece, job: Job, ledger: Ledger) -> None:
         """Send a piece's job and write its number down."""
@@ -173,6 +189,37 @@ class Line:
                 f"{self.server.address} has not answered for {silent:.0f} seconds ({reason}). Its jobs are remembered where a "
                 f"run directory was given: start the same command again."
             ) from error
+
+
+class Weigh(Backend):
+    """Serialises a block as it would be sent, and sends nothing."""
+
+    def __init__(self) -> None:
+        self.compress = nnsight.CONFIG.API.COMPRESS
+        self.blob = b""
+
+    def __call__(self, tracer) -> None:
+        """Take the place of running the block."""
+        self.blob = RequestModel.serialize(tracer, self.compress)
+
+
+def weigh(model: TransformersModel, job: Job) -> int:
+    """Bytes a job's request has, after checking that all of it can travel.
+
+    Raises:
+        GatescopeError: naming what a server would not have.
+    """
+    backend = Weigh()
+    open_job(model, backend, job)
+    travel.check(backend.blob, backend.compress)
+    return len(backend.blob)
+
+
+def open_job(model: TransformersModel, backend: Backend, job: Job) -> None:
+    """One job: a session of which the only value kept is what the shipped function gives."""
+    run = travel.shipped().run
+    with model.session(backend=backend):
+        result = nnsight.save(run(model, job))  # noqa: F841
 
 
 def said(error: Exception) -> str:

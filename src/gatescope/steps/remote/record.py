@@ -17,7 +17,8 @@ from gatescope.models.sites import Site
 from gatescope.statistics.table import Row
 from gatescope.steps.batches import Batches
 from gatescope.steps.remote import plan
-from gatescope.steps.remote.jobs import Build, builder_of, run_jobs
+from gatescope.steps.remote.jobs import builder_of, run_jobs
+from gatescope.steps.remote.line import Build
 from gatescope.steps.remote.server import Server
 from gatescope.traces.ask import readout_named
 from gatescope.traces.encoding import CLASSES, class_masks, collate, uncounted_ids

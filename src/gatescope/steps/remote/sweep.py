@@ -11,7 +11,8 @@ from gatescope.core.answers import Reading
 from gatescope.interventions.value import Change, plain
 from gatescope.steps.batches import Batches
 from gatescope.steps.remote import plan
-from gatescope.steps.remote.jobs import Build, builder_of, run_jobs
+from gatescope.steps.remote.jobs import builder_of, run_jobs
+from gatescope.steps.remote.line import Build
 from gatescope.steps.remote.server import Server
 from gatescope.traces.encoding import collate
 from gatescope.traces.readouts.generated import generation
