@@ -79,7 +79,7 @@ def side_by_side(model: TransformersModel, masks: Sequence[Change | None]) -> No
     Raises:
         GatescopeError: if neurons belong to another model.
     """
-    places: dict[tuple, list[tuple[int, Kind, Tensor, Tensor]]] = {}
+    places: dict[tuple[tuple[int, int], str, str], list[tuple[int, Kind, Tensor, Tensor]]] = {}
     for block, mask in enumerate(masks):
         if mask is None:
             continue

@@ -47,7 +47,7 @@ def carry(intervention: Change, model: TransformersModel) -> Callable[[object], 
     return travel.shipped().carried(plain(model, intervention))
 
 
-def held(intervention: Change, model: TransformersModel):
+def held(intervention: Change, model: TransformersModel) -> TransformersModel:
     """A copy of the model with the intervention in every trace and at every generated token, here and on a server."""
     mask, hold = plain(model, intervention), travel.shipped().hold
     with model.edit() as (_, edited):

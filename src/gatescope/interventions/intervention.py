@@ -18,6 +18,7 @@ every generated token; or as a lasting edit, for every trace of the copy it retu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import overload
 
@@ -57,7 +58,7 @@ class Intervention(Change):
         """
         hold(self, model)
 
-    def edit(self, model: TransformersModel):
+    def edit(self, model: TransformersModel) -> TransformersModel:
         """A copy of the model with the intervention in every trace and at every generated token.
 
         The copy shares the weights, and the model itself is left as it was.
@@ -67,7 +68,7 @@ class Intervention(Change):
         """
         return held(self, model)
 
-    def baked(self, model: TransformersModel | PreTrainedModel):
+    def baked(self, model: TransformersModel | PreTrainedModel) -> AbstractContextManager[PreTrainedModel]:
         """The model with this in its weights, for a `with` block; see `gatescope.interventions.bake.baked`."""
         return baked(self, model)
 

@@ -46,6 +46,7 @@ class Shards:
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
         self.path = path
         self.facts = dict(facts)
+        # What a shard says it is part of; versions and kernel may change in the middle of a run, the plan may not.
         told = {name: value for name, value in self.facts.items() if name not in _MAY_DIFFER - {"shards"}}
         self.key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 

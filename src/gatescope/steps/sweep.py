@@ -159,6 +159,7 @@ def _all_masks(
     """A batch's answers under every mask."""
     rows = len(batch.examples)
     most = together or max(1, ROWS.get(model._module.device.type, 64) // rows)
+    # Masks act on the language model alone, so a picture's features are the same under all of them.
     pictures = vision.features(model, batch) if len(masks) > 1 else None
 
     def some(side: Masks) -> list[list[Answer]]:
@@ -195,12 +196,12 @@ def _touching(mask: Intervention) -> Intervention | None:
     return mask if len(mask.neurons) else None
 
 
-def _plain(answer: Answer) -> list:
+def _plain(answer: Answer) -> list[Any]:
     text, reading = answer
     return [text, reading.predicted, reading.correct, reading.fallback, reading.score]
 
 
-def _parse(plain: Sequence) -> Answer:
+def _parse(plain: Sequence[Any]) -> Answer:
     return plain[0], Reading(*plain[1:])
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gatescope.kernels.change import change, take
 from gatescope.models.sites import Place
+from gatescope.traces.jobs import MaskRow
 from gatescope.traces.workers import unreached
 
 
@@ -50,7 +51,7 @@ def neurons(model: TransformersModel, place: Place, like: Tensor) -> Tensor:
     return take(by_token(read(model, path, io), like), columns)
 
 
-def change_all(model: TransformersModel, mask: list[tuple], moved: dict[int, tuple[Tensor, Tensor]]) -> None:
+def change_all(model: TransformersModel, mask: list[MaskRow], moved: dict[int, tuple[Tensor, Tensor]]) -> None:
     """Inside a trace: change a mask's neurons, layer by layer, in the order in which the model reaches them.
 
     Args:

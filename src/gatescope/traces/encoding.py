@@ -90,7 +90,9 @@ def _pictures(model: TransformersModel, examples: Sequence[Example]) -> list[Ima
     return pictures
 
 
-def _processed(model: TransformersModel, texts: list[str], images: list, options: dict) -> dict[str, Tensor]:
+def _processed(
+    model: TransformersModel, texts: list[str], images: list[list[Image]], options: dict[str, Any]
+) -> dict[str, Tensor]:
     """What the processor makes of prompts and their pictures.
 
     Raises:
@@ -156,10 +158,10 @@ def _has_template(model: TransformersModel) -> bool:
     return bool(getattr(_tool(model), "chat_template", None) or getattr(model.tokenizer, "chat_template", None))
 
 
-def _turns(example: Example, text: str, parts: bool) -> list[list[dict]]:
+def _turns(example: Example, text: str, parts: bool) -> list[list[dict[str, Any]]]:
     """The turns to try: with a system turn if there is one, then with its text at the head of the user's turn."""
 
-    def turn(role: str, words: str, image: bool = False) -> dict:
+    def turn(role: str, words: str, image: bool = False) -> dict[str, Any]:
         written = [{"type": "image"}] * image + [{"type": "text", "text": words}]
         return {"role": role, "content": written if parts else words}
 
@@ -176,6 +178,7 @@ def _adds_bos(model: TransformersModel, texts: Sequence[str]) -> bool:
     """Whether the tokenizer should add its special tokens: not if the template has written the BOS already."""
     if model.processor is None:
         return not model.tokenizer.chat_template
+    # Some processors' templates write it, as Gemma 3's does, and some do not; two of them would change every answer.
     bos = model.tokenizer.bos_token
     return not (bos and texts[0].startswith(bos))
 

@@ -24,10 +24,10 @@ def force(model: TransformersModel, batch: Batch, answers: Sequence[list[int]]) 
     """The inputs with each row's answer but its last token appended, marked as the model marks what it generates, padded
     on the left again.
     """
-    extra = [ids[:-1] for ids in answers]
+    extra = [ids[:-1] for ids in answers]  # the last token is predicted, never read
     inputs = dict(batch.inputs)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    if not any(extra):
+    if not any(extra):  # answers of one token: the prompts as they are
         return inputs
     shape = ids.shape
     lengths = [int(row.sum()) + len(more) for row, more in zip(mask, extra, strict=True)]

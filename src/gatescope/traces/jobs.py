@@ -16,7 +16,7 @@ from gatescope.models.projections import projection_path
 from gatescope.models.sites import Place, Site, embedding_path
 
 Projection = tuple[str, int, Any]  # its path, how many inputs it has, and which of its outputs the neurons are
-Row = tuple[str, str, Tensor, str, Tensor]  # of a mask: path, input or output, columns [k], kind, values [k]
+MaskRow = tuple[str, str, Tensor, str, Tensor]  # of a mask: path, input or output, columns [k], kind, values [k]
 
 
 class Forward(TypedDict):
@@ -94,7 +94,7 @@ class SweepJob(TypedDict):
 
     task: Literal["sweep"]
     batches: list[Asked]
-    masks: list[list[Row]]
+    masks: list[list[MaskRow]]
     generation: dict[str, Any]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from nnsight import TransformersModel
 
@@ -96,11 +97,12 @@ def _number(model: TransformersModel, label: str) -> list[int]:
     own = _entry(model.tokenizer, label)
     if own is not None:
         return [own]
+    # SentencePiece puts a space first, which may be a token by itself: it is not part of the number.
     ids = [i for i in model.tokenizer(label, add_special_tokens=False).input_ids if model.tokenizer.decode([i]).strip()]
     return ids if len(ids) > 1 and model.tokenizer.unk_token_id not in ids else [label_token(model, label)]
 
 
-def _entry(tokenizer, label: str) -> int | None:
+def _entry(tokenizer: Any, label: str) -> int | None:
     """The vocabulary's entry of that name. Asked for by name: a copy of the whole vocabulary takes tenths of a second."""
     found = tokenizer.convert_tokens_to_ids(label)
     return None if found == tokenizer.unk_token_id else found

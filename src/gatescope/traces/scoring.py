@@ -33,6 +33,7 @@ def score_batch(model: TransformersModel, what: Scoring, batch: Forced, kernel: 
     with torch.enable_grad(), model.trace(**batch["inputs"], **batch["options"]):
         # The weights are frozen: the graph begins here, and no gradient of a weight is ever made.
         read(model, what["embedding"], "output").requires_grad_(True)
+        # In the order of the forward pass, each module once: sites may share one, as q, k and v of a fused projection do.
         whole = {(path, io): read(model, path, io) for path, io in what["order"]}
         probability = answer_logs(model.output.logits[:, -keep:], answers).exp()
         gradients = dict(zip(whole, torch.autograd.grad(probability.sum(), list(whole.values())), strict=True))

@@ -30,7 +30,7 @@ from gatescope.traces.workers import every_step
 
 if TYPE_CHECKING:
     from gatescope.traces.counting import Layers
-    from gatescope.traces.jobs import Asked, AttributeJob, Job, RecordJob, Row, SweepJob
+    from gatescope.traces.jobs import Asked, AttributeJob, Job, MaskRow, RecordJob, SweepJob
 
 
 def run(model: TransformersModel, job: Job) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def count_batch(model: TransformersModel, job: RecordJob, batch: Asked) -> tuple
     places, masks = job["places"], batch["masks"]
     tokens = list(masks.sum(2))
 
-    def prompt():
+    def prompt() -> tuple[list[Layers], str]:
         return count_prompt(model, places, masks, count_classes)
 
     if batch["way"] != "generate":
@@ -79,7 +79,7 @@ def count_batch(model: TransformersModel, job: RecordJob, batch: Asked) -> tuple
         return classes, tokens, read_options(model, batch, logits, []), dtype
     fed, later = torch.zeros(len(batch["group"]), dtype=torch.int64), []
 
-    def step():
+    def step() -> None:
         count_step(model, places, job["markers"], count_classes, fed, later)
 
     counting = step if job["generated"] else None
@@ -90,7 +90,7 @@ def count_batch(model: TransformersModel, job: RecordJob, batch: Asked) -> tuple
     return classes, tokens, ids, dtype
 
 
-def ask(model: TransformersModel, job: RecordJob | SweepJob, batch: Asked, mask: list[Row]) -> Any:
+def ask(model: TransformersModel, job: RecordJob | SweepJob, batch: Asked, mask: list[MaskRow]) -> Any:
     """One batch's answer under a mask, held at the prompt and at every generated token; an empty one changes nothing."""
     if batch["way"] == "generate":
         return generate(model, batch["inputs"], job["generation"], lambda: hold(model, mask) if mask else None)[0]
@@ -119,7 +119,7 @@ def generate(
     return ids[:, inputs["input_ids"].shape[1] :].to(torch.int32).cpu(), kept
 
 
-def read_options(model: TransformersModel, batch: Asked, logits: Tensor | None, mask: list[Row]) -> Any:
+def read_options(model: TransformersModel, batch: Asked, logits: Tensor | None, mask: list[MaskRow]) -> Any:
     """For each row the log-probabilities of its options [o]: of the next token, or of whole texts put to the model; or the
     most probable token of all [b].
     """
@@ -153,13 +153,13 @@ def sweep(model: TransformersModel, job: SweepJob) -> dict[str, Any]:
     return {"answers": answers}
 
 
-def hold(model: TransformersModel, mask: list[Row]) -> None:
+def hold(model: TransformersModel, mask: list[MaskRow]) -> None:
     """Inside a trace or an edit: change a mask's neurons at every step of the run, or of every run to come."""
     moved = {}
     every_step(lambda: change_all(model, mask, moved))
 
 
-def carried(mask: list[Row]) -> Callable[[TransformersModel], None]:
+def carried(mask: list[MaskRow]) -> Callable[[TransformersModel], None]:
     """A function that changes a mask's neurons where it is called, inside a trace."""
 
     def off(model: TransformersModel) -> None:

@@ -126,7 +126,7 @@ class Line:
             return self.take(piece, result["result"], ledger)
         if backend.status is not None:
             piece.unknown_since = None
-        elif piece.unknown_since is None:
+        elif piece.unknown_since is None:  # lost only if it stays unknown for a while
             piece.unknown_since = time.monotonic()
         elif time.monotonic() - piece.unknown_since > self.server.lost_after:
             self.again(piece, ledger)
@@ -136,7 +136,7 @@ class Line:
         if not result.get("undecided"):
             piece.result = result if piece.asked is None else result | {"answers": piece.asked}
             return
-        if not piece.inquiry:
+        if not piece.inquiry:  # what was sent to count could only ask: it is the inquiry, and the next job counts
             piece.inquiry, piece.job, piece.attempts = piece.job, "", 0
             ledger.write()
         piece.asked = result["answers"]
@@ -182,7 +182,7 @@ class Line:
     def bear(self, error: Exception, what: str) -> None:
         """A server that does not answer, or not now: wait, until patience ends."""
         now = time.monotonic()
-        self.silent_since = self.silent_since or now
+        self.silent_since = self.silent_since or now  # patience runs from the first silence, and any answer ends it
         silent, reason = now - self.silent_since, what.splitlines()[0]
         if silent > self.server.patience:
             raise GatescopeError(
@@ -198,7 +198,7 @@ class Weigh(Backend):
         self.compress = nnsight.CONFIG.API.COMPRESS
         self.blob = b""
 
-    def __call__(self, tracer) -> None:
+    def __call__(self, tracer: Any) -> None:
         """Take the place of running the block."""
         self.blob = RequestModel.serialize(tracer, self.compress)
 

@@ -20,8 +20,7 @@ from gatescope.steps.batches import Batches
 from gatescope.steps.remote.server import Server
 from gatescope.traces.ask import readout_named
 from gatescope.traces.encoding import Batch
-from gatescope.traces.jobs import Asked
-from gatescope.traces.jobs import Row as MaskRow
+from gatescope.traces.jobs import Asked, MaskRow
 
 
 def batch(model: TransformersModel, encoded: Batch, readout: str) -> Asked:
