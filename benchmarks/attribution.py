@@ -22,10 +22,13 @@ import torch
 from gatescope.core.attributions import Attributions
 from gatescope.kernels import compiled
 from gatescope.models.sites import layout_of, site_of
-from gatescope.steps.attribute import _add, _batch
+from gatescope.steps.attribute import _add
 from gatescope.traces.access import forward_options
 from gatescope.traces.encoding import collate
+from gatescope.traces.forced import forced_batch
+from gatescope.traces.jobs import scoring
 from gatescope.traces.labels import answer_tokens
+from gatescope.traces.scoring import score_batch
 
 PRESETS = {
     "toy": {"batch": 8, "tokens": 128, "rounds": 8},
@@ -66,6 +69,7 @@ def measure(preset: str, shape: dict, device: str) -> tuple[dict, dict, dict]:
     answers = [answer_tokens(model, example) for example in examples]
     batch = collate(model, examples).to(module.device)
     sites = [site_of(model, name) for name in SITES]
+    how = scoring(model, sites, "max", False)
     places = [(name, layer, site.io, module.get_submodule(path)) for name, site in zip(SITES, sites, strict=True)
               for layer, path in enumerate(site.paths)]  # fmt: skip
     inputs = batch.inputs | forward_options(model, batch.inputs, keep=1)
@@ -77,7 +81,7 @@ def measure(preset: str, shape: dict, device: str) -> tuple[dict, dict, dict]:
     parameters = list(module.parameters())
 
     def ours():
-        return _batch(model, batch, answers, sites, "max", False)
+        return score_batch(model, how, forced_batch(model, batch, answers), fused.attribution)[:2]
 
     def ours_added():
         scores, probability = ours()

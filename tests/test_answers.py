@@ -33,6 +33,12 @@ def test_reading(text, answer, predicted, correct):
     assert (reading.predicted, reading.correct) == (predicted, correct)
 
 
+def test_a_choice_that_ends_or_begins_another_word_is_not_found_in_it():
+    for text, choice in (("a grape", "ape"), ("two boats", "boat")):
+        assert read(text, [choice, "kite"], "kite") == Reading(text, False, fallback=True)
+    assert read("a grape, an ape", ["ape", "kite"], "ape") == Reading("ape", True, fallback=False)
+
+
 def test_the_fallback_is_told():
     assert read("boats", ["boat", "kite"], "boat") == Reading("boat", True, fallback=True)
     assert read("boat", ["boat", "kite"], "boat") == Reading("boat", True, fallback=False)

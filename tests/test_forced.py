@@ -9,11 +9,13 @@ import torch
 
 from gatescope.data import Example
 from gatescope.traces.encoding import Batch
-from gatescope.traces.forced import answer_logs, force
+from gatescope.traces.forced import force
+from gatescope.traces.likelihood import answer_logs
+from tiny import Parts
 
 PAD = 9
 PICTURE = 6  # the placeholder's id
-MODEL = SimpleNamespace(
+MODEL = Parts(
     tokenizer=SimpleNamespace(pad_token_id=PAD),
     processor=None,
     _module=SimpleNamespace(config=SimpleNamespace(image_token_id=PICTURE)),

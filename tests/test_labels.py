@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import gatescope as gs
 from gatescope.traces.labels import answer_tokens, label_token, label_tokens, text_tokens
+from tiny import Parts
 
 SPACE = "▁"
 
@@ -20,7 +19,7 @@ def model_of(*vocabulary, prepend="always", merges=()):
     backend = Tokenizer(models.BPE(vocab=entries, merges=list(merges), unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend)
     backend.decoder = decoders.Metaspace(prepend_scheme=prepend)
-    return SimpleNamespace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>"))
+    return Parts(tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", bos_token="<s>"))
 
 
 def numbered(*labels, answer=0):

@@ -17,7 +17,8 @@ import gatescope as gs
 from gatescope.interventions.apply import side_by_side
 from gatescope.traces import vision
 from gatescope.traces.encoding import collate, placeholder_ids
-from gatescope.traces.forced import answer_logs, force
+from gatescope.traces.forced import force
+from gatescope.traces.likelihood import answer_logs
 from picture_families import PICTURES
 from tiny import text_examples, varied_examples
 

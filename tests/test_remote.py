@@ -16,7 +16,6 @@ import pytest
 import torch
 
 import gatescope as gs
-from gatescope.core import answers
 from gatescope.interventions.carry import held
 from gatescope.interventions.value import plain
 from gatescope.models.sites import site_of
@@ -24,8 +23,7 @@ from gatescope.steps import remote
 from gatescope.steps.remote import Server, attribute_shards, load_client, record_shards, sweep_shards
 from gatescope.steps.remote import attribute as remote_attribute
 from gatescope.steps.remote import record as remote_record
-from gatescope.steps.remote.jobs import weigh
-from gatescope.traces import shipped
+from gatescope.steps.remote.line import weigh
 from loopback import Loopback
 from loopback.client import record as client_record
 from loopback.client import shards as client_shards
@@ -147,14 +145,6 @@ def test_a_server_without_a_tokenizer_is_told_which_answers_are_right(server, he
     there, rows = recorded(client, examples, server, max_new_tokens=3)
     assert_same(there["all"], locally(here, examples, max_new_tokens=3)["all"])
     assert len(rows) == len(examples) and len(server.received()) == 4
-
-
-@pytest.mark.parametrize("text", ["k", " A k, then\nB.", "KB k.", "", "kb", "c++ or $5", "k k k"])
-@pytest.mark.parametrize("choices", [("k", "b"), ("c++", "$5"), ("k b", "k")])
-def test_the_shipped_reading_is_algorithm_1(text, choices):
-    for answer in choices:
-        reading = answers.read(text, choices, answer)
-        assert shipped.read_answer(text, choices, answer) == (reading.predicted, reading.correct, reading.fallback)
 
 
 @pytest.mark.parametrize("reduce", ["max", "norm"])

@@ -11,11 +11,11 @@ import torch
 
 import gatescope as gs
 from gatescope.interventions.value import plain
-from gatescope.steps.remote import Server, plan, sweep
+from gatescope.steps.remote import Server, plan, sweep_shards
 from gatescope.steps.remote.estimate import returned
-from gatescope.steps.remote.jobs import Line, _said
 from gatescope.steps.remote.ledger import Ledger, Piece
-from tiny import text_examples
+from gatescope.steps.remote.line import Line, said
+from tiny import Parts, text_examples
 
 
 def neurons(llama, *indices):
@@ -44,7 +44,7 @@ def test_every_difference_between_works_is_in_their_digests(monkeypatch):
 
     def of(task="sweep", settings=("generate", 20), address="http://a", **more):
         monkeypatch.setattr(plan, "identity", lambda model: card | more)
-        return plan.work(task, None, Server(address), list(settings))
+        return plan.work(task, Parts(), Server(address), list(settings))
 
     made = [of(), of(task="record"), of(settings=("generate", 3)), of(address="http://b"), of(revision="r2"), of(id="org/n")]
     assert len(set(made)) == len(made) and of() == made[0]
@@ -58,11 +58,11 @@ def test_a_sweeps_work_is_of_its_readout_its_masks_and_how_many_tokens_it_may_an
         seen.append(work)
         raise InterruptedError
 
-    monkeypatch.setattr(sweep.Ledger, "at", stop)
+    monkeypatch.setattr(Ledger, "at", stop)
     shards, mask = {0: [text_examples(each=1)]}, gs.ablate(neurons(llama, 1))
     for masks, how in (([None], {}), ([None, mask], {}), ([None], {"max_new_tokens": 3}), ([None], {"readout": "loglik"})):
         with pytest.raises(InterruptedError):
-            next(sweep.sweep_shards(llama, shards, masks, remote="http://localhost:1", **how))
+            next(sweep_shards(llama, shards, masks, remote="http://localhost:1", **how))
     assert len(set(seen)) == 4
 
 
@@ -104,9 +104,9 @@ def test_a_piece_of_one_batch_is_not_halved():
 
 def test_the_api_key_is_taken_out_of_what_an_error_says(monkeypatch):
     monkeypatch.setattr(nnsight.CONFIG.API, "APIKEY", "secret-key")
-    assert _said(RuntimeError("Failed to send request: no such key secret-key here")) == "no such key (your key) here"
+    assert said(RuntimeError("Failed to send request: no such key secret-key here")) == "no such key (your key) here"
     monkeypatch.setattr(nnsight.CONFIG.API, "APIKEY", "")
-    assert _said(RuntimeError("")) == "RuntimeError"
+    assert said(RuntimeError("")) == "RuntimeError"
 
 
 def test_a_result_is_as_large_as_its_tensors():
@@ -114,9 +114,10 @@ def test_a_result_is_as_large_as_its_tensors():
     shape = (2, 3, 4, 5)
     tensors = [torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.float64)]
     nothing = {"batches": []}
-    assert returned({"task": "record", "shape": shape} | nothing) == sum(t.nbytes for t in tensors)
+    sizes = {"classes": 2, "groups": 3, "places": [None] * 4, "width": 5, "generation": {}}
+    assert returned({"task": "record"} | sizes | nothing) == sum(t.nbytes for t in tensors)
     sums = [torch.zeros(3, 7, dtype=torch.float64)] * 2
-    assert returned({"task": "attribute", "shape": (3, 7)} | nothing) == sum(t.nbytes for t in sums)
+    assert returned({"task": "attribute", "groups": 3, "width": 7} | nothing) == sum(t.nbytes for t in sums)
     batch = {"way": "generate", "answer": ["a", "b"]}
     job = {"task": "sweep", "masks": [1, 2, 3], "batches": [batch], "generation": {"max_new_tokens": 6}}
     assert returned(job) == 3 * torch.zeros(2, 6, dtype=torch.int32).nbytes

@@ -219,7 +219,7 @@ for wrong in (
     said = done.stdout.splitlines()
     assert len(said) == 8, done.stderr
     assert all("'mine' is a study, of two halves; give one of them: study.identification" in line for line in said[:4])
-    assert "under 'north' is a NeuronSet, no intervention" in said[4] and "gs.ablate(selection)" in said[4]
+    assert "under 'north' is a NeuronSet, not an intervention" in said[4] and "gs.ablate(selection)" in said[4]
     assert "An intervention is on one NeuronSet, and this is a Selection" in said[5]
     assert "'North' is none of the groups of this selection: 'north'" in said[6]
     assert "There is no file nothing.safetensors" in said[7]

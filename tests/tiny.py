@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import nnsight
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
@@ -21,6 +22,13 @@ from transformers import (
 
 from gatescope.data import Example
 from gatescope.organism import world
+
+
+class Parts(nnsight.TransformersModel):
+    """Some parts of a model, such as its tokenizer, and no model."""
+
+    def __init__(self, **parts) -> None:
+        self.__dict__.update(parts)
 
 
 def byte_tokenizer(extra: list[str], *, chat_template: str | None) -> PreTrainedTokenizerFast:

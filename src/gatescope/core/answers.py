@@ -59,14 +59,21 @@ def read(text: str, choices: Sequence[str], answer: str) -> Reading:
     >>> read("boats", ["kite", "boat"], "boat")
     Reading(predicted='boat', correct=True, fallback=True, score=None)
     """
+    return Reading(*read_choice(text, choices, answer))
+
+
+def read_choice(text: str, choices: Sequence[str], answer: str) -> tuple[str, bool, bool]:
+    """What `read` finds, as plain data: predicted, correct, fallback. It needs strings and `re` alone, and travels to
+    servers.
+    """
     text, truth = normalise(text), normalise(answer)
     last, found = -1, None
-    for choice in map(normalise, choices):
+    for choice in [normalise(choice) for choice in choices]:
         for match in re.finditer(rf"(?<!\w){re.escape(choice)}(?!\w)", text):
-            if match.start() > last:
+            if match.start() > last:  # not >=: of two choices at one place the first listed wins
                 last, found = match.start(), choice
     if found is not None:
-        return Reading(found, found == truth, fallback=False)
+        return found, found == truth, False
     if truth and truth in text:
-        return Reading(truth, True, fallback=True)
-    return Reading(text, False, fallback=True)
+        return truth, True, True
+    return text, False, True

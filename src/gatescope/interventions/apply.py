@@ -12,20 +12,21 @@ import ast
 import sys
 from collections.abc import Callable, Sequence
 
+from nnsight import TransformersModel
 from nnsight.intervention.interleaver import Mediator
 from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
 from gatescope.core.neurons import NeuronSet
-from gatescope.interventions.value import Change, Kind
-from gatescope.kernels.change import change, change_
+from gatescope.interventions.value import Change, Kind, plain
+from gatescope.kernels.change import change_
 from gatescope.models.sites import site_of
-from gatescope.traces.access import read, write
+from gatescope.traces.access import change_all, read, write
 from gatescope.traces.passes import Masks
 from gatescope.traces.workers import beside, every_step
 
 
-def hold(what: Change, model) -> None:
+def hold(what: Change, model: TransformersModel) -> None:
     """Change activations in the trace this is called in, from this line to the end of the run.
 
     Raises:
@@ -51,7 +52,7 @@ def hold(what: Change, model) -> None:
         _wait(model, what.neurons)
 
 
-def _check_ahead(what: Change, model, caller: Mediator) -> None:
+def _check_ahead(what: Change, model: TransformersModel, caller: Mediator) -> None:
     """Refuse to begin in the middle of the neurons: those behind would be left out of this step."""
     places = [(target.path, f"{model.get(target.path).path}.{target.io}") for target in what.targets(model)]
     runs = [caller.occurrence(place) for _, place in places]
@@ -63,22 +64,14 @@ def _check_ahead(what: Change, model, caller: Mediator) -> None:
         )
 
 
-def _walk(what: Change, model) -> Callable[[], None]:
+def _walk(what: Change, model: TransformersModel) -> Callable[[], None]:
     """The function that changes one step's activations."""
-    targets = what.targets(model)
-    moved: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # once, however many steps follow
-
-    def walk() -> None:
-        for where, path, io, columns, values in targets:
-            activation = read(model, path, io)
-            if where not in moved:  # not by path: q, k and v may be columns of one module
-                moved[where] = columns.to(activation.device), values.to(activation)
-            write(model, path, io, change(activation, moved[where][0], what.kind, moved[where][1]))
-
-    return walk if targets else lambda: _wait(model, what.neurons)
+    mask = plain(model, what)
+    moved: dict[int, tuple[Tensor, Tensor]] = {}
+    return lambda: change_all(model, mask, moved)
 
 
-def side_by_side(model, masks: Sequence[Change | None]) -> None:
+def side_by_side(model: TransformersModel, masks: Sequence[Change | None]) -> None:
     """Inside a trace: intervene in equal blocks of rows, each mask in its own; None leaves its block as it is.
 
     Each masked activation is copied once, however many masks touch it. It holds from this line to the end of the run.
@@ -86,7 +79,7 @@ def side_by_side(model, masks: Sequence[Change | None]) -> None:
     Raises:
         GatescopeError: if neurons belong to another model.
     """
-    places: dict[tuple, list[tuple[int, Kind, Tensor, Tensor]]] = {}
+    places: dict[tuple[tuple[int, int], str, str], list[tuple[int, Kind, Tensor, Tensor]]] = {}
     for block, mask in enumerate(masks):
         if mask is None:
             continue
@@ -106,7 +99,7 @@ def side_by_side(model, masks: Sequence[Change | None]) -> None:
         beside(Mediator.current("side_by_side"), lambda: every_step(walk))
 
 
-def masks_of(model, changes: Sequence[Change | None]) -> Masks:
+def masks_of(model: TransformersModel, changes: Sequence[Change | None]) -> Masks:
     """Changes for `gatescope.traces.ask.ask`, each in its own block of rows; None leaves its block as it is."""
 
     def alone(block: int) -> None:
@@ -123,7 +116,7 @@ def masks_of(model, changes: Sequence[Change | None]) -> Masks:
     return Masks(len(changes), together, alone)
 
 
-def _wait(model, neurons: NeuronSet) -> None:
+def _wait(model: TransformersModel, neurons: NeuronSet) -> None:
     """Wait for the step to begin, changing nothing: an open loop that never waits never hands over to the model."""
     site = site_of(model, neurons.layout.sites[0].site)
     read(model, site.paths[0], site.io)
@@ -143,9 +136,10 @@ def _in_step(caller: Mediator) -> bool:
         frame = frame.f_back
     if frame is None or caller.node is None:
         return False
-    return any(
-        isinstance(node, ast.For)
-        and any(isinstance(part, ast.Attribute) and part.attr in ("iter", "all") for part in ast.walk(node.iter))
-        and node.lineno < frame.f_lineno <= (node.end_lineno or node.lineno)
-        for node in ast.walk(caller.node)
-    )
+    return any(isinstance(node, ast.For) and _steps_at(node, frame.f_lineno) for node in ast.walk(caller.node))
+
+
+def _steps_at(loop: ast.For, line: int) -> bool:
+    """Whether a loop is over steps and a line stands in its body."""
+    over = [part.attr for part in ast.walk(loop.iter) if isinstance(part, ast.Attribute)]
+    return bool({"iter", "all"} & set(over)) and loop.lineno < line <= (loop.end_lineno or loop.lineno)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import NoReturn
 
+from nnsight import TransformersModel
 from nnsight.intervention.serialization import CustomCloudPickler
 
 from gatescope.core.attributions import Attributions
@@ -30,7 +31,7 @@ from gatescope.models.sites import Site
 from gatescope.traces import travel
 
 
-def carry(intervention: Change, model) -> Callable[[object], None]:
+def carry(intervention: Change, model: TransformersModel) -> Callable[[object], None]:
     """An intervention as a plain function that travels: called inside a trace, it acts there, at that step.
 
     Args:
@@ -46,7 +47,7 @@ def carry(intervention: Change, model) -> Callable[[object], None]:
     return travel.shipped().carried(plain(model, intervention))
 
 
-def held(intervention: Change, model):
+def held(intervention: Change, model: TransformersModel) -> TransformersModel:
     """A copy of the model with the intervention in every trace and at every generated token, here and on a server."""
     mask, hold = plain(model, intervention), travel.shipped().hold
     with model.edit() as (_, edited):

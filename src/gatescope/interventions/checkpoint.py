@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 
 import torch
+from nnsight import TransformersModel
+from transformers import PreTrainedModel
 
 from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
@@ -21,7 +23,7 @@ FORMAT = "gatescope.baked/1"
 NOTE = "gatescope.json"
 
 
-def save_baked(intervention: Intervention, model, path: str | Path) -> Path:
+def save_baked(intervention: Intervention, model: TransformersModel | PreTrainedModel, path: str | Path) -> Path:
     """Write the model with the intervention in its weights as an ordinary checkpoint.
 
     Beside the weights, the config and the tokenizer or processor stands `gatescope.json`: which neurons, what was done

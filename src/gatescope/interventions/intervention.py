@@ -18,11 +18,14 @@ every generated token; or as a lasting edit, for every trace of the copy it retu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import overload
 
 import torch
+from nnsight import TransformersModel
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from gatescope.core.errors import GatescopeError
 from gatescope.core.neurons import NeuronSet
@@ -43,7 +46,7 @@ class Intervention(Change):
         values: the factor, value or addend of each neuron, in the order of `neurons`; empty for "zero".
     """
 
-    def apply(self, model) -> None:
+    def apply(self, model: TransformersModel) -> None:
         """Intervene in the trace this is called in, from this line to the end of the run.
 
         In `model.generate(...)` that is every generated token. Inside `for step in tracer.iter[...]` it is that step.
@@ -55,7 +58,7 @@ class Intervention(Change):
         """
         hold(self, model)
 
-    def edit(self, model):
+    def edit(self, model: TransformersModel) -> TransformersModel:
         """A copy of the model with the intervention in every trace and at every generated token.
 
         The copy shares the weights, and the model itself is left as it was.
@@ -65,7 +68,7 @@ class Intervention(Change):
         """
         return held(self, model)
 
-    def baked(self, model):
+    def baked(self, model: TransformersModel | PreTrainedModel) -> AbstractContextManager[PreTrainedModel]:
         """The model with this in its weights, for a `with` block; see `gatescope.interventions.bake.baked`."""
         return baked(self, model)
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
@@ -16,6 +17,7 @@ from gatescope.core.layout import SiteShape
 from gatescope.core.neurons import NeuronSet, check_same_model
 from gatescope.models.identity import identity
 from gatescope.models.sites import site_of
+from gatescope.traces.jobs import MaskRow
 
 Kind = Literal["zero", "scale", "set", "add"]
 
@@ -56,7 +58,7 @@ class Change:
         told = [self.kind, self.values, self.neurons.layout.plain(), self.neurons.flat.tolist()]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
-    def targets(self, model) -> list[Target]:
+    def targets(self, model: TransformersModel) -> list[Target]:
         """Where the model is changed, in the order it gets there.
 
         Raises:
@@ -84,7 +86,7 @@ class Change:
         return values.view(shape.layers, shape.width)
 
 
-def plain(model, change: Change | None) -> list[tuple]:
+def plain(model: TransformersModel, change: Change | None) -> list[MaskRow]:
     """A change as plain data that can travel, in the order in which the model reaches its layers: path, input or output,
     columns [k], kind, values [k].
 
@@ -95,7 +97,9 @@ def plain(model, change: Change | None) -> list[tuple]:
     """
     if change is None:
         return []
-    rows = [(target.path, target.io, target.columns, change.kind, target.values) for target in change.targets(model)]
+    rows: list[MaskRow] = []
+    for target in change.targets(model):
+        rows.append((target.path, target.io, target.columns, change.kind, target.values))
     if rows:
         return rows
     site = site_of(model, change.neurons.layout.sites[0].site)

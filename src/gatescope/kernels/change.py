@@ -1,4 +1,5 @@
-"""What an intervention does to an activation. Torch alone: it is called here and on servers.
+"""Which columns of a module's tensor neurons are, and what an intervention does to them. Torch alone: it is called here
+and on servers.
 
 zero    the columns become 0
 scale   times the values
@@ -8,13 +9,26 @@ add     plus the values
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+
+def take(whole: Tensor, columns: tuple[int, int] | list[int] | None) -> Tensor:
+    """Columns of a tensor [..., n]: all (None), from a start to a stop (a view), or those listed.
+
+    >>> take(torch.tensor([1, 2, 3]), (1, 3)).tolist(), take(torch.tensor([1, 2, 3]), [2, 0]).tolist()
+    ([2, 3], [3, 1])
+    """
+    if columns is None:
+        return whole
+    if isinstance(columns, tuple):
+        return whole[..., columns[0] : columns[1]]
+    return whole[..., torch.tensor(columns, device=whole.device)]
 
 
 def change(activation: Tensor, columns: Tensor, kind: str, values: Tensor) -> Tensor:
     """The activation [..., n] with the columns [k] zeroed, scaled, set or added to; the rest untouched.
 
-    >>> import torch
     >>> change(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 2]), "scale", torch.tensor([2.0, 3.0])).tolist()
     [2.0, 2.0, 9.0]
     """
@@ -28,7 +42,6 @@ def change(activation: Tensor, columns: Tensor, kind: str, values: Tensor) -> Te
 def change_(activation: Tensor, columns: Tensor, kind: str, values: Tensor) -> None:
     """`change`, in place.
 
-    >>> import torch
     >>> activation = torch.tensor([[1.0, 2.0, 3.0]])
     >>> change_(activation, torch.tensor([0, 2]), "add", torch.tensor([2.0, 3.0]))
     >>> activation.tolist()

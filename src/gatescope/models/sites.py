@@ -30,6 +30,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
+from gatescope.kernels.change import take
 from gatescope.models.attention import ATTENTION, attention_projections, parts_of, size, why_missing
 from gatescope.models.identity import module_of
 
@@ -38,6 +39,9 @@ _ACTIVATIONS = (nn.GELU, *{entry[0] if isinstance(entry, tuple) else entry for e
 _WIDTH_KEYS: tuple[str, ...] = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 
 Model = nnsight.TransformersModel | PreTrainedModel
+
+# A module's path, "input" or "output", and which columns of its last axis: None for all, a pair (start, stop), or a list.
+Place = tuple[str, str, tuple[int, int] | list[int] | None]
 
 
 @dataclass(frozen=True)
@@ -65,13 +69,20 @@ class Site:
         """The site as a space of neurons."""
         return Layout.single(self.name, len(self.paths), self.width)
 
+    @property
+    def places(self) -> list[Place]:
+        """Where the neurons are, a layer each, as plain data that can travel."""
+        return [(path, self.io, self._plain_columns) for path in self.paths]
+
+    @property
+    def _plain_columns(self) -> tuple[int, int] | list[int] | None:
+        if self.columns is None:
+            return None
+        return (self.columns.start, self.columns.stop) if isinstance(self.columns, range) else list(self.columns)
+
     def part(self, whole: Tensor) -> Tensor:
         """The site's neurons [..., n] out of the module's tensor; a view where they are contiguous."""
-        if self.columns is None:
-            return whole
-        if isinstance(self.columns, range):
-            return whole[..., self.columns.start : self.columns.stop]
-        return whole[..., torch.tensor(self.columns, device=whole.device)]
+        return take(whole, self._plain_columns)
 
     def place(self, index: Tensor) -> Tensor:
         """Where in the module's tensor the neurons `index` [k] are."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nnsight
 import torch
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core.attributions import Attributions
@@ -23,22 +23,23 @@ from gatescope.core.neurons import NeuronSet
 from gatescope.data.example import Example, fingerprint, listed
 from gatescope.kernels import compiled
 from gatescope.models.identity import identity, versions
-from gatescope.models.projections import projection_path
-from gatescope.models.sites import Site, embedding_path, layout_of, site_of
+from gatescope.models.sites import layout_of, site_of
+from gatescope.steps.batches import Batches
 from gatescope.steps.remote.attribute import attribute_shards
 from gatescope.steps.run import Run
 from gatescope.steps.runner import run_step
 from gatescope.steps.step import Options, Step
-from gatescope.traces.access import by_token, forward_options, read
 from gatescope.traces.encoding import Batch
-from gatescope.traces.forced import answer_logs, force
+from gatescope.traces.forced import forced_batch
+from gatescope.traces.jobs import scoring
 from gatescope.traces.labels import answer_tokens
+from gatescope.traces.scoring import add_scores, score_batch
 
 LINEAR = ("gate_pre", "up", "q", "k", "v")  # sites that are a projection's raw output
 
 
 def attribute(
-    model,
+    model: TransformersModel,
     examples: Sequence[Example],
     *,
     sites: Sequence[str] = ("gate_pre", "q", "k", "v"),
@@ -87,19 +88,23 @@ class Attributing(Step[Attributions]):
     doing = "attributing"
 
     def __init__(
-        self, model, examples: Sequence[Example], sites: Sequence[str], reduce: str, pad_zero: bool, name: str = ""
+        self,
+        model: TransformersModel,
+        examples: Sequence[Example],
+        sites: Sequence[str],
+        reduce: str,
+        pad_zero: bool,
+        name: str = "",
     ) -> None:
         if not listed(examples):
             raise GatescopeError("Attribution needs examples; there are none.")
         super().__init__(model, examples)
-        one_of("reduce", reduce, ("max", "mean", "norm"))
         self.sites = [site_of(model, site) for site in sites]
-        if reduce == "norm" and (wrong := [site for site in sites if site not in LINEAR]):
-            linear = ", ".join(LINEAR)
-            raise GatescopeError(f"reduce='norm' is defined for the outputs of projections, {linear}; not for {wrong}.")
+        _check_reduce(reduce, sites)
         self.name = f"attribute of {name}" if name else "attribute"
         self.answers = [answer_tokens(model, example) for example in examples]
         self.reduce, self.pad_zero = reduce, pad_zero
+        self.scoring = scoring(model, self.sites, reduce, pad_zero)
         self.groups = tuple(dict.fromkeys(example.group for example in examples))
         self.items = len({example.item or example.id for example in examples})
         self.layout, self.card = layout_of(self.sites), identity(model)
@@ -125,14 +130,27 @@ class Attributing(Step[Attributions]):
     def work(self, shard: Attributions, places: Sequence[int], batch: Batch) -> None:
         """Score a batch and add it to its groups."""
         answers = [self.answers[place] for place in places]
-        scores, probability = _batch(self.model, batch, answers, self.sites, self.reduce, self.pad_zero)
+        forced = forced_batch(self.model, batch, answers)
+        scores, probability, _ = score_batch(self.model, self.scoring, forced, compiled.attribution)
         _add(shard, (scores * probability[:, None]).cpu(), batch.examples)
 
-    def there(self, batches, places, remote, ledger, dtype) -> Iterator[tuple[int, Attributions]]:
+    def there(
+        self, batches: Batches, places: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
+    ) -> Iterator[tuple[int, Attributions]]:
         """The same on a server."""
-        how = {"reduce": self.reduce, "pad_zero": self.pad_zero, "origin": self.origin}
-        how |= {"remote": remote, "ledger": ledger, "dtype": dtype}
-        yield from attribute_shards(self.model, batches, self.sites, self.groups, self.items, **how)
+        yield from attribute_shards(
+            self.model,
+            batches,
+            self.sites,
+            self.groups,
+            self.items,
+            reduce=self.reduce,
+            pad_zero=self.pad_zero,
+            origin=self.origin,
+            remote=remote,
+            ledger=ledger,
+            dtype=dtype,
+        )
 
     def add(self, total: Attributions, shard: Attributions) -> Attributions:
         """Attributions are sums."""
@@ -141,6 +159,14 @@ class Attributing(Step[Attributions]):
     def pack(self, shard: Attributions) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The sums, and the model as it was."""
         return {part: getattr(shard, part) for part in ("sums", "clamped", "seen")}, {"model": dict(shard.model)}
+
+
+def _check_reduce(reduce: str, sites: Sequence[str]) -> None:
+    one_of("reduce", reduce, ("max", "mean", "norm"))
+    wrong = [site for site in sites if site not in LINEAR]
+    if reduce == "norm" and wrong:
+        linear = ", ".join(LINEAR)
+        raise GatescopeError(f"reduce='norm' is defined for the outputs of projections, {linear}; not for {wrong}.")
 
 
 def _add(total: Attributions, weighted: Tensor, examples: Sequence[Example]) -> None:
@@ -156,48 +182,8 @@ def _add(total: Attributions, weighted: Tensor, examples: Sequence[Example]) -> 
             f"The model gave NaN at layer {layer} ({site}) in example {examples[row].id!r}. Load it in a wider dtype, such as "
             f"dtype='float32', or leave the example out."
         )
-    for example, row in zip(examples, weighted, strict=True):  # row by row: each stays in cache, and the order is fixed
-        g = total.groups.index(example.group)
-        total.sums[g] += row
-        total.clamped[g] += row.clamp_(min=0)
-        total.seen[g] += 1
-
-
-def _batch(
-    model, batch: Batch, answers: Sequence[list[int]], sites: list[Site], reduce: str, pad_zero: bool
-) -> tuple[Tensor, Tensor]:
-    """Reduced scores [b, n] over the sites' layout, and P(y|x) [b]."""
-    inputs = force(model, batch, answers)
-    real = inputs["attention_mask"].bool()
-    keep = max(map(len, answers))
-    where = sorted({(layer, site.rank, path, site.io) for site in sites for layer, path in enumerate(site.paths)})
-    places = [(site, path) for site in sites for path in site.paths]
-    biases = [_bias(model, site, path) if reduce == "norm" else None for site, path in places]
-    embedding = embedding_path(model)
-    with model.trace(**inputs, **forward_options(model, inputs, keep)):
-        read(model, embedding, "output").requires_grad_(True)
-        whole = {(path, io): read(model, path, io) for _, _, path, io in where}
-        probability = answer_logs(model.output.logits[:, -keep:], answers).exp()
-        gradients = dict(zip(whole, torch.autograd.grad(probability.sum(), list(whole.values())), strict=True))
-        scores, there = [], {}
-        for bias, (site, path) in zip(biases, places, strict=True):
-            activation = site.part(by_token(whole[path, site.io].detach(), real))
-            gradient = site.part(by_token(gradients[path, site.io], real))
-            activation = activation if bias is None else activation - bias
-            mask = there.setdefault(activation.device, real.to(activation.device))
-            how = "sum" if reduce == "norm" else reduce
-            scores.append(compiled.attribution(activation, gradient, mask, how, pad_zero).to(probability.device))
-        scores = nnsight.save(torch.cat(scores, 1))
-        probability = nnsight.save(probability.detach())
-    return scores, probability
-
-
-def _bias(model, site: Site, path: str) -> Tensor | None:
-    """The bias of the projection whose raw output the site is."""
-    bias = model._module.get_submodule(projection_path(model, site, path)).bias
-    if bias is None:
-        return None
-    return bias[: site.width] if site.name == "gate_pre" else site.part(bias)
+    group = [total.groups.index(example.group) for example in examples]
+    add_scores(weighted, group, total.sums, total.clamped, total.seen)
 
 
 @contextlib.contextmanager

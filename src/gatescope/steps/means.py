@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float64
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
@@ -13,13 +14,13 @@ from gatescope.core.progress import bar
 from gatescope.data.example import Example, listed
 from gatescope.kernels.eager import total
 from gatescope.models.sites import site_of
-from gatescope.traces.access import by_token, read
+from gatescope.traces.access import neurons
 from gatescope.traces.encoding import collate
 from gatescope.traces.passes import forward_until
 
 
 def mean_activation(
-    model, examples: Sequence[Example], *, site: str = "gate", batch_size: int = 16, progress: bool = True
+    model: TransformersModel, examples: Sequence[Example], *, site: str = "gate", batch_size: int = 16, progress: bool = True
 ) -> Float64[Tensor, "l n"]:
     """Every neuron's mean activation over the valid tokens of the examples' prompts, signed.
 
@@ -43,8 +44,11 @@ def mean_activation(
             batch = collate(model, examples[start : start + batch_size])
 
             def inside(valid: Tensor = batch.valid) -> list[Tensor]:
-                wholes = (where.part(read(model, path, where.io)) for path in where.paths)
-                return [total(by_token(w, valid), valid.to(w.device)).sum(0).cpu() for w in wholes]
+                totals: list[Tensor] = []
+                for place in where.places:
+                    activation = neurons(model, place, valid)
+                    totals.append(total(activation, valid.to(activation.device)).sum(0).cpu())
+                return totals
 
             sums += torch.stack(forward_until(model, batch.inputs, inside))
             tokens += int(batch.valid.sum())

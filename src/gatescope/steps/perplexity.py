@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import nnsight
 import torch
 from jaxtyping import Float, Int64
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
@@ -47,7 +48,7 @@ class Perplexity:
 
 
 def perplexity(
-    model,
+    model: TransformersModel,
     texts: Sequence[str],
     interventions: Mapping[str, Intervention],
     *,
@@ -69,6 +70,33 @@ def perplexity(
         GatescopeError: if there is nothing to predict, batch_size is below 1 or max_length below 2, or neurons belong
             to another model.
     """
+    _check(texts, batch_size, max_length)
+    masks: list[Intervention | None] = [None, *interventions.values()]
+    loss, tokens = [0.0] * len(masks), 0
+    with bar(len(texts) * len(masks), "perplexity", "texts", show=progress) as shown:
+        for start in range(0, len(texts), batch_size):
+            inputs = _encode(model, texts[start : start + batch_size], max_length)
+            real = inputs["attention_mask"].bool()
+            tokens += int((real[:, 1:] & real[:, :-1]).sum())  # a token is predicted where the one before it is real
+            for i, mask in enumerate(masks):
+                loss[i] += _loss(_logits(model, inputs, mask), inputs["input_ids"], inputs["attention_mask"])
+                shown.update(len(real))
+    if not tokens:
+        raise GatescopeError(f"There is no token to predict in the {len(texts)} texts: each has fewer than two tokens.")
+    full, *masked = [math.exp(total / tokens) for total in loss]
+    return Perplexity(full, dict(zip(interventions, masked, strict=True)), tokens)
+
+
+def _logits(model: TransformersModel, inputs: dict[str, Tensor], mask: Intervention | None) -> Tensor:
+    """The logits [b, s, vocabulary] of a forward pass under a mask."""
+    with torch.no_grad(), model.trace(**inputs, **forward_options(model, inputs, keep=0)):
+        if mask is not None:
+            mask.apply(model)
+        logits = nnsight.save(model.output.logits)
+    return logits
+
+
+def _check(texts: Sequence[str], batch_size: int, max_length: int) -> None:
     if batch_size < 1 or max_length < 2:
         raise GatescopeError(
             f"batch_size is {batch_size} and max_length {max_length}; at least 1 text a batch and 2 tokens a text are needed, "
@@ -79,28 +107,9 @@ def perplexity(
             f"texts must be a list of strings; {'one string' if isinstance(texts, str) else 'a list of something else'} was "
             f"given. One text: [text]; the texts of examples: [example.prompt for example in examples]."
         )
-    masks: list[Intervention | None] = [None, *interventions.values()]
-    loss, tokens = [0.0] * len(masks), 0
-    with bar(len(texts) * len(masks), "perplexity", "texts", show=progress) as shown:
-        for start in range(0, len(texts), batch_size):
-            inputs = _encode(model, texts[start : start + batch_size], max_length)
-            real = inputs["attention_mask"].bool()
-            tokens += int((real[:, 1:] & real[:, :-1]).sum())
-            options = forward_options(model, inputs, keep=0)
-            for i, mask in enumerate(masks):
-                with torch.no_grad(), model.trace(**inputs, **options):
-                    if mask is not None:
-                        mask.apply(model)
-                    logits = nnsight.save(model.output.logits)
-                loss[i] += _loss(logits, inputs["input_ids"], inputs["attention_mask"])
-                shown.update(len(real))
-    if not tokens:
-        raise GatescopeError(f"There is no token to predict in the {len(texts)} texts: each has fewer than two tokens.")
-    full, *masked = [math.exp(total / tokens) for total in loss]
-    return Perplexity(full, dict(zip(interventions, masked, strict=True)), tokens)
 
 
-def _encode(model, texts: Sequence[str], max_length: int) -> dict[str, Tensor]:
+def _encode(model: TransformersModel, texts: Sequence[str], max_length: int) -> dict[str, Tensor]:
     """input_ids and attention_mask [b, s], padded on the left."""
     options = {"truncation": True, "max_length": max_length, "padding": True, "padding_side": "left"}
     return dict(model.tokenizer(list(texts), return_tensors="pt", return_token_type_ids=False, **options))

@@ -1,9 +1,8 @@
 """Which examples run together, planned once; and what to do when they do not fit.
 
-A plan is a list of shards, a shard a list of batches, a batch a list of places in the examples. With a fixed batch size it
-is the examples in their order. With "auto" a shard's examples are sorted by length and cut so that examples x longest
-stays within a budget of tokens. A batch that runs out of memory is halved and run again; as nothing of it was counted, no
-count is lost.
+With a fixed batch size a plan is the examples in their order. With "auto" a shard's examples are sorted by length and cut
+so that examples x longest stays within a budget of tokens. A batch that runs out of memory is halved and run again; as
+nothing of it was counted, no count is lost.
 """
 
 from __future__ import annotations
@@ -13,20 +12,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import torch
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example
+from gatescope.steps.batches import Plan
 from gatescope.traces.encoding import Batch, collate, prompt
 
-Plan = list[list[list[int]]]
 T = TypeVar("T")
 P = TypeVar("P")
 CPU_TOKENS = 4096  # a CPU is full long before its memory is
 IMAGE_TOKENS = 1024  # of a picture whose processor does not say
 
 
-def plan(model, examples: Sequence[Example], batch_size: int | str, shard_size: int) -> Plan:
+def plan(model: TransformersModel, examples: Sequence[Example], batch_size: int | str, shard_size: int) -> Plan:
     """Cut examples into shards and batches.
 
     Args:
@@ -44,9 +44,9 @@ def plan(model, examples: Sequence[Example], batch_size: int | str, shard_size: 
         )
     shards = cut(range(len(examples)), shard_size)
     if isinstance(batch_size, int):
-        return [cut(shard, batch_size) for shard in shards]
+        return Plan([cut(shard, batch_size) for shard in shards])
     tokens, most = lengths(model, examples), budget(model)
-    return [bucketed(shard, [tokens[i] for i in shard], most) for shard in shards]
+    return Plan([bucketed(shard, [tokens[i] for i in shard], most) for shard in shards])
 
 
 def cut(items: Sequence[int], size: int) -> list[list[int]]:
@@ -74,13 +74,13 @@ def bucketed(items: Sequence[int], tokens: Sequence[int], most: int) -> list[lis
     return batches
 
 
-def lengths(model, examples: Sequence[Example]) -> list[int]:
+def lengths(model: TransformersModel, examples: Sequence[Example]) -> list[int]:
     """About how many tokens each prompt has: its text's exactly, its picture's as the processor says, undecoded."""
     ids = model.tokenizer([prompt(model, example) for example in examples], add_special_tokens=False).input_ids
     return [len(text) + _image_tokens(model, example) for text, example in zip(ids, examples, strict=True)]
 
 
-def _image_tokens(model, example: Example) -> int:
+def _image_tokens(model: TransformersModel, example: Example) -> int:
     if example.image is None:
         return 0
     try:
@@ -90,7 +90,7 @@ def _image_tokens(model, example: Example) -> int:
         return IMAGE_TOKENS
 
 
-def budget(model) -> int:
+def budget(model: TransformersModel) -> int:
     """How many tokens to put through the model at once."""
     device = model._module.device
     if device.type != "cuda":
@@ -140,7 +140,7 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, kinds) or any(text in str(error) for text in ("out of memory", "can't allocate memory"))
 
 
-def prepared(model, batches: Iterable[Sequence[Example]], workers: int = 0) -> Iterator[Batch]:
+def prepared(model: TransformersModel, batches: Iterable[Sequence[Example]], workers: int = 0) -> Iterator[Batch]:
     """Encoded batches in order, on the model's device; prepared ahead by worker processes where there are some."""
     if workers < 1:
         for batch in batches:

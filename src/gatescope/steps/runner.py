@@ -13,7 +13,8 @@ from typing import Any, Generic
 
 from gatescope.core.progress import bar
 from gatescope.models.identity import identity
-from gatescope.steps.plan import Plan, plan, prepared, split_on_oom
+from gatescope.steps.batches import Plan
+from gatescope.steps.plan import plan, prepared, split_on_oom
 from gatescope.steps.run import Run
 from gatescope.steps.shards import Shards, first
 from gatescope.steps.step import Options, S, Step
@@ -79,7 +80,7 @@ def _begin(step: Step[S], options: Options) -> tuple[Run | None, Shards | None, 
 
 def _todo(stored: Shards | None, planned: Plan, options: Options) -> Iterator[int]:
     if stored is None:
-        return iter(range(len(planned)))
+        return iter(range(len(planned.shards)))
     if options.remote is not None:  # the ledger, not a lock, says who works on what
         return iter(stored.missing)
     return stored.open(options.part)
@@ -102,25 +103,31 @@ def _here(
 ) -> Iterator[tuple[int, S]]:
     """Shards computed in this process."""
 
-    def examples_at(places: Sequence[int]):
-        return [step.examples[place] for place in places]
-
     def shard(index: int) -> tuple[int, S]:
         result = step.begin()
-        encoded = prepared(step.model, [examples_at(places) for places in planned[index]], workers)
-        for places, batch in zip(planned[index], encoded, strict=True):
-            ready: list[Batch] = [batch]  # for the first attempt; a half of it is encoded anew
-
-            def work(some: Sequence[int], ready=ready) -> None:
-                now = ready.pop() if ready else collate(step.model, examples_at(some)).to(step.model._module.device)
-                step.work(result, some, now)
-
-            split_on_oom(work, places, lambda place: step.examples[place].id)
+        encoded = prepared(step.model, planned.batches(index, step.examples), workers)
+        for places, batch in zip(planned.shards[index], encoded, strict=True):
+            split_on_oom(_batch_work(step, result, batch), places, lambda place: step.examples[place].id)
             done(len(places) * step.times)
         return index, result
 
     with step.running():
         yield from map(shard, todo)  # so that nothing here holds a shard when the next one begins
+
+
+def _batch_work(step: Step[S], result: S, batch: Batch) -> Callable[[Sequence[int]], None]:
+    """The step's work on the examples at some places: on the batch as it was encoded, the first time; on a part of it,
+    which is encoded anew, where the whole did not fit into memory.
+    """
+    ready = [batch]
+
+    def work(places: Sequence[int]) -> None:
+        if ready:
+            return step.work(result, places, ready.pop())
+        part = collate(step.model, [step.examples[place] for place in places])
+        step.work(result, places, part.to(step.model._module.device))
+
+    return work
 
 
 def _there(
@@ -134,8 +141,8 @@ def _there(
 ) -> Iterator[tuple[int, S]]:
     """Shards computed on a server, in whatever order they finish."""
     numbers = list(todo)
-    batches = {number: [[step.examples[place] for place in batch] for batch in planned[number]] for number in numbers}
-    places = {number: [place for batch in planned[number] for place in batch] for number in numbers}
+    batches = {number: planned.batches(number, step.examples) for number in numbers}
+    places = {number: planned.places(number) for number in numbers}
     ledger = None if directory is None else directory.path / f"jobs.{step.name.replace(' ', '-')}.json"
     dtype = None if stored is None else stored.dtype
     for number, shard in step.there(batches, places, remote, ledger, dtype):

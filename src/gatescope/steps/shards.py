@@ -24,15 +24,15 @@ from torch import Tensor
 
 from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
+from gatescope.steps.batches import Plan
 from gatescope.steps.manifest import Manifest
 
 FORMAT = "gatescope.shard/1"
-_MAY_DIFFER = {"versions", "shards", "kernel"}  # told, not refused: they change no more than the last bit
+_MAY_DIFFER = {"versions", "shards", "kernel"}  # not refused: they change no more than the last bit
 _TOLD = {
     "fingerprint": "examples: their texts, prompts, options, groups or pictures differ",
     "masks": "interventions: their neurons, rate or kind differ",
 }
-Plan = list[list[list[int]]]
 
 
 class Shards:
@@ -46,6 +46,7 @@ class Shards:
     def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
         self.path = path
         self.facts = dict(facts)
+        # What a shard says it is part of; versions and kernel may change in the middle of a run, the plan may not.
         told = {name: value for name, value in self.facts.items() if name not in _MAY_DIFFER - {"shards"}}
         self.key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -75,23 +76,20 @@ class Shards:
             planned: makes the batches, if they are not in the manifest yet.
 
         Returns:
-            The shards, and the plan as places in the examples.
+            The shards, and the plan.
 
         Raises:
             GatescopeError: if ids are not unique, or the step was begun with other facts; the message names both.
         """
-        place = {name: i for i, name in enumerate(ids)}
-        if len(place) < len(ids):
-            twice = next(name for i, name in enumerate(ids) if place[name] != i)
-            raise GatescopeError(f"Two examples have the id {twice!r}; a run needs ids that are unique.")
+        _refuse_twice(ids)
         with run.locked():
             before = run.manifest.get(step)
             if before is None:
-                plan = [[[ids[i] for i in batch] for batch in shard] for shard in planned()]
-                before = dict(facts) | {"shards": plan}
+                before = {**facts, "shards": planned().named(ids)}
                 run.note({step: before})
+        # Through JSON, as what was read from the manifest has been.
         _same(run.path, step, before, json.loads(json.dumps(dict(facts))))
-        return cls(run.path / directory(step), before), [[[place[i] for i in b] for b in s] for s in before["shards"]]
+        return cls(run.path / directory(step), before), Plan.of(before["shards"], ids)
 
     def __len__(self) -> int:
         return len(self.facts["shards"])
@@ -187,6 +185,14 @@ def first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def _refuse_twice(ids: Sequence[str]) -> None:
+    known: set[str] = set()
+    for name in ids:
+        if name in known:
+            raise GatescopeError(f"Two examples have the id {name!r}; a run needs ids that are unique.")
+        known.add(name)
+
+
 def _lock(path: Path) -> FileLock:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -196,23 +202,27 @@ def _lock(path: Path) -> FileLock:
 
 
 def _same(path: Path, step: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for name in now:
-        if name not in _MAY_DIFFER and before.get(name) != now[name]:
-            if name in _TOLD:
-                raise GatescopeError(
-                    f"{path} was begun ({step}) with other {_TOLD[name]}. Continue it with those it was begun with, or choose "
-                    f"another directory. ({name}: {_short(before.get(name))}, and this is {_short(now[name])}.)"
-                )
-            raise GatescopeError(
-                f"{path} was begun ({step}) with {name} {_short(before.get(name))}, and this is {name} {_short(now[name])}. "
-                f"Continue it with what it was begun with, or choose another directory."
-            )
+    changed = [name for name in now if name not in _MAY_DIFFER and before.get(name) != now[name]]
+    if changed:
+        raise GatescopeError(_changed(path, step, changed[0], _short(before.get(changed[0])), _short(now[changed[0]])))
     if before.get("versions") != now.get("versions"):
         warnings.warn(
             f"{path} was begun with {before.get('versions')} and is continued with {now.get('versions')}: sums may differ in "
             f"their last bit from those of one version.",
             stacklevel=4,
         )
+
+
+def _changed(path: Path, step: str, name: str, was: str, now: str) -> str:
+    if name in _TOLD:
+        return (
+            f"{path} was begun ({step}) with other {_TOLD[name]}. Continue it with those it was begun with, or choose "
+            f"another directory. ({name}: {was}, and this is {now}.)"
+        )
+    return (
+        f"{path} was begun ({step}) with {name} {was}, and this is {name} {now}. Continue it with what it was begun with, or "
+        f"choose another directory."
+    )
 
 
 def _short(value: Any) -> str:

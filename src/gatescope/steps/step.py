@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.data.example import Example
+from gatescope.steps.batches import Batches
 from gatescope.steps.run import Run
 from gatescope.traces.encoding import Batch
 
 S = TypeVar("S")  # what comes of a shard
-Batches = Mapping[int, Sequence[Sequence[Example]]]  # a shard's number -> its batches
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Step(ABC, Generic[S]):
     times: int = 1
     facts: Mapping[str, Any]
 
-    def __init__(self, model, examples: Sequence[Example]) -> None:
+    def __init__(self, model: TransformersModel, examples: Sequence[Example]) -> None:
         self.model = model
         self.examples = examples
 

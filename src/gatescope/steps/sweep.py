@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core.answers import Reading
@@ -20,7 +21,8 @@ from gatescope.interventions.intervention import Intervention
 from gatescope.interventions.value import Change
 from gatescope.models.identity import versions
 from gatescope.statistics.table import ALL, FULL, Row, Table
-from gatescope.steps.plan import Plan, split_on_oom
+from gatescope.steps.batches import Batches, Plan
+from gatescope.steps.plan import split_on_oom
 from gatescope.steps.remote.sweep import sweep_shards
 from gatescope.steps.run import Run
 from gatescope.steps.runner import run_step
@@ -38,7 +40,7 @@ ROWS = {"cpu": 64, "cuda": 256}  # at most so many rows side by side, unless a b
 
 
 def sweep(
-    model,
+    model: TransformersModel,
     examples: Sequence[Example],
     interventions: Interventions,
     *,
@@ -95,7 +97,7 @@ class Sweeping(Step[Answers]):
 
     def __init__(
         self,
-        model,
+        model: TransformersModel,
         examples: Sequence[Example],
         interventions: Interventions,
         together: int | None,
@@ -112,13 +114,7 @@ class Sweeping(Step[Answers]):
         self.together = together
         self.how = {"readout": readout, "max_new_tokens": max_new_tokens}
         self.named = _by_selector(interventions)
-        self.masks: list[Change | None] = [None]
-        for masks in self.named.values():
-            self.masks += [_touching(mask) for mask in masks.values()]
-        self.masks = list(dict.fromkeys(self.masks))
-        for mask in self.masks:
-            if mask is not None:
-                mask.targets(model)
+        self.masks = _different(model, self.named)
         self.times = len(self.masks)
         self.facts = {
             "fingerprint": fingerprint(examples),
@@ -137,7 +133,9 @@ class Sweeping(Step[Answers]):
         for mine, answers in zip(shard, _all_masks(self.model, batch, self.masks, self.together, self.how), strict=True):
             mine += answers
 
-    def there(self, batches, places, remote, ledger, dtype) -> Iterator[tuple[int, Answers]]:
+    def there(
+        self, batches: Batches, places: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
+    ) -> Iterator[tuple[int, Answers]]:
         """The same on a server."""
         yield from sweep_shards(self.model, batches, self.masks, **self.how, remote=remote, ledger=ledger)
 
@@ -155,18 +153,24 @@ class Sweeping(Step[Answers]):
         return [[[_parse(answer) for answer in answers] for answers in facts["answers"]] for _, facts in found]
 
 
-def _all_masks(model, batch: Batch, masks: Masks, together: int | None, how: Mapping[str, Any]) -> list[list[Answer]]:
+def _all_masks(
+    model: TransformersModel, batch: Batch, masks: Masks, together: int | None, how: Mapping[str, Any]
+) -> list[list[Answer]]:
     """A batch's answers under every mask."""
     rows = len(batch.examples)
     most = together or max(1, ROWS.get(model._module.device.type, 64) // rows)
+    # Masks act on the language model alone, so a picture's features are the same under all of them.
     pictures = vision.features(model, batch) if len(masks) > 1 else None
 
     def some(side: Masks) -> list[list[Answer]]:
         answered, _ = ask(model, vision.repeated(batch, len(side), pictures), masks=masks_of(model, side), **how)
         return [answered[start : start + rows] for start in range(0, len(answered), rows)]
 
-    pieces = [masks[start : start + most] for start in range(0, len(masks), most)]
-    return [answers for piece in pieces for part in split_on_oom(some, piece, last=None) for answers in part]
+    under: list[list[Answer]] = []
+    for start in range(0, len(masks), most):
+        for answers in split_on_oom(some, masks[start : start + most], last=None):
+            under += answers
+    return under
 
 
 def _table(
@@ -177,7 +181,7 @@ def _table(
     named: Mapping[str, Mapping[str, Intervention]],
 ) -> Table:
     """The answers in the order of the examples, whatever order they were asked in."""
-    asked = [place for shard in planned for batch in shard for place in batch]
+    asked = planned.order
     order = sorted(range(len(asked)), key=asked.__getitem__)
     keys: dict[tuple[str, str], Intervention | None] = {FULL: None}
     keys |= {(selector, group): _touching(mask) for selector, ms in named.items() for group, mask in ms.items()}
@@ -192,23 +196,53 @@ def _touching(mask: Intervention) -> Intervention | None:
     return mask if len(mask.neurons) else None
 
 
-def _plain(answer: Answer) -> list:
+def _plain(answer: Answer) -> list[Any]:
     text, reading = answer
     return [text, reading.predicted, reading.correct, reading.fallback, reading.score]
 
 
-def _parse(plain: Sequence) -> Answer:
+def _parse(plain: Sequence[Any]) -> Answer:
     return plain[0], Reading(*plain[1:])
 
 
 def _by_selector(interventions: Interventions) -> dict[str, dict[str, Intervention]]:
+    """The masks by selector and group: those given without a selector under "mask", those all alike as one."""
+    named: dict[str, dict[str, Intervention]] = {}
+    flat: dict[str, Intervention] = {}
     for key, value in interventions.items():
-        for of, mask in value.items() if isinstance(value, Mapping) else ((key, value),):
-            if not isinstance(mask, Intervention):
-                raise GatescopeError(
-                    f"What is to be done under {of!r} is a {type(mask).__name__}, no intervention. Neurons are switched off by "
-                    "gs.ablate(selection), a mask for each group of a selection."
-                )
-    flat = {k: v for k, v in interventions.items() if isinstance(v, Intervention)}
-    named = {k: dict(v) for k, v in interventions.items() if not isinstance(v, Intervention)} | ({"mask": flat} if flat else {})
-    return {k: {ALL: next(iter(m.values()))} if len(m) > 1 and len(set(m.values())) == 1 else m for k, m in named.items()}
+        if isinstance(value, Mapping):
+            named[key] = {group: _checked(group, mask) for group, mask in value.items()}
+        else:
+            flat[key] = _checked(key, value)
+    if flat:
+        named["mask"] = flat
+    return {selector: _one_for_all(masks) for selector, masks in named.items()}
+
+
+def _checked(name: str, mask: object) -> Intervention:
+    if isinstance(mask, Intervention):
+        return mask
+    raise GatescopeError(
+        f"What is to be done under {name!r} is a {type(mask).__name__}, not an intervention. Neurons are switched off by "
+        "gs.ablate(selection), a mask for each group of a selection."
+    )
+
+
+def _one_for_all(masks: dict[str, Intervention]) -> dict[str, Intervention]:
+    alike = len(masks) > 1 and len(set(masks.values())) == 1
+    return {ALL: next(iter(masks.values()))} if alike else masks
+
+
+def _different(model: TransformersModel, named: Mapping[str, Mapping[str, Intervention]]) -> list[Change | None]:
+    """The full model (None), then every mask once, however many groups it serves.
+
+    Raises:
+        GatescopeError: if neurons belong to another model.
+    """
+    masks: list[Change | None] = [None]
+    for by_group in named.values():
+        masks += [_touching(mask) for mask in by_group.values()]
+    for mask in masks:
+        if mask is not None:
+            mask.targets(model)  # here, not in the middle of a run
+    return list(dict.fromkeys(masks))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from nnsight import TransformersModel
+
 from gatescope.core.errors import one_of
 from gatescope.traces.encoding import Batch
 from gatescope.traces.passes import UNMASKED, Masks
@@ -29,7 +31,7 @@ def readout_named(name: str) -> Readout:
 
 
 def ask(
-    model,
+    model: TransformersModel,
     batch: Batch,
     *,
     masks: Masks = UNMASKED,

@@ -12,12 +12,15 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool
 from jinja2 import TemplateError
+from nnsight import TransformersModel
+from PIL.Image import Image
 from torch import Tensor
 from transformers.models.llava_next.modeling_llava_next import image_size_to_num_patches
 
@@ -51,19 +54,13 @@ class Batch:
         return Batch(self.examples, moved, self.valid.to(device, non_blocking=True))
 
 
-def collate(model, examples: Sequence[Example]) -> Batch:
+def collate(model: TransformersModel, examples: Sequence[Example]) -> Batch:
     """Encode examples for a model from `load_model`.
 
     Raises:
         GatescopeError: if an example has a picture and the model takes none, or a picture cannot be opened.
     """
-    pictures = [example.picture() for example in examples]
-    with_picture = [example.id for example, picture in zip(examples, pictures, strict=True) if picture is not None]
-    if with_picture and model.processor is None:
-        raise GatescopeError(
-            f"Example {with_picture[0]!r} has an image, but {type(model._module).__name__} takes text only. "
-            f"Use a vision-language model, or leave the field 'image' out."
-        )
+    pictures = _pictures(model, examples)
     if len({example.chat for example in examples}) > 1:
         raise GatescopeError("Passages and questions cannot be encoded together; record them apart.")
     texts = [prompt(model, example) for example in examples]
@@ -74,14 +71,28 @@ def collate(model, examples: Sequence[Example]) -> Batch:
         inputs = dict(model.tokenizer(texts, return_token_type_ids=False, **options))
     else:
         # By row: a processor such as Gemma 3's takes a plain list for the pictures of one row.
-        images = [[picture] for picture in pictures if picture is not None]
-        if len(images) < len(pictures) and images:
-            images = [[picture] if picture is not None else [] for picture in pictures]
-        inputs = _processed(model, texts, images, options)
+        images = [[picture] if picture is not None else [] for picture in pictures]
+        inputs = _processed(model, texts, images if any(images) else [], options)
     return Batch(tuple(examples), inputs, valid_tokens(model, inputs))
 
 
-def _processed(model, texts: list[str], images: list, options: dict) -> dict[str, Tensor]:
+def _pictures(model: TransformersModel, examples: Sequence[Example]) -> list[Image | None]:
+    """Each example's picture, opened."""
+    pictures = [example.picture() for example in examples]
+    if model.processor is not None:
+        return pictures
+    for example, picture in zip(examples, pictures, strict=True):
+        if picture is not None:
+            raise GatescopeError(
+                f"Example {example.id!r} has an image, but {type(model._module).__name__} takes text only. "
+                f"Use a vision-language model, or leave the field 'image' out."
+            )
+    return pictures
+
+
+def _processed(
+    model: TransformersModel, texts: list[str], images: list[list[Image]], options: dict[str, Any]
+) -> dict[str, Tensor]:
     """What the processor makes of prompts and their pictures.
 
     Raises:
@@ -107,22 +118,19 @@ def _processed(model, texts: list[str], images: list, options: dict) -> dict[str
 THINKING = ("enable_thinking", "thinking")  # what chat templates call the switch
 
 
-def prompt(model, example: Example) -> str:
+def prompt(model: TransformersModel, example: Example) -> str:
     """The text a model is given for an example: its chat template round the question, thinking switched off where it has
     a switch for that, then the example's prefix. A passage is given as it stands. A base model, which has no template, is
     asked the bare question, and a warning says so.
     """
     if not example.chat:
         return str(example.prompt)
-    has_image = example.image is not None
-    text = prompts.asked(example)
-    tool = model.processor if model.processor is not None else model.tokenizer
     if not _has_template(model):
         warnings.warn(
             f"{type(model._module).__name__} has no chat template: it is asked in plain text, as a base model is.", stacklevel=2
         )
-        text = f"{example.system}\n\n{text}" if example.system else text
-        return (f"{tool.image_token}\n{text}" if has_image else text) + example.prefix
+        return _bare(model, example) + example.prefix
+    text, tool = prompts.asked(example), _tool(model)
     written = str(getattr(tool, "chat_template", None) or model.tokenizer.chat_template)
     off = {switch: False for switch in THINKING if re.search(rf"\b{switch}\b", written)}
     problem: Exception | None = None
@@ -134,15 +142,26 @@ def prompt(model, example: Example) -> str:
     raise GatescopeError(f"The chat template of {type(model._module).__name__} refuses example {example.id!r}: {problem}.")
 
 
-def _has_template(model) -> bool:
-    tool = model.processor if model.processor is not None else model.tokenizer
-    return bool(getattr(tool, "chat_template", None) or getattr(model.tokenizer, "chat_template", None))
+def _tool(model: TransformersModel) -> Any:
+    """What encodes prompts: the processor of a model that takes pictures, else the tokenizer."""
+    return model.processor if model.processor is not None else model.tokenizer
 
 
-def _turns(example: Example, text: str, parts: bool) -> list[list[dict]]:
+def _bare(model: TransformersModel, example: Example) -> str:
+    """A question without a template: the system's words, the question, a placeholder for its picture."""
+    text = prompts.asked(example)
+    text = f"{example.system}\n\n{text}" if example.system else text
+    return text if example.image is None else f"{_tool(model).image_token}\n{text}"
+
+
+def _has_template(model: TransformersModel) -> bool:
+    return bool(getattr(_tool(model), "chat_template", None) or getattr(model.tokenizer, "chat_template", None))
+
+
+def _turns(example: Example, text: str, parts: bool) -> list[list[dict[str, Any]]]:
     """The turns to try: with a system turn if there is one, then with its text at the head of the user's turn."""
 
-    def turn(role: str, words: str, image: bool = False) -> dict:
+    def turn(role: str, words: str, image: bool = False) -> dict[str, Any]:
         written = [{"type": "image"}] * image + [{"type": "text", "text": words}]
         return {"role": role, "content": written if parts else words}
 
@@ -155,15 +174,16 @@ def _turns(example: Example, text: str, parts: bool) -> list[list[dict]]:
     ]
 
 
-def _adds_bos(model, texts: Sequence[str]) -> bool:
+def _adds_bos(model: TransformersModel, texts: Sequence[str]) -> bool:
     """Whether the tokenizer should add its special tokens: not if the template has written the BOS already."""
     if model.processor is None:
         return not model.tokenizer.chat_template
+    # Some processors' templates write it, as Gemma 3's does, and some do not; two of them would change every answer.
     bos = model.tokenizer.bos_token
     return not (bos and texts[0].startswith(bos))
 
 
-def valid_tokens(model, inputs: dict[str, Tensor]) -> Bool[Tensor, "b s"]:
+def valid_tokens(model: TransformersModel, inputs: dict[str, Tensor]) -> Bool[Tensor, "b s"]:
     """Which positions of encoded prompts count; the rule is this module's docstring."""
     ids = inputs["input_ids"]
     markers = torch.tensor(sorted(marker_ids(model)), dtype=ids.dtype, device=ids.device)
@@ -172,30 +192,38 @@ def valid_tokens(model, inputs: dict[str, Tensor]) -> Bool[Tensor, "b s"]:
     return valid if breaks is None else valid & ~breaks
 
 
-def token_classes(model, batch: Batch) -> dict[str, Bool[Tensor, "b s"]]:
+def token_classes(model: TransformersModel, batch: Batch) -> dict[str, Bool[Tensor, "b s"]]:
     """The prompt's tokens that count: all, and apart those of the text and those that carry a picture's patches."""
     ids = batch.inputs["input_ids"]
     placeholder = torch.isin(ids, torch.tensor(sorted(placeholder_ids(model)), dtype=torch.long, device=ids.device))
     return {"all": batch.valid, "text": batch.valid & ~placeholder, "image": batch.valid & placeholder}
 
 
-def marker_ids(model) -> set[int]:
+def class_masks(model: TransformersModel, batch: Batch, names: Collection[str]) -> Bool[Tensor, "c b s"]:
+    """The masks of those named of the prompt's classes of tokens, in the order of `CLASSES`."""
+    masks = [mask for name, mask in token_classes(model, batch).items() if name in names]
+    return torch.stack(masks) if masks else batch.valid.new_zeros(0, *batch.valid.shape)
+
+
+def marker_ids(model: TransformersModel) -> set[int]:
     """Ids of the tokens that are markers, not content."""
     tokenizer = model.tokenizer
     added = tokenizer.added_tokens_decoder
-    tool = model.processor if model.processor is not None else tokenizer
-    template = "".join(str(part) for part in (getattr(tool, "chat_template", None), tokenizer.chat_template) if part)
+    template = f"{getattr(_tool(model), 'chat_template', None) or ''}{tokenizer.chat_template or ''}"
     markers = set(tokenizer.all_special_ids)
-    markers |= {i for i, token in added.items() if token.special or (token.content.strip() and token.content in template)}
+    for i, token in added.items():
+        written = token.content.strip() and token.content in template
+        if token.special or written:
+            markers.add(i)
     return markers - placeholder_ids(model) - {tokenizer.unk_token_id}
 
 
-def uncounted_ids(model) -> set[int]:
+def uncounted_ids(model: TransformersModel) -> set[int]:
     """Ids that are not content where they are generated: markers, and placeholders, which carry no picture there."""
     return marker_ids(model) | placeholder_ids(model)
 
 
-def placeholder_ids(model) -> set[int]:
+def placeholder_ids(model: TransformersModel) -> set[int]:
     """Ids whose positions carry a picture's patches."""
     config = model._module.config
     names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
@@ -203,7 +231,7 @@ def placeholder_ids(model) -> set[int]:
     return {i for i in found if isinstance(i, int)}
 
 
-def _image_line_breaks(model, inputs: dict[str, Tensor]) -> Bool[Tensor, "b s"] | None:
+def _image_line_breaks(model: TransformersModel, inputs: dict[str, Tensor]) -> Bool[Tensor, "b s"] | None:
     """Placeholder positions that hold LLaVA-NeXT's learned line break; None for models without one.
 
     They have the same token id as the patches, so the model's own packing is asked where it puts them: it is given

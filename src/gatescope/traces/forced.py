@@ -1,23 +1,33 @@
-"""Given answers: put to the model token by token, and how probable it finds them."""
+"""Teacher forcing: the inputs that put given answers to the model after their prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
+from nnsight import TransformersModel
 from torch import Tensor
 
+from gatescope.traces.access import forward_options
 from gatescope.traces.encoding import Batch, placeholder_ids
+from gatescope.traces.jobs import Forced
 
 
-def force(model, batch: Batch, answers: Sequence[list[int]]) -> dict[str, Tensor]:
+def forced_batch(model: TransformersModel, batch: Batch, answers: Sequence[list[int]]) -> Forced:
+    """A batch with an answer after each prompt, as plain data for one forward pass."""
+    inputs = force(model, batch, answers)
+    options = forward_options(model, inputs, keep=max(map(len, answers)))
+    return {"inputs": inputs, "options": options, "forced": list(answers)}
+
+
+def force(model: TransformersModel, batch: Batch, answers: Sequence[list[int]]) -> dict[str, Tensor]:
     """The inputs with each row's answer but its last token appended, marked as the model marks what it generates, padded
     on the left again.
     """
-    extra = [ids[:-1] for ids in answers]
+    extra = [ids[:-1] for ids in answers]  # the last token is predicted, never read
     inputs = dict(batch.inputs)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    if not any(extra):
+    if not any(extra):  # answers of one token: the prompts as they are
         return inputs
     shape = ids.shape
     lengths = [int(row.sum()) + len(more) for row, more in zip(mask, extra, strict=True)]
@@ -39,7 +49,7 @@ def force(model, batch: Batch, answers: Sequence[list[int]]) -> dict[str, Tensor
     return inputs
 
 
-def _answer_type(model, inputs: dict[str, Tensor]) -> int:
+def _answer_type(model: TransformersModel, inputs: dict[str, Tensor]) -> int:
     """The token type of an answer. Where types tell a picture's tokens (1) from words, an answer is words: 0. PaliGemma's
     tell the prompt and its picture (0), which it sees in both directions, from what follows: 1.
     """
@@ -48,18 +58,3 @@ def _answer_type(model, inputs: dict[str, Tensor]) -> int:
         return 0
     pictures = torch.isin(ids, torch.tensor(sorted(placeholder_ids(model)), dtype=ids.dtype, device=ids.device))
     return int(pictures.any() and not types[pictures].any())
-
-
-def answer_logs(logits: Tensor, answers: Sequence[list[int]]) -> Tensor:
-    """log P(y|x) [b] in float32: the sum over an answer's tokens, the last of which is predicted at the last position.
-
-    Args:
-        logits: [b, k, vocabulary] of the last k positions, k at least the longest answer's length.
-        answers: token ids of each row's answer.
-    """
-    logs = logits.float().log_softmax(-1)
-    rows = []
-    for row, ids in enumerate(answers):
-        tokens = torch.tensor(ids, device=logs.device)
-        rows.append(logs[row, -len(ids) :].gather(-1, tokens[:, None]).sum())
-    return torch.stack(rows)

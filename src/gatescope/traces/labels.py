@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+from nnsight import TransformersModel
 
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example
 
 
-def label_token(model, label: str) -> int:
+def label_token(model: TransformersModel, label: str) -> int:
     """The one token a label is: the vocabulary's own entry of that name, else what the tokenizer makes of it.
 
     Raises:
@@ -26,7 +29,7 @@ def label_token(model, label: str) -> int:
     return ids[0]
 
 
-def answer_tokens(model, example: Example) -> list[int]:
+def answer_tokens(model: TransformersModel, example: Example) -> list[int]:
     """The tokens of an example's right answer: its label's one (each digit's of a number), or all of its text's.
 
     Raises:
@@ -37,7 +40,7 @@ def answer_tokens(model, example: Example) -> list[int]:
     return _known(model, example, example.answer)
 
 
-def _known(model, example: Example, text: str) -> list[int]:
+def _known(model: TransformersModel, example: Example, text: str) -> list[int]:
     ids = model.tokenizer(text, add_special_tokens=False).input_ids
     if not ids or model.tokenizer.unk_token_id in ids:
         pieces = model.tokenizer.convert_ids_to_tokens(ids)
@@ -45,7 +48,7 @@ def _known(model, example: Example, text: str) -> list[int]:
     return ids
 
 
-def label_tokens(model, examples: Sequence[Example]) -> list[list[list[int]]]:
+def label_tokens(model: TransformersModel, examples: Sequence[Example]) -> list[list[list[int]]]:
     """The tokens of every label of each example, in the order of its choices; of a number each digit may be one.
 
     Raises:
@@ -62,7 +65,7 @@ def label_tokens(model, examples: Sequence[Example]) -> list[list[list[int]]]:
     return [[known[label] for label in example.labels] for example in examples]
 
 
-def single_tokens(model, examples: Sequence[Example]) -> list[list[int]]:
+def single_tokens(model: TransformersModel, examples: Sequence[Example]) -> list[list[int]]:
     """The one token of every label of each example, in the order of its choices.
 
     Raises:
@@ -81,7 +84,7 @@ def single_tokens(model, examples: Sequence[Example]) -> list[list[int]]:
     return [[ids[0] for ids in each] for each in found]
 
 
-def text_tokens(model, examples: Sequence[Example]) -> list[list[list[int]]]:
+def text_tokens(model: TransformersModel, examples: Sequence[Example]) -> list[list[list[int]]]:
     """The tokens of every choice's text, for each example.
 
     Raises:
@@ -90,15 +93,16 @@ def text_tokens(model, examples: Sequence[Example]) -> list[list[list[int]]]:
     return [[_known(model, example, choice) for choice in example.choices] for example in examples]
 
 
-def _number(model, label: str) -> list[int]:
+def _number(model: TransformersModel, label: str) -> list[int]:
     own = _entry(model.tokenizer, label)
     if own is not None:
         return [own]
+    # SentencePiece puts a space first, which may be a token by itself: it is not part of the number.
     ids = [i for i in model.tokenizer(label, add_special_tokens=False).input_ids if model.tokenizer.decode([i]).strip()]
     return ids if len(ids) > 1 and model.tokenizer.unk_token_id not in ids else [label_token(model, label)]
 
 
-def _entry(tokenizer, label: str) -> int | None:
+def _entry(tokenizer: Any, label: str) -> int | None:
     """The vocabulary's entry of that name. Asked for by name: a copy of the whole vocabulary takes tenths of a second."""
     found = tokenizer.convert_tokens_to_ids(label)
     return None if found == tokenizer.unk_token_id else found

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import nnsight
 import torch
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.traces.access import forward_options
@@ -33,7 +34,7 @@ class Masks:
 UNMASKED = Masks()
 
 
-def forward_until(model, inputs: dict[str, Tensor], inside: Callable[[], T]) -> T:
+def forward_until(model: TransformersModel, inputs: dict[str, Tensor], inside: Callable[[], T]) -> T:
     """What `inside` returned in a forward pass, without gradients, that ends as soon as it has.
 
     Args:

@@ -13,6 +13,7 @@ import linecache
 import sys
 from functools import cache
 from types import FunctionType, ModuleType
+from typing import Any
 
 import nnsight
 from nnsight.intervention.serialization import CustomCloudUnpickler
@@ -34,10 +35,11 @@ def plain(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(alias, found.origin)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[alias] = module
+    sys.modules[alias] = module  # before it runs: its dataclasses look their module up here
     spec.loader.exec_module(module)
     for word, value in list(vars(module).items()):
         home = getattr(value, "__module__", None) or ""
+        # A function imported from another of our modules must be that module's plain one, and so on down.
         if isinstance(value, FunctionType) and home.startswith("gatescope."):
             setattr(module, word, getattr(plain(home), word))
         elif isinstance(value, FunctionType) and home == alias:
@@ -75,7 +77,7 @@ class _AsServer(CustomCloudUnpickler):
     def persistent_load(self, pid: object) -> _Kept:
         return _Kept()
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         _there(module)
         return _module if name == "subimport" else super().find_class(module, name)
 

@@ -8,15 +8,17 @@ other, however their towers pack them. A model that takes none is given the pixe
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
+from nnsight import TransformersModel
 from torch import Tensor
 from transformers.utils import ModelOutput
 
 from gatescope.traces.encoding import Batch
 
 
-def features(model, batch: Batch) -> ModelOutput | None:
+def features(model: TransformersModel, batch: Batch) -> ModelOutput | None:
     """What a batch's pictures become, picture by picture; None where there are none, or the model takes no features.
 
     Also where the model is an edited copy: an edit may touch the picture encoder, which is run here outside a trace.
@@ -52,7 +54,7 @@ def _tiled(pictures: ModelOutput, times: int) -> ModelOutput:
     return type(pictures)(**found)
 
 
-def _repeat(part, times: int):
+def _repeat(part: Any, times: int) -> Any:
     """Rows of a tensor, or tensors of a list, `times` over: the first axis counts rows, pictures, or their patches."""
     if isinstance(part, Tensor):
         return part.repeat(times, *[1] * (part.ndim - 1)) if part.ndim else part

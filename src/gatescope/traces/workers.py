@@ -11,8 +11,6 @@ from collections.abc import Callable
 from nnsight.intervention.interleaver import Mediator, OutOfOrderError
 from nnsight.intervention.iterator import Iterations
 
-from gatescope.core.errors import GatescopeError
-
 
 def beside(caller: Mediator, block: Callable[[], None]) -> None:
     """Run a block as a worker of its own in the caller's run, on the caller's rows, before the caller is served."""
@@ -48,6 +46,10 @@ def unreached(error: OutOfOrderError, place: str) -> Exception:
     worker = Mediator.current("unreached")
     if worker.iteration not in (0, None) or not worker.occurrence("result"):
         return error
+    try:
+        from gatescope.core.errors import GatescopeError
+    except ImportError:  # on a server, where this function travels
+        GatescopeError = RuntimeError
     return GatescopeError(
         f"{place} did not run where it was waited for, so what was to be read or changed there was not. Either the model runs "
         f"it for some inputs only, as Llama 3.2 Vision does its cross-attention layers, which run where there is a picture: "

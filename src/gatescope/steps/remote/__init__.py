@@ -4,8 +4,8 @@ from gatescope.interventions.carry import carry
 from gatescope.models.client import load_client
 from gatescope.steps.remote.attribute import attribute_shards
 from gatescope.steps.remote.estimate import Estimate, estimate, estimate_record
-from gatescope.steps.remote.jobs import Server
 from gatescope.steps.remote.record import record_shards
+from gatescope.steps.remote.server import Server
 from gatescope.steps.remote.sweep import sweep_shards
 
 __all__ = [

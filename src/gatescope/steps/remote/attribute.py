@@ -8,28 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
+from nnsight import TransformersModel
 
 from gatescope.core.attributions import Attributions
 from gatescope.data.example import Example
 from gatescope.models.identity import identity
-from gatescope.models.projections import projection_path
-from gatescope.models.sites import Site, embedding_path, layout_of
+from gatescope.models.sites import Site, layout_of
+from gatescope.steps.batches import Batches
 from gatescope.steps.remote import plan
-from gatescope.steps.remote.jobs import Build, Server, run_jobs
-from gatescope.steps.remote.ledger import Ledger
-from gatescope.steps.remote.record import Shards
-from gatescope.traces.access import forward_options
+from gatescope.steps.remote.jobs import builder_of, run_jobs
+from gatescope.steps.remote.line import Build
+from gatescope.steps.remote.server import Server
 from gatescope.traces.encoding import collate
-from gatescope.traces.forced import force
+from gatescope.traces.forced import forced_batch
+from gatescope.traces.jobs import Scored, scoring
 from gatescope.traces.labels import answer_tokens
 
 
 def attribute_shards(
-    model,
-    shards: Shards,
+    model: TransformersModel,
+    shards: Batches,
     sites: Sequence[Site],
     groups: Sequence[str],
     items: int,
@@ -58,59 +57,44 @@ def attribute_shards(
     server = Server.of(remote)
     build = builder(model, shards, sites, groups, reduce, pad_zero)
     settings = [[site.name for site in sites], list(groups), reduce, pad_zero]
-    book = Ledger.at(ledger, plan.work("attribute", model, server, settings), plan.keys(shards))
     card, layout = identity(model), layout_of(list(sites))
-    facts = dict(origin or {}) | {"server": server.address}
-    numbers = [(number, len(batches)) for number, batches in shards.items()]
-    for number, pieces in run_jobs(model, server, numbers, build, book):
+    facts = {**(origin or {}), "server": server.address}
+    for number, pieces in run_jobs("attribute", model, server, shards, build, settings, ledger):
         dtype = plan.same_dtype(server, dtype, pieces)
-        parts = {part: plan.total(pieces, part) for part in ("sums", "clamped", "seen")}
-        yield number, Attributions(tuple(groups), layout, **parts, items=items, model=card | {"dtype": dtype}, origin=facts)
+        yield (
+            number,
+            Attributions(
+                tuple(groups),
+                layout,
+                sums=plan.total(pieces, "sums"),
+                clamped=plan.total(pieces, "clamped"),
+                seen=plan.total(pieces, "seen"),
+                items=items,
+                model=card | {"dtype": dtype},
+                origin=facts,
+            ),
+        )
 
 
 def builder(
-    model, shards: Shards, sites: Sequence[Site], groups: Sequence[str], reduce: str = "max", pad_zero: bool = False
+    model: TransformersModel,
+    shards: Batches,
+    sites: Sequence[Site],
+    groups: Sequence[str],
+    reduce: str = "max",
+    pad_zero: bool = False,
 ) -> Callable[[int], Build]:
     """For a shard's number, what makes the job of a range of its batches."""
-    places = [
-        (place, _projection(model, site, place[0]) if reduce == "norm" else None)
-        for site in sites
-        for place in plan.places(site)
-    ]
-    reached = sorted({(layer, site.rank, path, site.io) for site in sites for layer, path in enumerate(site.paths)})
-    common: dict[str, Any] = {
+    common = {
+        **scoring(model, sites, reduce, pad_zero),
         "task": "attribute",
-        "shape": (len(groups), layout_of(list(sites)).size),
-        "places": places,
-        "order": [(path, io) for _, _, path, io in reached],
-        "embedding": (embedding_path(model), "output", None),
-        "reduce": reduce,
-        "pad_zero": pad_zero,
+        "groups": len(groups),
+        "width": layout_of(list(sites)).size,
     }
 
-    def batch_of(examples: Sequence[Example]) -> dict[str, Any]:
+    def batch_of(examples: Sequence[Example]) -> Scored:
         answers = [answer_tokens(model, example) for example in examples]
-        inputs = force(model, collate(model, examples), answers)
-        return {
-            "inputs": inputs,
-            "real": inputs["attention_mask"].bool(),
-            "answers": answers,
-            "group": torch.tensor([groups.index(example.group) for example in examples]),
-            "options": forward_options(model, inputs, max(map(len, answers))),
-        }
+        forced = forced_batch(model, collate(model, examples), answers)
+        return {**forced, "group": [groups.index(example.group) for example in examples]}
 
-    def build(number: int) -> Build:
-        return lambda start, stop, _: common | {"batches": [batch_of(b) for b in shards[number][start:stop]]}
-
-    return build
-
-
-def _projection(model, site: Site, path: str) -> tuple[str, int, Any] | None:
-    """The projection whose raw output a site is, if it has a bias: its path, its inputs, and the site's columns."""
-    columns: Any = (0, site.width) if site.name == "gate_pre" else plan.columns(site)
-    path = projection_path(model, site, path)
-    projection = model._module.get_submodule(path)
-    if projection.bias is None:
-        return None
-    inputs = projection.in_features if hasattr(projection, "in_features") else projection.weight.shape[0]
-    return path, inputs, columns
+    return builder_of(shards, common, batch_of)

@@ -6,13 +6,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nnsight import TransformersModel
+
 from gatescope.data.example import Example, readout_of
 from gatescope.models.sites import site_of
+from gatescope.steps.batches import Batches
 from gatescope.steps.plan import plan
-from gatescope.steps.remote.jobs import Build, weigh
-from gatescope.steps.remote.record import Shards, builder
+from gatescope.steps.remote.line import Build, weigh
+from gatescope.steps.remote.record import builder
+from gatescope.traces.jobs import Asked, Job
 
-TOKEN = 4  # bytes of a generated token's id
+# Bytes of a token's id, of an option's log-probability (float32), of a neuron's K and S, and of its two sums of scores.
+TOKEN, LOG, COUNT, SCORE = 4, 4, 16, 16
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class Estimate:
         return f"{self.jobs} jobs, {_size(self.payload)} sent, at most {_size(self.result)} returned"
 
 
-def estimate(model, shards: Shards, build: Callable[[int], Build], *, sample: int = 3) -> Estimate:
+def estimate(model: TransformersModel, shards: Batches, build: Callable[[int], Build], *, sample: int = 3) -> Estimate:
     """Make the requests of a few shards, check that they can travel, send nothing, and extrapolate.
 
     Args:
@@ -63,7 +68,7 @@ def estimate(model, shards: Shards, build: Callable[[int], Build], *, sample: in
 
 
 def estimate_record(
-    model,
+    model: TransformersModel,
     examples: Sequence[Example],
     *,
     site: str = "gate",
@@ -76,31 +81,29 @@ def estimate_record(
 ) -> Estimate:
     """What `gatescope.record(..., remote=...)` with these arguments will move; errors as for `estimate`."""
     readout = readout or readout_of(examples)
-    planned = enumerate(plan(model, examples, batch_size, shard_size))
-    shards = {number: [[examples[i] for i in batch] for batch in batches] for number, batches in planned}
+    planned = plan(model, examples, batch_size, shard_size)
+    shards = {number: planned.batches(number, examples) for number in range(len(planned.shards))}
     groups = tuple(dict.fromkeys(example.group for example in examples))
     build = builder(model, shards, site_of(model, site), groups, tokens, only_correct, readout, max_new_tokens)
     return estimate(model, shards, build)
 
 
-def returned(job: dict[str, Any]) -> int:
+def returned(job: Job) -> int:
     """Bytes a job's result has at most."""
-    answers = sum(_answer(job, batch) for batch in job["batches"])
     if job["task"] == "record":
-        classes, groups, layers, width = job["shape"]
-        return classes * groups * layers * width * 16 + answers
+        counts = job["classes"] * job["groups"] * len(job["places"]) * job["width"]
+        return counts * COUNT + sum(_answer(batch, job["generation"]) for batch in job["batches"])
     if job["task"] == "attribute":
-        groups, width = job["shape"]
-        return groups * width * 16
-    return answers * len(job["masks"])
+        return job["groups"] * job["width"] * SCORE
+    return len(job["masks"]) * sum(_answer(batch, job["generation"]) for batch in job["batches"])
 
 
-def _answer(job: dict[str, Any], batch: dict[str, Any]) -> int:
-    if batch.get("way") == "generate":
-        return len(batch["answer"]) * job["generation"]["max_new_tokens"] * TOKEN
-    if batch.get("way") == "argmax":
+def _answer(batch: Asked, generation: dict[str, Any]) -> int:
+    if batch["way"] == "generate":
+        return len(batch["answer"]) * generation["max_new_tokens"] * TOKEN
+    if batch["way"] == "argmax":
         return len(batch["right"]) * TOKEN
-    return sum(len(tokens) for tokens in batch.get("tokens", ())) * 4
+    return sum(len(options) for options in batch.get("tokens", ())) * LOG
 
 
 def _size(count: int) -> str:

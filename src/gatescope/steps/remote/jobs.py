@@ -4,323 +4,88 @@ A piece is a range of a shard's batches; at first one piece is the whole shard. 
 its number is written to the ledger (`jobs.json` in the run directory) before anything else is done. A client that is
 killed finds the numbers there and asks for the results; a piece leaves the ledger only when the shard it belongs to has
 been stored. A job's result is looked at once, so no job counts twice; a job whose number was lost is run again, and the
-first run of it is never asked for.
-
-    refused (401, 403, another nnsight)    one sentence, at once
-    busy, down, cut off (5xx, 429, sockets) asked again, with longer and longer pauses, for `patience` seconds
-    job lost, evicted, or result expired   submitted again
-    execution time exceeded, or too large  the piece is halved and both halves are submitted
-    anything else                          one sentence with the server's last line
+first run of it is never asked for. What else may fail, and what is done then: see `gatescope.steps.remote.line`.
 """
 
 from __future__ import annotations
 
-import re
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import httpx
-import nnsight
-from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
-from nnsight.schema.request import RequestModel
-from nnsight.tracing.backend import Backend
+from nnsight import TransformersModel
 
-from gatescope.core.errors import GatescopeError
-from gatescope.models.client import name_there
-from gatescope.steps.remote.ledger import Ledger, Piece
-from gatescope.traces import travel
+from gatescope.data.example import Example
+from gatescope.steps.batches import Batches
+from gatescope.steps.remote import plan
+from gatescope.steps.remote.ledger import Ledger
+from gatescope.steps.remote.line import Build, Line
+from gatescope.steps.remote.server import Server, greet
 
-# A piece's first batch, the one after its last, and the answers if it was asked before -> its job.
-Build = Callable[[int, int, list | None], dict[str, Any]]
-
-_LATE = re.compile(r"exceeded the execution timeout|time limit", re.I)
-_AGAIN = re.compile(r"evicted|cancelled or preempted|try again later|temporarily unavailable", re.I)
-_APART = re.compile(r"does not require grad|not have been used in the graph|does not have a grad_fn", re.I)
-
-
-@dataclass(frozen=True)
-class Server:
-    """Where jobs go, and how patiently.
-
-    Attributes:
-        host: "http://host:port"; None is NDIF, or what nnsight's config says.
-        in_flight: jobs submitted and not yet finished, at most.
-        pause: seconds between two looks at a job, at first; it grows to 20 times that.
-        patience: seconds for which a server that does not answer is asked again.
-        lost_after: seconds after which a job the server knows nothing of is submitted again.
-        attempts: how often a piece is submitted, at most, when its jobs are lost or evicted.
-    """
-
-    host: str | None = None
-    in_flight: int = 4
-    pause: float = 0.5
-    patience: float = 900.0
-    lost_after: float = 60.0
-    attempts: int = 5
-
-    @classmethod
-    def of(cls, remote: bool | str | Server) -> Server:
-        """What `remote=` stands for: True is nnsight's configured host, a string is an address.
-
-        Raises:
-            GatescopeError: for anything else.
-        """
-        if isinstance(remote, Server):
-            return remote
-        if remote is True:
-            return cls()
-        if isinstance(remote, str) and remote.startswith(("http://", "https://")):
-            return cls(remote.rstrip("/"))
-        raise GatescopeError(
-            f"remote={remote!r} is no server: give True for NDIF, or an address such as 'http://localhost:8001'."
-        )
-
-    @property
-    def address(self) -> str:
-        """The address jobs are sent to."""
-        return self.host or nnsight.CONFIG.API.HOST
-
-
-class Weigh(Backend):
-    """Serialises a block as it would be sent, and sends nothing."""
-
-    def __init__(self) -> None:
-        self.compress = nnsight.CONFIG.API.COMPRESS
-        self.blob = b""
-
-    def __call__(self, tracer) -> None:
-        """Take the place of running the block."""
-        self.blob = RequestModel.serialize(tracer, self.compress)
-
-
-def weigh(model, job: dict[str, Any]) -> int:
-    """Bytes a job's request has, after checking that all of it can travel.
-
-    Raises:
-        GatescopeError: naming what a server would not have.
-    """
-    backend = Weigh()
-    _open(model, backend, job)
-    travel.check(backend.blob, backend.compress)
-    return len(backend.blob)
+Results = list[dict[str, Any]]  # of a shard's pieces, in order
 
 
 def run_jobs(
-    model, server: Server, shards: Sequence[tuple[int, int]], build: Callable[[int], Build], ledger: Ledger
-) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    task: str,
+    model: TransformersModel,
+    server: Server,
+    shards: Batches,
+    build: Callable[[int], Build],
+    settings: Sequence[Any],
+    ledger: Path | None,
+) -> Iterator[tuple[int, Results]]:
     """Run shards as jobs, and yield each when it is whole: its number and its pieces' results in order.
 
     The consumer stores a shard before it asks for the next; that is when it leaves the ledger.
 
     Args:
+        task: "record", "attribute" or "sweep".
         model: from `load_client` or `load_model`.
         server: where.
-        shards: number and batches of each.
+        shards: batches by shard number.
         build: for a shard's number, what makes the job of a range of its batches.
-        ledger: where jobs are remembered.
+        settings: what else decides the results; a ledger of jobs with others is refused.
+        ledger: file to remember jobs in; None keeps them in memory.
 
     Raises:
-        GatescopeError: as the module's docstring says.
+        GatescopeError: as the docstring of `gatescope.steps.remote.line` says; or if the ledger is of other work.
     """
-    _greet(server)
-    ledger.expect(shard for shard, _ in shards)
-    waiting = [(shard, batches) for shard, batches in shards if shard not in ledger.pieces]
+    book = Ledger.at(ledger, plan.work(task, model, server, list(settings)), plan.keys(shards))
+    greet(server)
+    book.expect(shards)
+    waiting = deque(number for number in shards if number not in book.pieces)
     line = Line(server)
-    builders: dict[int, Build] = {}
-    checked = False
-    while waiting or ledger.pieces:
-        under_way = [piece for pieces in ledger.pieces.values() for piece in pieces if piece.result is None]
+    while waiting or book.pieces:
+        under_way = book.under_way
         if waiting and len(under_way) < server.in_flight:
-            shard, batches = waiting.pop(0)
-            ledger.begin(shard, batches)
+            number = waiting.popleft()
+            book.begin(number, len(shards[number]))
             continue
         for piece in under_way:
-            if piece.shard not in builders:
-                builders[piece.shard] = build(piece.shard)
-            if not piece.current:
-                job = builders[piece.shard](piece.start, piece.stop, piece.asked)
-                if not checked:
-                    weigh(model, job)
-                    checked = True
-                line.submit(model, piece, job, ledger)
-            else:
-                line.look(model, piece, ledger)
-        whole = [shard for shard, pieces in ledger.pieces.items() if all(piece.result is not None for piece in pieces)]
-        for shard in whole:
-            yield shard, [piece.result for piece in ledger.pieces[shard] if piece.result is not None]
-            ledger.done(shard)
-            builders.pop(shard, None)
-        line.rest(bool(whole))
+            line.advance(model, piece, build, book)
+        finished = book.finished
+        for number in finished:
+            yield number, book.results(number)
+            book.done(number)
+        line.rest(bool(finished))
 
 
-class Line:
-    """The line to a server: submits and looks, and bears with it for as long as its patience lasts."""
+def builder_of(
+    shards: Batches, common: Mapping[str, Any], batch_of: Callable[[Sequence[Example]], Mapping[str, Any]]
+) -> Callable[[int], Build]:
+    """For a shard's number, what makes the job of a range of its batches, where one job does all there is to do.
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.silent_since: float | None = None
-        self.waited = server.pause
+    Args:
+        shards: batches by shard number.
+        common: what the jobs have in common.
+        batch_of: a batch of examples as plain data.
+    """
 
-    def rest(self, progress: bool) -> None:
-        """Wait before the next round; longer each time nothing has come."""
-        self.waited = self.server.pause if progress else min(self.waited * 1.3, 20 * self.server.pause)
-        time.sleep(self.waited)
+    def build(number: int) -> Build:
+        def job(start: int, stop: int, _asked: list[Any] | None) -> Any:
+            return {**common, "batches": [batch_of(examples) for examples in shards[number][start:stop]]}
 
-    def backend(self, model, job: str | None = None) -> RemoteBackend:
-        """nnsight's own client for one job."""
-        backend = RemoteBackend(
-            name_there(model), host=self.server.host, env=model._remoteable_get_env(), blocking=False, job_id=job
-        )
-        backend.display.enabled = False  # it would print a line a job; the bar is ours
-        return backend
+        return job
 
-    def submit(self, model, piece: Piece, job: dict[str, Any], ledger: Ledger) -> None:
-        """Send a piece's job and write its number down."""
-        if piece.attempts >= self.server.attempts:
-            raise GatescopeError(
-                f"The job of {piece} was lost or ended {piece.attempts} times on {self.server.address}. Start again later; "
-                f"what is finished is kept."
-            )
-        backend = self.backend(model)
-        try:
-            _open(model, backend, job)
-        except RemoteError as error:
-            return self.not_taken(piece, error, ledger)
-        self.silent_since = None
-        piece.job, piece.attempts, piece.unknown_since = str(backend.job_id), piece.attempts + 1, None
-        ledger.write()
-
-    def not_taken(self, piece: Piece, error: RemoteError, ledger: Ledger) -> None:
-        """A submission that failed: halve, bear, or say why not."""
-        cause = error.__cause__
-        code = cause.response.status_code if isinstance(cause, httpx.HTTPStatusError) else 0
-        detail = _said(error)
-        where = self.server.address
-        if code in (401, 403) or (code == 400 and "key" in detail.lower()):
-            raise GatescopeError(
-                f"{where} does not accept the API key ({code}: {detail}). Set the environment variable NDIF_API_KEY to "
-                f"yours, or run `nnsight login`."
-            ) from error
-        if code == 400 and "version" in detail.lower():
-            raise GatescopeError(
-                f"{where} does not accept this client: {detail} nnsight here is {version('nnsight')}."
-            ) from error
-        if code == 413:
-            return self.halve(piece, ledger, f"its request is too large for {where}")
-        if code and code < 500 and code != 429:
-            raise GatescopeError(f"{where} refused the job of {piece} ({code}: {detail}).") from error
-        self.bear(error, f"{code}: {detail}" if code else detail)
-
-    def look(self, model, piece: Piece, ledger: Ledger) -> None:
-        """Ask for a job's status, and take its result if it is there."""
-        backend = self.backend(model, piece.current)
-        try:
-            result = backend.poll()
-        except RemoteError as error:
-            return self.failed(piece, error, ledger)
-        except httpx.HTTPStatusError as error:
-            if "/response/" not in str(error.request.url) and error.response.status_code < 500:
-                return self.again(piece, ledger)  # the address of the result has expired
-            return self.bear(error, f"{error.response.status_code} {error.response.reason_phrase}")
-        except (httpx.HTTPError, OSError, EOFError, RuntimeError) as error:
-            return self.bear(error, _said(error))
-        self.silent_since = None
-        if result is not None:
-            return self.take(piece, result["result"], ledger)
-        if backend.status is not None:
-            piece.unknown_since = None
-        elif piece.unknown_since is None:
-            piece.unknown_since = time.monotonic()
-        elif time.monotonic() - piece.unknown_since > self.server.lost_after:
-            self.again(piece, ledger)
-
-    def take(self, piece: Piece, result: dict[str, Any], ledger: Ledger) -> None:
-        """Keep a result; or, of a job that could only ask, the answers."""
-        if not result.get("undecided"):
-            piece.result = result if piece.asked is None else result | {"answers": piece.asked}
-            return
-        if not piece.inquiry:
-            piece.inquiry, piece.job, piece.attempts = piece.job, "", 0
-            ledger.write()
-        piece.asked = result["answers"]
-
-    def failed(self, piece: Piece, error: RemoteError, ledger: Ledger) -> None:
-        """A job that ended in an error."""
-        text = _said(error)
-        if _LATE.search(text):
-            return self.halve(piece, ledger, f"it exceeds the time {self.server.address} allows a job")
-        if _AGAIN.search(text):
-            return self.again(piece, ledger)
-        if _APART.search(text):
-            raise GatescopeError(
-                f"{self.server.address} runs the code of a job apart from the model, and gradients do not cross: attribution "
-                f"does not work there. Attribute where the weights are, or ask the server's owner for a trusted key."
-            ) from error
-        if "out of memory" in text.lower():
-            raise GatescopeError(f"{self.server.address} ran out of memory on {piece}. Choose a smaller batch_size.") from error
-        last = text.strip().splitlines()[-1] if text.strip() else "no reason was given"
-        raise GatescopeError(f"The job of {piece} failed on {self.server.address}: {last}") from error
-
-    def again(self, piece: Piece, ledger: Ledger) -> None:
-        """Give a piece's job up; the next round submits another."""
-        if piece.current == piece.inquiry:
-            piece.inquiry = ""
-        piece.job, piece.unknown_since = "", None
-        ledger.write()
-
-    def halve(self, piece: Piece, ledger: Ledger, why: str) -> None:
-        """Two pieces in the place of one."""
-        if piece.stop - piece.start < 2:
-            raise GatescopeError(
-                f"A job of {piece} is one batch and cannot be made smaller, but {why}. Choose a smaller batch_size, or fewer "
-                f"new tokens."
-            )
-        middle = (piece.start + piece.stop) // 2
-        pieces = ledger.pieces[piece.shard]
-        at = pieces.index(piece)
-        halves = [Piece(piece.shard, *ends) for ends in ((piece.start, middle), (middle, piece.stop))]
-        pieces[at : at + 1] = halves
-        ledger.write()
-
-    def bear(self, error: Exception, what: str) -> None:
-        """A server that does not answer, or not now: wait, until patience ends."""
-        now = time.monotonic()
-        self.silent_since = self.silent_since or now
-        silent, reason = now - self.silent_since, what.splitlines()[0]
-        if silent > self.server.patience:
-            raise GatescopeError(
-                f"{self.server.address} has not answered for {silent:.0f} seconds ({reason}). Its jobs are remembered where a "
-                f"run directory was given: start the same command again."
-            ) from error
-
-
-def _greet(server: Server) -> None:
-    """Refuse a server whose nnsight cannot read our requests. One that does not say is given the benefit of the doubt."""
-    try:
-        answer = httpx.get(f"{server.address}/env", timeout=10.0)
-        theirs = answer.json()["packages"]["nnsight"] if answer.status_code == 200 else ""
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
-        return
-    ours = version("nnsight")
-    if theirs and theirs.split(".")[:2] != ours.split(".")[:2]:
-        raise GatescopeError(
-            f"{server.address} runs nnsight {theirs}; here is nnsight {ours}, and the two do not read each other's requests. "
-            f"Install the server's: pip install 'nnsight=={theirs}'."
-        )
-
-
-def _open(model, backend: Backend, job: dict[str, Any]) -> None:
-    """One job: a session of which the only value kept is what the shipped function gives."""
-    run = travel.shipped().run
-    with model.session(backend=backend):
-        result = nnsight.save(run(model, job))  # noqa: F841
-
-
-def _said(error: Exception) -> str:
-    """What an error says, without the API key, which a server may repeat."""
-    key = nnsight.CONFIG.API.APIKEY
-    text = str(error).removeprefix("Failed to send request: ") or type(error).__name__
-    return text.replace(key, "(your key)") if key else text
+    return build

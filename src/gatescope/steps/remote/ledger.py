@@ -31,7 +31,7 @@ class Piece:
     job: str = ""
     attempts: int = 0
     inquiry: str = ""
-    asked: list | None = None
+    asked: list[Any] | None = None
     result: dict[str, Any] | None = None
     unknown_since: float | None = None
 
@@ -100,6 +100,21 @@ class Ledger:
         """Take a shard up."""
         self.pieces[shard] = [Piece(shard, 0, batches)]
         self.keys[shard] = self.key(shard)
+
+    @property
+    def under_way(self) -> list[Piece]:
+        """The pieces whose results are not here yet."""
+        return [piece for pieces in self.pieces.values() for piece in pieces if piece.result is None]
+
+    @property
+    def finished(self) -> list[int]:
+        """The shards all of whose results are here."""
+        open_shards = {piece.shard for piece in self.under_way}
+        return [shard for shard in self.pieces if shard not in open_shards]
+
+    def results(self, shard: int) -> list[dict[str, Any]]:
+        """The results of a shard's pieces, in order."""
+        return [piece.result for piece in self.pieces[shard] if piece.result is not None]
 
     def other(self) -> GatescopeError:
         """What is said of a ledger of other work."""

@@ -4,38 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import add
 from typing import Any
 
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example, fingerprint
 from gatescope.models.identity import identity
-from gatescope.models.sites import Site
 from gatescope.statistics.table import Row
-from gatescope.steps.remote.jobs import Server
+from gatescope.steps.batches import Batches
+from gatescope.steps.remote.server import Server
 from gatescope.traces.ask import readout_named
 from gatescope.traces.encoding import Batch
-
-Place = tuple[str, str, Any]  # path, "input" or "output", columns
-
-
-def columns(site: Site) -> tuple[int, int] | list[int] | None:
-    """Which columns of its module's tensor a site's neurons are, as plain data."""
-    if site.columns is None:
-        return None
-    return (site.columns.start, site.columns.stop) if isinstance(site.columns, range) else list(site.columns)
+from gatescope.traces.jobs import Asked, MaskRow
 
 
-def places(site: Site) -> list[Place]:
-    """Where a site's neurons are, a layer each."""
-    return [(path, site.io, columns(site)) for path in site.paths]
-
-
-def batch(model, encoded: Batch, readout: str) -> dict[str, Any]:
+def batch(model: TransformersModel, encoded: Batch, readout: str) -> Asked:
     """A batch of questions and what is needed to read its answers.
 
     Raises:
@@ -46,7 +34,7 @@ def batch(model, encoded: Batch, readout: str) -> dict[str, Any]:
     return way.job(model, encoded)
 
 
-def read(model, batches: Iterable[Sequence[Example]], outcomes: Iterable[Any], readout: str) -> list[Row]:
+def read(model: TransformersModel, batches: Iterable[Sequence[Example]], outcomes: Iterable[Any], readout: str) -> list[Row]:
     """Answers read here, by the same rules as in a local run: one row for each example of the batches."""
     way = readout_named(readout)
     rows: list[Row] = []
@@ -77,13 +65,13 @@ def same_dtype(server: Server, before: str | None, pieces: Sequence[dict[str, An
     return str(before)
 
 
-def work(task: str, model, server: Server, settings: list) -> str:
+def work(task: str, model: TransformersModel, server: Server, settings: list[Any]) -> str:
     """A digest of what the jobs are of, so that a ledger of other work is not taken for this one's."""
     card = identity(model)
     return hashlib.sha256(json.dumps([task, card["id"], card["revision"], server.address, settings]).encode()).hexdigest()
 
 
-def keys(shards: Mapping[int, Sequence[Sequence[Example]]]) -> Callable[[int], str]:
+def keys(shards: Batches) -> Callable[[int], str]:
     """For a shard's number, a digest of its examples and how they are cut into batches."""
 
     def key(number: int) -> str:
@@ -94,7 +82,7 @@ def keys(shards: Mapping[int, Sequence[Sequence[Example]]]) -> Callable[[int], s
     return key
 
 
-def digest_of(table: list[tuple]) -> str:
+def digest_of(table: list[MaskRow]) -> str:
     """A digest of a mask's plain data."""
     plain = [(path, io, index.tolist(), kind, values.tolist()) for path, io, index, kind, values in table]
     return hashlib.sha256(json.dumps(plain).encode()).hexdigest()

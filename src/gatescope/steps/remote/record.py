@@ -7,26 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nnsight import TransformersModel
 
 from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example
 from gatescope.models.identity import identity
-from gatescope.models.sites import Site, embedding_path
+from gatescope.models.sites import Site
 from gatescope.statistics.table import Row
+from gatescope.steps.batches import Batches
 from gatescope.steps.remote import plan
-from gatescope.steps.remote.jobs import Build, Server, run_jobs
-from gatescope.steps.remote.ledger import Ledger
+from gatescope.steps.remote.jobs import builder_of, run_jobs
+from gatescope.steps.remote.line import Build
+from gatescope.steps.remote.server import Server
 from gatescope.traces.ask import readout_named
-from gatescope.traces.encoding import CLASSES, collate, token_classes, uncounted_ids
+from gatescope.traces.encoding import CLASSES, class_masks, collate, uncounted_ids
+from gatescope.traces.jobs import Asked, RecordJob
 from gatescope.traces.readouts.generated import generation
-
-Shards = Mapping[int, Sequence[Sequence[Example]]]  # number -> its batches
 
 
 def record_shards(
-    model,
-    shards: Shards,
+    model: TransformersModel,
+    shards: Batches,
     site: Site,
     groups: Sequence[str],
     *,
@@ -61,35 +63,36 @@ def record_shards(
     server = Server.of(remote)
     build = builder(model, shards, site, groups, tokens, only_correct, readout, max_new_tokens)
     settings = [site.name, list(groups), list(tokens), only_correct, readout, max_new_tokens]
-    book = Ledger.at(ledger, plan.work("record", model, server, settings), plan.keys(shards))
     card = identity(model)
-    facts = dict(origin or {}) | {"server": server.address}
-    numbers = [(number, len(batches)) for number, batches in shards.items()]
-    ordered = [name for name in CLASSES[:3] if name in tokens] + ["generated"] * ("generated" in tokens)
-    for number, pieces in run_jobs(model, server, numbers, build, book):
+    facts = {**(origin or {}), "server": server.address}
+    for number, pieces in run_jobs("record", model, server, shards, build, settings, ledger):
         dtype = plan.same_dtype(server, dtype, pieces)
-        counters = {
-            name: Counters(
+        sums = {part: plan.total(pieces, part) for part in ("K", "S", "T", "seen", "counted")}
+        counters: dict[str, Counters] = {}
+        for kind, name in enumerate(name for name in CLASSES if name in tokens):
+            counters[name] = Counters(
                 tuple(groups),
                 site.layout,
-                **{part: plan.total(pieces, part)[c] for part in ("K", "S", "T")},
-                **{part: plan.total(pieces, part) for part in ("seen", "counted")},
+                K=sums["K"][kind],
+                S=sums["S"][kind],
+                T=sums["T"][kind],
+                seen=sums["seen"],
+                counted=sums["counted"],
                 model=card | {"dtype": dtype},
                 origin=facts | {"tokens": name},
             )
-            for c, name in enumerate(ordered)
-        }
         answers = [answer for piece in pieces for answer in piece["answers"]]
         rows = plan.read(model, shards[number], answers, readout)
+        first = next(iter(counters.values()))
         if only_correct:
-            _agree(number, rows, counters[ordered[0]])
-        _finite(number, counters[ordered[0]], server)
+            _agree(number, rows, first)
+        _finite(number, first, server)
         yield number, {name: counters[name] for name in tokens}, rows
 
 
 def builder(
-    model,
-    shards: Shards,
+    model: TransformersModel,
+    shards: Batches,
     site: Site,
     groups: Sequence[str],
     tokens: Sequence[str] = ("all",),
@@ -99,29 +102,29 @@ def builder(
 ) -> Callable[[int], Build]:
     """For a shard's number, what makes the job of a range of its batches; the second one, where the first could only ask,
     from its answers."""
-    generated = "generated" in tokens
-    names = [name for name in CLASSES[:3] if name in tokens]
-    common: dict[str, Any] = {
+    common = {
         "task": "record",
-        "shape": (len(names) + generated, len(groups), len(site.paths), site.width),
-        "places": plan.places(site),
-        "decides": _decides(only_correct, readout),
-        "generated": generated,
+        "classes": len(set(tokens)),
+        "groups": len(groups),
+        "width": site.width,
+        "places": site.places,
+        # Who says which answers are right: the server, where its functions can; the client, in between two jobs, elsewhere.
+        "decides": readout_named(readout).decides if only_correct else "all",
+        "generated": "generated" in tokens,
         "markers": torch.tensor(sorted(uncounted_ids(model))),
-        "embedding": (embedding_path(model), "input", None),
         "generation": generation(model, max_new_tokens),
     }
 
-    def batch_of(examples: Sequence[Example]) -> dict[str, Any]:
+    def batch_of(examples: Sequence[Example]) -> Asked:
         encoded = collate(model, examples)
-        classes = token_classes(model, encoded)
-        masks = torch.stack([classes[name] for name in names]) if names else encoded.valid.new_zeros(0, *encoded.valid.shape)
         group = torch.tensor([groups.index(example.group) for example in examples])
-        return plan.batch(model, encoded, readout) | {"masks": masks, "group": group}
+        return {**plan.batch(model, encoded, readout), "masks": class_masks(model, encoded, tokens), "group": group}
+
+    first = builder_of(shards, common, batch_of)
 
     def build(number: int) -> Build:
-        def job(start: int, stop: int, asked: list | None) -> dict[str, Any]:
-            made = common | {"batches": [batch_of(examples) for examples in shards[number][start:stop]]}
+        def job(start: int, stop: int, asked: list[Any] | None) -> Any:
+            made = first(number)(start, stop, None)
             return made if asked is None else _second(model, made, shards[number][start:stop], asked, readout)
 
         return job
@@ -129,17 +132,14 @@ def builder(
     return build
 
 
-def _decides(only_correct: bool, readout: str) -> str:
-    """Who says which answers are right: the server, where its functions can; the client, in between two jobs, elsewhere."""
-    return readout_named(readout).decides if only_correct else "all"
-
-
-def _second(model, job: dict[str, Any], batches: Sequence[Sequence[Example]], asked: list, readout: str) -> dict[str, Any]:
+def _second(
+    model: TransformersModel, job: Any, batches: Sequence[Sequence[Example]], asked: list[Any], readout: str
+) -> RecordJob:
     """The job that counts the rows whose answers, given before, are read as right here."""
     for made, examples, answer in zip(job["batches"], batches, asked, strict=True):
         made["use"] = torch.tensor([row.reading.correct for row in plan.read(model, [examples], [answer], readout)])
     one = job["generation"] if job["generated"] else job["generation"] | {"max_new_tokens": 1}  # the prefill is enough
-    return job | {"decides": "given", "generation": one}
+    return {**job, "decides": "given", "generation": one}
 
 
 def _agree(number: int, rows: Sequence[Row], counters: Counters) -> None:

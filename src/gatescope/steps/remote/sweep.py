@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+
+from nnsight import TransformersModel
 
 from gatescope.core.answers import Reading
-from gatescope.data.example import Example
 from gatescope.interventions.value import Change, plain
+from gatescope.steps.batches import Batches
 from gatescope.steps.remote import plan
-from gatescope.steps.remote.jobs import Build, Server, run_jobs
-from gatescope.steps.remote.ledger import Ledger
-from gatescope.steps.remote.record import Shards
+from gatescope.steps.remote.jobs import builder_of, run_jobs
+from gatescope.steps.remote.line import Build
+from gatescope.steps.remote.server import Server
 from gatescope.traces.encoding import collate
 from gatescope.traces.readouts.generated import generation
 
 
 def sweep_shards(
-    model,
-    shards: Shards,
+    model: TransformersModel,
+    shards: Batches,
     masks: Sequence[Change | None],
     *,
     readout: str = "generate",
@@ -45,25 +46,26 @@ def sweep_shards(
     server = Server.of(remote)
     build = builder(model, shards, masks, readout, max_new_tokens)
     settings = [readout, max_new_tokens, *(plan.digest_of(plain(model, mask)) for mask in masks)]
-    book = Ledger.at(ledger, plan.work("sweep", model, server, settings), plan.keys(shards))
-    numbers = [(number, len(batches)) for number, batches in shards.items()]
-    for number, pieces in run_jobs(model, server, numbers, build, book):
-        answers = [[answer for piece in pieces for answer in piece["answers"][which]] for which in range(len(masks))]
-        found = [plan.read(model, shards[number], answer, readout) for answer in answers]
-        yield number, [[(row.text, row.reading) for row in rows] for rows in found]
+    for number, pieces in run_jobs("sweep", model, server, shards, build, settings, ledger):
+        under: list[list[tuple[str, Reading]]] = []
+        for which in range(len(masks)):
+            answers = [answer for piece in pieces for answer in piece["answers"][which]]
+            rows = plan.read(model, shards[number], answers, readout)
+            under.append([(row.text, row.reading) for row in rows])
+        yield number, under
 
 
 def builder(
-    model, shards: Shards, masks: Sequence[Change | None], readout: str = "generate", max_new_tokens: int = 20
+    model: TransformersModel,
+    shards: Batches,
+    masks: Sequence[Change | None],
+    readout: str = "generate",
+    max_new_tokens: int = 20,
 ) -> Callable[[int], Build]:
     """For a shard's number, what makes the job of a range of its batches."""
-    tables = [plain(model, mask) for mask in masks]
-    common: dict[str, Any] = {"task": "sweep", "masks": tables, "generation": generation(model, max_new_tokens)}
-
-    def batch_of(examples: Sequence[Example]) -> dict[str, Any]:
-        return plan.batch(model, collate(model, examples), readout)
-
-    def build(number: int) -> Build:
-        return lambda start, stop, _: common | {"batches": [batch_of(b) for b in shards[number][start:stop]]}
-
-    return build
+    common = {
+        "task": "sweep",
+        "masks": [plain(model, mask) for mask in masks],
+        "generation": generation(model, max_new_tokens),
+    }
+    return builder_of(shards, common, lambda examples: plan.batch(model, collate(model, examples), readout))

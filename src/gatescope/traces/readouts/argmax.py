@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core.answers import Reading
 from gatescope.data.example import Example
 from gatescope.traces.encoding import Batch
+from gatescope.traces.jobs import Asked
 from gatescope.traces.labels import single_tokens
-from gatescope.traces.readouts.base import Answer, Asking, Readout, forward_data, next_logits
+from gatescope.traces.likelihood import next_logits
+from gatescope.traces.readouts.base import Answer, Asking, Readout, forward_data
 
 
 class Argmax(Readout):
@@ -30,29 +33,29 @@ class Argmax(Readout):
             return "choices"
         return None if example.labels else "labels"
 
-    def readable(self, model, examples: Sequence[Example]) -> None:
+    def readable(self, model: TransformersModel, examples: Sequence[Example]) -> None:
         """Every label is one token of its own."""
         super().readable(model, examples)
         single_tokens(model, examples)
 
-    def put(self, model, batch: Batch, asking: Asking) -> tuple[Tensor, Any]:
+    def put(self, model: TransformersModel, batch: Batch, asking: Asking) -> tuple[Tensor, Any]:
         """Each row's most probable next token [b]."""
-        logits, kept = next_logits(model, batch, asking.work)
+        logits, kept = next_logits(model, **forward_data(model, batch), inside=asking.work)
         return logits.argmax(-1), kept
 
-    def job(self, model, batch: Batch) -> dict[str, Any]:
+    def job(self, model: TransformersModel, batch: Batch) -> Asked:
         """The right label's token."""
         rows = zip(batch.examples, single_tokens(model, batch.examples), strict=True)
         right = [labels[example.choices.index(example.answer)] for example, labels in rows]
-        return forward_data(model, batch) | {"way": "argmax", "right": torch.tensor(right)}
+        return {**forward_data(model, batch), "way": "argmax", "right": torch.tensor(right)}
 
-    def read(self, model, examples: Sequence[Example], outcome: Tensor) -> list[Answer]:
+    def read(self, model: TransformersModel, examples: Sequence[Example], outcome: Tensor) -> list[Answer]:
         """The label that each token is, if it is one."""
         rows = zip(examples, outcome.tolist(), single_tokens(model, examples), strict=True)
         return [next_token(model, example, token, labels) for example, token, labels in rows]
 
 
-def next_token(model, example: Example, token: int, labels: Sequence[int]) -> tuple[str, Reading]:
+def next_token(model: TransformersModel, example: Example, token: int, labels: Sequence[int]) -> tuple[str, Reading]:
     """What it means that a token was the most probable one: the answer of that label, or no answer.
 
     Args:

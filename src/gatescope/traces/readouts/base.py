@@ -13,15 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import nnsight
-import torch
-from torch import Tensor
+from nnsight import TransformersModel
 
 from gatescope.core.answers import Reading
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example
 from gatescope.traces.access import forward_options
 from gatescope.traces.encoding import Batch
+from gatescope.traces.jobs import Asked, Forward
 from gatescope.traces.passes import Masks
 
 Answer = tuple[str, Reading]  # the text (or label, or option), and what it was read as
@@ -66,15 +65,15 @@ class Readout(ABC):
         """What an example would need to be read so, and has not."""
 
     @abstractmethod
-    def put(self, model, batch: Batch, asking: Asking) -> tuple[Any, Any]:
+    def put(self, model: TransformersModel, batch: Batch, asking: Asking) -> tuple[Any, Any]:
         """Put a batch to the model: what came back, and what `asking.inside` returned."""
 
     @abstractmethod
-    def job(self, model, batch: Batch) -> dict[str, Any]:
+    def job(self, model: TransformersModel, batch: Batch) -> Asked:
         """A batch as plain data for `gatescope.traces.shipped`."""
 
     @abstractmethod
-    def read(self, model, examples: Sequence[Example], outcome: Any) -> list[Answer]:
+    def read(self, model: TransformersModel, examples: Sequence[Example], outcome: Any) -> list[Answer]:
         """Each example's answer out of what came back."""
 
     def check(self, example: Example) -> None:
@@ -92,7 +91,7 @@ class Readout(ABC):
             f"{_fitting(example)!r} can read it.{more}"
         )
 
-    def readable(self, model, examples: Sequence[Example]) -> None:
+    def readable(self, model: TransformersModel, examples: Sequence[Example]) -> None:
         """Refuse examples that cannot be read so with this model, before anything is run.
 
         Raises:
@@ -110,15 +109,6 @@ def _fitting(example: Example) -> str:
     return "label" if example.labels else "generate"
 
 
-def next_logits(model, batch: Batch, work: Callable[[], Any]) -> tuple[Tensor, Any]:
-    """The next token's logits, float32 [b, vocabulary], and what `work` returned in that forward pass."""
-    settings = forward_options(model, batch.inputs, keep=1)
-    with torch.no_grad(), model.trace(**batch.inputs, **settings):
-        kept = nnsight.save(work())
-        logits = nnsight.save(model.output.logits[:, -1])
-    return logits.float().cpu(), kept
-
-
-def forward_data(model, batch: Batch) -> dict[str, Any]:
+def forward_data(model: TransformersModel, batch: Batch) -> Forward:
     """A batch that is put to the model in one plain forward pass, as plain data."""
     return {"inputs": dict(batch.inputs), "options": forward_options(model, batch.inputs, keep=1)}

@@ -9,21 +9,22 @@ loglik_mean   the same, divided by its number of tokens
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
-import nnsight
-import torch
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core.answers import Reading
 from gatescope.data.example import Example
-from gatescope.traces.access import forward_options
 from gatescope.traces.encoding import Batch, collate
-from gatescope.traces.forced import answer_logs, force
+from gatescope.traces.forced import forced_batch
+from gatescope.traces.jobs import Asked, Forced
 from gatescope.traces.labels import label_tokens, text_tokens
+from gatescope.traces.likelihood import forced_logs, next_logits, option_logs
 from gatescope.traces.readouts import likert, options
-from gatescope.traces.readouts.base import Answer, Asking, Readout, forward_data, next_logits
+from gatescope.traces.readouts.base import Answer, Asking, Readout, forward_data
 
 Tokens = Sequence[list[list[int]]]  # of every option, for each example
 
@@ -38,7 +39,7 @@ class Choices(Readout):
     how: str
 
     @abstractmethod
-    def tokens(self, model, examples: Sequence[Example]) -> Tokens:
+    def tokens(self, model: TransformersModel, examples: Sequence[Example]) -> Tokens:
         """The tokens of every option of each example."""
 
     def lacks(self, example: Example) -> str | None:
@@ -58,36 +59,35 @@ class Choices(Readout):
         choice = example.choices[which]
         return Reading(choice, choice == example.answer, fallback=False)
 
-    def put(self, model, batch: Batch, asking: Asking) -> tuple[list[Tensor], Any]:
+    def put(self, model: TransformersModel, batch: Batch, asking: Asking) -> tuple[list[Tensor], Any]:
         """Each row's log-probabilities of its options."""
         tokens = self.tokens(model, batch.examples)
         if self.next_only(tokens):
-            logits, kept = next_logits(model, batch, asking.work)
-            rows = zip(logits.log_softmax(-1), tokens, strict=True)
-            return [row[torch.tensor(each).flatten()] for row, each in rows], kept
-        kept = next_logits(model, batch, asking.work)[1] if asking.inside is not None else None
+            logits, kept = next_logits(model, **forward_data(model, batch), inside=asking.work)
+            return option_logs(logits, tokens), kept
+        kept = None
+        if asking.inside is not None:  # the prompts by themselves: what is counted must not hold the options
+            kept = next_logits(model, **forward_data(model, batch), inside=asking.work)[1]
         rows = len(batch.examples) // asking.masks.blocks
         logs: list[Tensor] = []
         for block in range(asking.masks.blocks):
             mine = slice(block * rows, (block + 1) * rows)
-            logs += _forced(model, batch.examples[mine], tokens[mine], lambda block=block: asking.masks.alone(block))
+            chunks = _chunks(model, batch.examples[mine], tokens[mine])
+            found = forced_logs(model, chunks, partial(asking.masks.alone, block))
+            logs += found.split([len(options) for options in tokens[mine]])
         return logs, kept
 
-    def job(self, model, batch: Batch) -> dict[str, Any]:
+    def job(self, model: TransformersModel, batch: Batch) -> Asked:
         """The options' tokens, and which of them are right."""
         examples = batch.examples
         tokens = self.tokens(model, examples)
         right = [[self.reading(example, which).correct for which in range(len(example.choices))] for example in examples]
-        made = forward_data(model, batch) | {"tokens": tokens, "how": self.how, "right": right}
+        made: Asked = {**forward_data(model, batch), "tokens": tokens, "how": self.how, "right": right}
         if self.next_only(tokens):
-            return made | {"way": "next"}
-        chunks = []
-        for inputs, forced in _chunks(model, examples, tokens):
-            settings = forward_options(model, inputs, max(map(len, forced)))
-            chunks.append({"inputs": inputs, "forced": forced, "options": settings})
-        return made | {"way": "options", "chunks": chunks}
+            return {**made, "way": "next"}
+        return {**made, "way": "options", "chunks": list(_chunks(model, examples, tokens))}
 
-    def read(self, model, examples: Sequence[Example], outcome: Sequence[Tensor]) -> list[Answer]:
+    def read(self, model: TransformersModel, examples: Sequence[Example], outcome: Sequence[Tensor]) -> list[Answer]:
         """The most probable option of each row."""
         found: list[Answer] = []
         for example, logs, tokens in zip(examples, outcome, self.tokens(model, examples), strict=True):
@@ -108,12 +108,12 @@ class Label(Choices):
             return "choices"
         return None if example.labels else "labels"
 
-    def readable(self, model, examples: Sequence[Example]) -> None:
+    def readable(self, model: TransformersModel, examples: Sequence[Example]) -> None:
         """Every label has tokens."""
         super().readable(model, examples)
         label_tokens(model, examples)
 
-    def tokens(self, model, examples: Sequence[Example]) -> Tokens:
+    def tokens(self, model: TransformersModel, examples: Sequence[Example]) -> Tokens:
         """Of every label."""
         return label_tokens(model, examples)
 
@@ -146,7 +146,7 @@ class Loglik(Choices):
     name = "loglik"
     how = "loglik"
 
-    def tokens(self, model, examples: Sequence[Example]) -> Tokens:
+    def tokens(self, model: TransformersModel, examples: Sequence[Example]) -> Tokens:
         """Of every choice's text."""
         return text_tokens(model, examples)
 
@@ -158,20 +158,9 @@ class LoglikMean(Loglik):
     how = "loglik_mean"
 
 
-def _forced(model, examples: Sequence[Example], tokens: Tokens, change: Callable[[], None]) -> list[Tensor]:
-    """Log-probability of every option of every example, under a change."""
-    logs = []
-    for inputs, forced in _chunks(model, examples, tokens):
-        keep = max(map(len, forced))
-        with torch.no_grad(), model.trace(**inputs, **forward_options(model, inputs, keep)):
-            change()
-            logs.append(nnsight.save(answer_logs(model.output.logits[:, -keep:], forced)))
-    return list(torch.cat([log.cpu() for log in logs]).split([len(each) for each in tokens]))
-
-
-def _chunks(model, examples: Sequence[Example], tokens: Tokens) -> Iterator[tuple[dict[str, Tensor], list[list[int]]]]:
+def _chunks(model: TransformersModel, examples: Sequence[Example], tokens: Tokens) -> Iterator[Forced]:
     """Every option of every example put after its prompt; as many at once as there are examples."""
-    rows = [(example, ids) for example, each in zip(examples, tokens, strict=True) for ids in each]
+    rows = [(example, ids) for example, options in zip(examples, tokens, strict=True) for ids in options]
     for start in range(0, len(rows), len(examples)):
         asked, forced = zip(*rows[start : start + len(examples)], strict=True)
-        yield force(model, collate(model, asked).to(model._module.device), forced), list(forced)
+        yield forced_batch(model, collate(model, asked).to(model._module.device), forced)

@@ -12,12 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import nnsight
+from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core import answers
 from gatescope.core.answers import Reading
 from gatescope.data.example import Example
 from gatescope.traces.encoding import Batch
+from gatescope.traces.jobs import Asked
 from gatescope.traces.readouts import likert, short
 from gatescope.traces.readouts.base import Answer, Asking, Readout
 
@@ -26,7 +28,9 @@ GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None
 T = TypeVar("T")
 
 
-def generate(model, batch: Batch, inside: Callable[[], T], *, max_new_tokens: int = 20) -> tuple[list[str], T]:
+def generate(
+    model: TransformersModel, batch: Batch, inside: Callable[[], T], *, max_new_tokens: int = 20
+) -> tuple[list[str], T]:
     """Generate an answer for every row, with code running inside the trace.
 
     Args:
@@ -42,12 +46,12 @@ def generate(model, batch: Batch, inside: Callable[[], T], *, max_new_tokens: in
     return model.tokenizer.batch_decode(ids, skip_special_tokens=True), kept
 
 
-def generation(model, max_new_tokens: int) -> dict[str, Any]:
+def generation(model: TransformersModel, max_new_tokens: int) -> dict[str, Any]:
     """The settings answers are generated with."""
     return GREEDY | {"max_new_tokens": max_new_tokens, "pad_token_id": model.tokenizer.pad_token_id}
 
 
-def _generated_ids(model, batch: Batch, inside: Callable[[], T], max_new_tokens: int) -> tuple[Tensor, T]:
+def _generated_ids(model: TransformersModel, batch: Batch, inside: Callable[[], T], max_new_tokens: int) -> tuple[Tensor, T]:
     with model.generate(**batch.inputs, **generation(model, max_new_tokens)) as tracer:
         kept = nnsight.save(inside())
         ids = nnsight.save(tracer.result)
@@ -64,19 +68,20 @@ class Generated(Readout):
     def reading(self, text: str, example: Example) -> Reading:
         """What a text is read as."""
 
-    def put(self, model, batch: Batch, asking: Asking) -> tuple[Tensor, Any]:
+    def put(self, model: TransformersModel, batch: Batch, asking: Asking) -> tuple[Tensor, Any]:
         """The generated ids [b, t]."""
         return _generated_ids(model, batch, asking.work, asking.max_new_tokens)
 
-    def job(self, model, batch: Batch) -> dict[str, Any]:
+    def job(self, model: TransformersModel, batch: Batch) -> Asked:
         """Prompts, and the words an answer is looked for among."""
-        words = {
+        return {
+            "inputs": dict(batch.inputs),
+            "way": "generate",
             "choices": [list(example.choices) for example in batch.examples],
             "answer": [example.answer for example in batch.examples],
         }
-        return {"inputs": dict(batch.inputs), "way": "generate"} | words
 
-    def read(self, model, examples: Sequence[Example], outcome: Tensor) -> list[Answer]:
+    def read(self, model: TransformersModel, examples: Sequence[Example], outcome: Tensor) -> list[Answer]:
         """Each row's text and its reading."""
         texts = model.tokenizer.batch_decode(outcome, skip_special_tokens=True)
         return [(text, self.reading(text, example)) for text, example in zip(texts, examples, strict=True)]

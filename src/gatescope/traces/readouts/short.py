@@ -58,19 +58,36 @@ def read_short(text: str, accepted: Sequence[str], language: str) -> Reading:
     """
     code = _code(language)
     spoken = words(text, code)
-    wanted = [(answer, found) for answer in accepted if (found := words(answer, code))]
-    contains = _characters if code in UNSPACED else _korean if code == "ko" else _words
+    contains = _containment(code)
+    # Before anything is read: whether simplemma is missing must not depend on the answer.
     lemma = lemmatizer(code) if contains is _words else None
-    plain = [word.casefold() for word in spoken]
-    for answer, found in wanted:
-        if contains([word.casefold() for word in found], plain):
-            return Reading(answer, True, fallback=False)
+    answer = _contained(accepted, spoken, code, str.casefold, contains)
+    if answer is not None:
+        return Reading(answer, True, fallback=False)
     if lemma is not None:
-        lemmas = [lemma(word) for word in spoken]
-        for answer, found in wanted:
-            if _words([lemma(word) for word in found], lemmas):
-                return Reading(answer, True, fallback=True)
-    return Reading(" ".join(plain), False, fallback=True)
+        answer = _contained(accepted, spoken, code, lemma, contains)
+        if answer is not None:
+            return Reading(answer, True, fallback=True)
+    return Reading(" ".join(word.casefold() for word in spoken), False, fallback=True)
+
+
+def _contained(
+    accepted: Sequence[str], spoken: list[str], code: str, form: Callable[[str], str], contains: Callable[..., bool]
+) -> str | None:
+    """The first of the accepted answers that is contained in what was said, each word in some form."""
+    text = [form(word) for word in spoken]
+    for answer in accepted:
+        wanted = [form(word) for word in words(answer, code)]
+        if wanted and contains(wanted, text):
+            return answer
+    return None
+
+
+def _containment(code: str) -> Callable[[list[str], list[str]], bool]:
+    """How an answer is looked for in a text of a language."""
+    if code in UNSPACED:
+        return _characters
+    return _korean if code == "ko" else _words
 
 
 def words(text: str, language: str) -> list[str]:

@@ -1,0 +1,55 @@
+"""Which examples run together, as a value: shards of batches of places in the examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gatescope.data.example import Example
+
+Batches = Mapping[int, Sequence[Sequence[Example]]]  # a shard's number -> its batches of examples
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Shards of batches of places in the examples.
+
+    A manifest holds the same with the examples' ids in place of their places, so that a run can be continued by whoever
+    has the same examples.
+
+    Attributes:
+        shards: each a list of batches, each a list of places.
+
+    >>> plan = Plan([[[0, 2], [1]], [[3]]])
+    >>> plan.order, plan.places(0)
+    ([0, 2, 1, 3], [0, 2, 1])
+    >>> plan.named("abcd")
+    [[['a', 'c'], ['b']], [['d']]]
+    >>> Plan.of(plan.named("abcd"), "abcd") == plan
+    True
+    """
+
+    shards: list[list[list[int]]]
+
+    @classmethod
+    def of(cls, named: Sequence[Sequence[Sequence[str]]], ids: Sequence[str]) -> Plan:
+        """The plan that a manifest holds, for examples of these ids."""
+        place = {name: i for i, name in enumerate(ids)}
+        return cls([[[place[name] for name in batch] for batch in shard] for shard in named])
+
+    def named(self, ids: Sequence[str]) -> list[list[list[str]]]:
+        """The plan as a manifest holds it."""
+        return [[[ids[place] for place in batch] for batch in shard] for shard in self.shards]
+
+    @property
+    def order(self) -> list[int]:
+        """Every example's place, in the order in which they are run."""
+        return [place for number in range(len(self.shards)) for place in self.places(number)]
+
+    def places(self, number: int) -> list[int]:
+        """The places of one shard's examples, in the order in which they are run."""
+        return [place for batch in self.shards[number] for place in batch]
+
+    def batches(self, number: int, examples: Sequence[Example]) -> list[list[Example]]:
+        """One shard's batches, with the examples themselves."""
+        return [[examples[place] for place in batch] for batch in self.shards[number]]

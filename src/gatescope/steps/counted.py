@@ -1,0 +1,95 @@
+"""One batch of a recording: questions asked and neurons counted in the same pass, sums added by group.
+
+The counts are taken while the model reads the prompts. Which rows count is known when they are answered, so until then each
+row's counts are kept apart: examples x layers x neurons, and never a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from nnsight import TransformersModel
+from nnsight.intervention.interleaver import Mediator
+from torch import Tensor
+
+from gatescope.core.counters import Counters
+from gatescope.core.errors import GatescopeError
+from gatescope.kernels import compiled
+from gatescope.kernels import eager as kernels
+from gatescope.models.sites import Site
+from gatescope.statistics.table import Row
+from gatescope.traces.ask import ask
+from gatescope.traces.counting import Layers, count_prompt, count_step, group_sums, no_counts
+from gatescope.traces.encoding import CLASSES, Batch, class_masks, uncounted_ids
+from gatescope.traces.workers import beside, every_step
+
+
+def count_batch(
+    model: TransformersModel,
+    site: Site,
+    batch: Batch,
+    sums: Mapping[str, Counters],
+    only_correct: bool,
+    readout: str,
+    max_new_tokens: int,
+) -> list[Row]:
+    """Run one batch, add what it counted to `sums` in place once all of it is known, return its answers."""
+    masks = class_masks(model, batch, sums)
+    fed, later = torch.zeros(len(batch.examples), dtype=torch.int64), []
+    step = _counting(model, site, fed, later) if "generated" in sums else None
+
+    def inside() -> tuple[list[Layers], str]:
+        if step is not None:
+            beside(Mediator.current("record"), lambda: every_step(step, start=1))
+        return count_prompt(model, site.places, masks, compiled.count_classes)
+
+    answered, (classes, _) = ask(model, batch, inside=inside, readout=readout, max_new_tokens=max_new_tokens)
+    tokens = list(masks.sum(2).cpu())
+    if step is not None:
+        classes.append(later or no_counts(len(fed), site.width, len(site.paths)))
+        tokens.append(fed)
+    totals = [sums[name] for name in CLASSES if name in sums]
+    group = torch.tensor([totals[0].groups.index(example.group) for example in batch.examples])
+    use = torch.tensor([reading.correct or not only_correct for _, reading in answered])
+    found = group_sums(classes, tokens, group, use)
+    for kind, number, _, _, summed in found:
+        _refuse_nan(summed, classes[kind], use & (group == number), batch)
+    _add(totals, group, use, found)  # last of all, so that a batch that runs out of memory has added nothing
+    return [Row(e.id, e.group, "", "", *answer) for e, answer in zip(batch.examples, answered, strict=True)]
+
+
+def _counting(model: TransformersModel, site: Site, fed: Tensor, layers: Layers) -> Callable[[], None]:
+    """What counts a generated token of every row; see `gatescope.traces.counting.count_step`."""
+    markers = torch.tensor(sorted(uncounted_ids(model)))
+    return lambda: count_step(model, site.places, markers, kernels.count_classes, fed, layers)
+
+
+def _add(
+    totals: Sequence[Counters], group: Tensor, use: Tensor, found: Sequence[tuple[int, int, Tensor, Tensor, Tensor]]
+) -> None:
+    """Add a batch's sums to the counters of every class of tokens."""
+    for total in totals:
+        total.seen.add_(group.bincount(minlength=len(total.groups)))
+        total.counted.add_(group[use].bincount(minlength=len(total.groups)))
+    for kind, number, tokens, fired, summed in found:
+        totals[kind].T[number] += tokens
+        totals[kind].K[number] += fired
+        totals[kind].S[number] += summed
+
+
+def _refuse_nan(summed: Tensor, layers: Layers, rows: Tensor, batch: Batch) -> None:
+    """Refuse sums [l, n] of some rows that hold a NaN.
+
+    Raises:
+        GatescopeError: naming the first layer and example.
+    """
+    if not summed.isnan().any():
+        return
+    index = rows.nonzero().squeeze(1)
+    layer, row = kernels.first_nan([s.cpu().index_select(0, index) for _, s in layers]) or (0, 0)
+    name = batch.examples[int(index[row])].id
+    raise GatescopeError(
+        f"The model gave NaN at layer {layer} in example {name!r}. Load it in a wider dtype, such as dtype='float32', or "
+        f"leave the example out."
+    )
