@@ -255,7 +255,7 @@ def _record_batch(
         total.T[g] += tokens
         total.K[g] += fired
         total.S[g] += summed
-    return [Row(e.id, e.group, "", "", *answer) for e, answer in zip(batch.examples, answered, strict=True)]
+    return [Row.full(e.id, e.group, *answer) for e, answer in zip(batch.examples, answered, strict=True)]
 
 
 def _sums(layers: Sequence[tuple[Tensor, Tensor]], use: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
