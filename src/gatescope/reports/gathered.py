@@ -84,10 +84,7 @@ def sweeps(run: Run) -> dict[str, Table]:
     Raises:
         GatescopeError: if there is none, or the answers are only the full model's.
     """
-    there = {path.name[len("answers") : -len(".jsonl")].removeprefix(".") for path in run.path.glob("answers*.jsonl")}
-    order = [key.removeprefix("sweep").removeprefix(" of ") for key in run.manifest if key.split(" of ")[0] == "sweep"]
-    names = dict.fromkeys([*(name for name in order if name in there), *sorted(there)])
-    swept = {name: table for name in names if (table := run.table_of(name)).selectors}
+    swept = {name: table for name, table in run.sweeps.items() if table.selectors}
     if not swept:
         raise GatescopeError(
             f"{run.path} holds no sweep with a mask, so there is no effect to report. Run one first: "
