@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nnsight
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -40,7 +41,7 @@ from gatescope.traces.ask import readout_named
 
 
 def run_culnig(
-    model,
+    model: nnsight.TransformersModel,
     tasks: Mapping[str, Study],
     *,
     mlp_rate: float = 0.01,
@@ -85,13 +86,8 @@ def run_culnig(
         for name in ("culture", "control", "reading")
         if name in tasks
     }
-    rates: dict[str, Any] = {
-        "mlp_rate": mlp_rate,
-        "attention_rate": attention_rate,
-        "exclude_rate": exclude_rate,
-        "rate": rate,
-        "z": z,
-    }
+    rates: dict[str, Any] = {"mlp_rate": mlp_rate, "attention_rate": attention_rate, "exclude_rate": exclude_rate}
+    rates |= {"rate": rate, "z": z}
     chosen = choose(scored["culture"], scored["control"], scored.get("reading"), **rates)
     if run is not None:
         for selection in chosen.values():
@@ -100,16 +96,16 @@ def run_culnig(
     options: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "progress": progress}
     swept: dict[str, Table] = {}
     for task, how in read_by.items():
-        kept = {"run": run, "name": task} if run is not None else {}
         masks = _masks(chosen, with_specific=task == "culture")
-        swept[task] = sweep(model, tasks[task].evaluation, masks, readout=how, **kept, **options)
+        name = task if run is not None else ""
+        swept[task] = sweep(model, tasks[task].evaluation, masks, run=run, name=name, readout=how, **options)
     result = _result(chosen, swept, read_by, known)
     if run is not None:
         _note(run, tasks["culture"], rates, result)
     return result
 
 
-def _readouts(model, tasks: Mapping[str, Study], readout: str | None) -> dict[str, str]:
+def _readouts(model: nnsight.TransformersModel, tasks: Mapping[str, Study], readout: str | None) -> dict[str, str]:
     """How each task that is evaluated is read.
 
     Raises:
@@ -137,25 +133,18 @@ def _result(
     general = chosen[GENERAL][ALL]
     randoms = [f"random {seed}" for seed in range(SEEDS)]
     names = ["full", *(name for name in chosen if name != SPECIFIC), *randoms]
-    accuracy: dict[str, dict[str, float]] = {name: {} for name in names}
-    no_label: dict[str, dict[str, float]] = {name: {} for name in names}
-    tests = {}
-    for task, table in swept.items():
-        right = {name: _right(table, name) for name in names}
-        for name, values in right.items():
-            accuracy[name][task] = 100 * values.mean().item()
-            if read_by[task] == "argmax":
-                no_label[name][task] = _no_label(table, name)
-        tests[task] = against_random(right[GENERAL], torch.stack([right[name] for name in randoms]))
+    labelled = {task: table for task, table in swept.items() if read_by[task] == "argmax"}
+    right = {task: {name: _right(table, name) for name in names} for task, table in swept.items()}
+    tests = {task: against_random(of[GENERAL], torch.stack([of[name] for name in randoms])) for task, of in right.items()}
     return CulnigResult(
         general,
         chosen[UNFILTERED][ALL] if UNFILTERED in chosen else general,
         chosen[SPECIFIC],
-        accuracy,
+        {name: {task: 100 * of[name].mean().item() for task, of in right.items()} for name in names},
         Effects((swept["culture"].self_cross()[SPECIFIC],)),
         tests,
         _precision(general, known),
-        no_label,
+        {name: {task: _no_label(table, name) for task, table in labelled.items()} for name in names},
     )
 
 
@@ -172,7 +161,7 @@ def _precision(general: NeuronSet, known: NeuronSet | None) -> float | None:
     """Share of the general neurons that are known to carry culture."""
     if known is None:
         return None
-    return sum(neuron in set(known) for neuron in general) / max(len(general), 1)
+    return len(set(general) & set(known)) / max(len(general), 1)
 
 
 def published_readout(study: Study) -> str:
@@ -224,7 +213,7 @@ def matched_random(neurons: NeuronSet, seed: int) -> NeuronSet:
 
 
 def _rows(table: Table, name: str) -> list[Row]:
-    return [row for row in table.rows if row.selector == ("" if name == "full" else name)]
+    return list(table.full) if name == "full" else [row for row in table.rows if row.selector == name]
 
 
 def _no_label(table: Table, name: str) -> float:
