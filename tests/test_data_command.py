@@ -177,7 +177,7 @@ def test_culnigs_own_rates_reach_the_selectors_and_the_run(tmp_path):
             ("--selector", "ATT", "--z", 1),
             "--z: only CULNIG uses this, and it is not run here. Leave it out, or add --selector CULNIG",
         ),
-        (("--selector", "CULNIG", "--rho", 20), "--rho is of LAPE, which is not among the selectors"),
+        (("--selector", "CULNIG", "--rho", 20), "--rho belongs to LAPE, which is not among the selectors"),
     ):
         assert message in str(run("select", out, *wrong).exception)
 
@@ -199,13 +199,13 @@ def test_culnigs_own_rates_reach_the_selectors_and_the_run(tmp_path):
             ["--mlp-rate", "0.1", "--z", "1"],
             "--mlp-rate, --z: only CULNIG uses this, and it is not run here. Leave it out, or add --con",
         ),
-        (["--selector", "CAS", "--rho", "20"], "--rho is of LAPE, which is not among the selectors"),
+        (["--selector", "CAS", "--rho", "20"], "--rho belongs to LAPE, which is not among the selectors"),
         (["--control", "--mlp-rate", "2"], "rate is 2.0; it is a share of a pool of neurons, so it must lie in [0, 1]"),
         (
             ["--control", "--readout", "loglik", "--max-new-tokens", "5"],
-            "is of answers that are generated, and these are read by log",
+            "applies to generated answers, and these are read by log",
         ),
-        (["--readout", "loglik", "--max-new-tokens", "5"], "--max-new-tokens is of answers that are generated"),
+        (["--readout", "loglik", "--max-new-tokens", "5"], "--max-new-tokens applies to generated answers"),
         (["--control", "--neutral", "culture.jsonl"], "--neutral culture.jsonl: there is a task 'culture' already"),
     ],
 )

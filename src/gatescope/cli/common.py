@@ -29,7 +29,7 @@ app = typer.Typer(
 )
 datasets = typer.Typer(no_args_is_help=True, help="The benchmarks of both papers.")
 app.add_typer(datasets, name="data")
-runs = typer.Typer(no_args_is_help=True, help="Run directories: what they hold, whether it is whole.")
+runs = typer.Typer(no_args_is_help=True, help="Run directories: what they hold, and whether it is intact.")
 app.add_typer(runs, name="runs")
 remote = typer.Typer(no_args_is_help=True, help="Work on a server that has the weights, such as NDIF.")
 app.add_typer(remote, name="remote")
@@ -54,14 +54,14 @@ ExcludeRate = Annotated[
 ZScore = Annotated[
     float | None, typer.Option("--z", help="CULNIG-specific: least z-score over all countries; 0.5 if not given.")
 ]
-Out = Annotated[Path, typer.Option(help="Run directory; begun, or continued where it was left.")]
+Out = Annotated[Path, typer.Option(help="Run directory; started, or continued where it stopped.")]
 Groups = Annotated[list[str] | None, typer.Option("--group", help="Only this group of a dataset; may be given again.")]
 Site = Annotated[str, typer.Option(help="Which neurons: gate, gate_pre, up, hidden, q, k or v.")]
 Readout = Annotated[str | None, typer.Option(help="How answers are read; the dataset's own way if not given.")]
-Seed = Annotated[int | None, typer.Option(help="Of the 50/50 split, where the data has none; 0 if not given.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the 50/50 split, where the data has none; 0 if not given.")]
 BatchSize = Annotated[str, typer.Option(help="Examples a batch, or auto.")]
 NewTokens = Annotated[int, typer.Option(help="At most this many tokens an answer.")]
-Dtype = Annotated[str, typer.Option(help="Of the weights: float32, bfloat16, ...; auto takes the checkpoint's.")]
+Dtype = Annotated[str, typer.Option(help="Dtype of the weights: float32, bfloat16, ...; auto takes the checkpoint's.")]
 Map = Annotated[str | None, typer.Option(help="auto spreads the model over the devices there are; one GPU if not given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
@@ -190,7 +190,7 @@ def check_culnig(rates: Mapping[str, Any], runs: bool, reads: bool, how: str) ->
 def check_rho(rho: float | None, selectors: Collection[str]) -> None:
     """Refuse LAPE's option where LAPE is not run."""
     if rho is not None and "LAPE" not in selectors:
-        raise GatescopeError("--rho is of LAPE, which is not among the selectors: leave it out, or add --selector LAPE.")
+        raise GatescopeError("--rho belongs to LAPE, which is not among the selectors: leave it out, or add --selector LAPE.")
 
 
 def new_tokens(asked: int | None, readouts: Collection[str]) -> int:
@@ -203,7 +203,7 @@ def new_tokens(asked: int | None, readouts: Collection[str]) -> int:
 
     if asked is not None and not set(readouts) & set(GENERATED):
         raise GatescopeError(
-            f"--max-new-tokens is of answers that are generated, and these are read by {', '.join(sorted(set(readouts)))}: "
+            f"--max-new-tokens applies to generated answers, and these are read by {', '.join(sorted(set(readouts)))}: "
             f"leave it out, or choose a --readout that generates ({', '.join(GENERATED)})."
         )
     return 20 if asked is None else asked

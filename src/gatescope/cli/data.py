@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @datasets.command("list")
 def data_list(json: AsJson = False) -> None:
-    """Every dataset there is a loader for.
+    """List the datasets that have a loader.
 
     Example: gatescope data list
     """
@@ -34,7 +34,7 @@ def data_show(
     name: Annotated[str, typer.Argument(help="As `gatescope data list` gives it, or a .jsonl file.")],
     path: Where = None,
 ) -> None:
-    """What a dataset is, where it comes from, how it is answered; and three of its examples.
+    """Show what a dataset is, where it comes from, how it is answered, and three of its examples.
 
     Example: gatescope data show cvqa --path ./cvqa
     """

@@ -59,17 +59,22 @@ def select(
     names = [one_of("selector", name.upper(), (*SELECTORS, "CULNIG")) for name in selector or ["CAS"]]
     rates = given(mlp_rate=mlp_rate, attention_rate=attention_rate, exclude_rate=exclude_rate, z=z)
     check_rho(rho, names)
-    culnig = "CULNIG" in names
-    reads = "exclude_rate" in rates and "reading" in opened.attributions
-    check_culnig(rates, culnig, reads, "attribute a reading set with --name reading" if culnig else "add --selector CULNIG")
+    _check_rates(opened, rates, "CULNIG" in names)
     chosen = [selection for name in names for selection in _selections(opened, name, rate, rho, rates)]
     for selection in chosen:
         opened.add_selection(selection)
-    if json:
-        counts = {each.method: {group: len(neurons) for group, neurons in each.items()} for each in chosen}
-        typer.echo(as_json({"neurons": counts, "shortfall": {each.method: each.shortfall for each in chosen}}))
-    else:
-        typer.echo("\n\n".join(selection.report() for selection in chosen))
+    typer.echo(as_json(_counts(chosen)) if json else "\n\n".join(selection.report() for selection in chosen))
+
+
+def _check_rates(run: Run, rates: Mapping[str, float], culnig: bool) -> None:
+    reads = "exclude_rate" in rates and "reading" in run.attributions
+    check_culnig(rates, culnig, reads, "attribute a reading set with --name reading" if culnig else "add --selector CULNIG")
+
+
+def _counts(chosen: Sequence[Selection]) -> dict[str, Any]:
+    """How many neurons were chosen and are lacking, to be written as JSON."""
+    counts = {each.method: {group: len(neurons) for group, neurons in each.items()} for each in chosen}
+    return {"neurons": counts, "shortfall": {each.method: each.shortfall for each in chosen}}
 
 
 def _selections(run: Run, name: str, rate: float | None, rho: float | None, rates: Mapping[str, float]) -> Sequence[Selection]:
@@ -129,9 +134,14 @@ def neurons(
         typer.echo(as_json(rows))
         return
     for row in rows:
-        first = ", ".join(f"{site} {layer}.{index}" for site, layer, index in row["neurons"][:5])
-        more = ", ..." if len(row["neurons"]) > 5 else ""
-        typer.echo(f"{row['file'] or row['selector']}: {row['group']}, {len(row['neurons'])} neurons: {first}{more}")
+        typer.echo(_told(row))
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """A set in a line, with its best neurons."""
+    first = ", ".join(f"{site} {layer}.{index}" for site, layer, index in row["neurons"][:5])
+    more = ", ..." if len(row["neurons"]) > 5 else ""
+    return f"{row['file'] or row['selector']}: {row['group']}, {len(row['neurons'])} neurons: {first}{more}"
 
 
 def _asked_for(
@@ -141,11 +151,10 @@ def _asked_for(
     for name in selectors or ():
         one_of("selector", name, tuple(kept))
     for name, selection in kept.items():
-        for group in groups or ():
-            one_of("group", group, tuple(selection))
-        for group, found in selection.items():
-            if (not selectors or name in selectors) and (not groups or group in groups):
-                yield name, group, found
+        # A selector that was not asked for must have the groups too: a slip of the pen is never passed over.
+        wanted = [one_of("group", group, tuple(selection)) for group in groups or selection]
+        if name in (selectors or kept):
+            yield from ((name, group, selection[group]) for group in selection if group in wanted)
 
 
 def _file(selector: str, group: str) -> str:

@@ -19,7 +19,7 @@ Directory = Annotated[Path, typer.Argument(help="A run directory.")]
 
 @runs.command()
 def show(run: Directory, json: AsJson = False) -> None:
-    """What a run is of, and how far it is.
+    """Show what a run consists of, and how far it has got.
 
     Example: gatescope runs show runs/cvqa
     """
@@ -77,7 +77,7 @@ def merge(
         Path | None, typer.Option(help="Directory for the merged files; the run's own `merged` if not given.")
     ] = None,
 ) -> None:
-    """Add a run's shards up, in order, and write the sums as files that open by themselves.
+    """Add up a run's shards, in order, and write the sums as files that can be opened on their own.
 
     Example: gatescope runs merge runs/cvqa
     """

@@ -110,15 +110,10 @@ def whole(
     if control:
         tasks = _culnig_tasks(study, data, path, seed, group, exclude, neutral or ())
         _run_culnig(job, tasks, rates | given(rate=rate))
-        return
-    _run_study(
-        job,
-        study,
-        rate=0.01 if rate is None else rate,
-        site=site or "gate",
-        selectors=selectors or _usual_selectors(rho),
-        options={} if rho is None else {"LAPE": {"rho": rho}},
-    )
+    else:
+        options = {"LAPE": {"rho": rho}} if rho is not None else {}
+        chosen = {"selectors": selectors or _usual_selectors(rho), "options": options}
+        _run_study(job, study, **({"rate": 0.01, "site": "gate"} | given(rate=rate, site=site) | chosen))
 
 
 @dataclass(frozen=True)

@@ -97,8 +97,11 @@ def _read(name: str, run: Run) -> Compared:
 
 def _context(compared: Sequence[Compared], rows: list[Effect], folder: Path) -> dict[str, Any]:
     """What the page shows."""
-    selections = {name: selection for each in compared for name, selection in each.selections.items()}
-    own = {name: of for each in compared for name, of in each.own.items()}
+    selections: dict[str, Selection] = {}
+    own: dict[str, dict[str, Cell]] = {}
+    for each in compared:
+        selections |= each.selections
+        own |= each.own
     across = found.overlap_of_selectors(selections)
     deep = _depth(selections)
     same = all(each.questions == compared[0].questions for each in compared)
@@ -169,20 +172,18 @@ def _depth(selections: Mapping[str, Selection]) -> Matrix | None:
     groups together; None without neurons.
     """
     deep = {site.layers for selection in selections.values() for n in selection.values() for site in n.layout.sites}
-    few = len(deep) == 1 and max(deep) <= TENTHS
-    parts = max(deep) if few else TENTHS
-    # Layers are counted from 0, as everywhere; tenths from 1.
-    what, first = ("layer", 0) if parts < TENTHS else ("tenth", 1)
+    parts = min(max(deep, default=TENTHS), TENTHS) if len(deep) == 1 else TENTHS
     totals = {name: _by_depth(selection, parts) for name, selection in selections.items()}
     shares = {name: (100 * total / total.sum()).tolist() for name, total in totals.items() if total.sum() > 0}
-    if not shares:
-        return None
+    # Layers are counted from 0, as everywhere; tenths from 1.
+    what, first = ("layer", 0) if parts < TENTHS else ("tenth", 1)
 
     def entry(name: str, column: str) -> Entry:
         share = shares[name][int(column) - first]
         return Entry(share, f"{name}\n{what} {column}: {number(share)}%")
 
-    return Matrix.of(f"share of neurons, by {what}", tuple(shares), [str(part + first) for part in range(parts)], entry)
+    columns = [str(part + first) for part in range(parts)]
+    return Matrix.of(f"share of neurons, by {what}", tuple(shares), columns, entry) if shares else None
 
 
 def _by_depth(selection: Selection, parts: int) -> Float64[Tensor, " p"]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -114,10 +114,11 @@ class Matrix:
     def of(cls, name: str, rows: Sequence[str], columns: Sequence[str], entry: Callable[[str, str], Entry]) -> Matrix:
         """A map of what `entry` says of every row and column."""
         entries = [[entry(row, column) for column in columns] for row in rows]
-        values = tuple(tuple(each.value for each in row) for row in entries)
-        tips = tuple(tuple(each.tip for each in row) for row in entries)
-        own = tuple(tuple(each.own for each in row) for row in entries)
-        return cls(name, tuple(rows), tuple(columns), values, tips, own)
+
+        def part(which: str) -> tuple[tuple[Any, ...], ...]:
+            return tuple(tuple(getattr(each, which) for each in row) for row in entries)
+
+        return cls(name, tuple(rows), tuple(columns), part("value"), part("tip"), part("own"))
 
 
 def intervals(table: Table) -> dict[str, Intervals]:
@@ -153,7 +154,7 @@ def together(found: tuple[Effect, ...]) -> tuple[Effect, ...]:
 
     one = Effect(f"random, {len(drawn)} sets", mean("accuracy"), mean("flips"))
     first = found.index(drawn[0])
-    return tuple(one if i == first else effect for i, effect in enumerate(found) if effect not in drawn or i == first)
+    return (*found[:first], one, *(effect for effect in found[first:] if effect not in drawn))
 
 
 def is_random(selector: str) -> bool:
@@ -221,10 +222,8 @@ def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
 def matrices(made: tuple[Cell, ...], kind: str) -> tuple[Matrix, ...]:
     """Maps of "accuracy" or "flips", mask by evaluated group; selectors with one mask for all groups share one."""
     groups = tuple(dict.fromkeys(cell.group for cell in made))
-    masks: dict[str, list[str]] = {}  # by selector
-    for selector, mask in dict.fromkeys((cell.selector, cell.mask) for cell in made):
-        masks.setdefault(selector, []).append(mask)
-    shared = [selector for selector, each in masks.items() if each == [ALL]]
+    with_own = {cell.selector for cell in made if cell.mask != ALL}
+    shared = {cell.selector for cell in made} - with_own
     panels: dict[str, dict[str, dict[str, Cell]]] = {}  # by name of the map, row and column
     for cell in made:
         if cell.selector in shared and len(shared) > 1:
@@ -232,14 +231,15 @@ def matrices(made: tuple[Cell, ...], kind: str) -> tuple[Matrix, ...]:
         else:
             panel, row = cell.selector, EVERYONE if cell.mask == ALL else cell.mask
         panels.setdefault(panel, {}).setdefault(row, {})[cell.group] = cell
+    return tuple(_matrix(name, rows, groups, kind) for name, rows in panels.items())
 
-    def entry(cell: Cell) -> Entry:
+
+def _matrix(name: str, rows: Mapping[str, Mapping[str, Cell]], groups: Sequence[str], kind: str) -> Matrix:
+    def entry(row: str, group: str) -> Entry:
+        cell = rows[row][group]
         return Entry(cell.of(kind).value, cell.tip(kind), cell.own and cell.mask != ALL)
 
-    return tuple(
-        Matrix.of(name, tuple(rows), groups, lambda row, group, rows=rows: entry(rows[row][group]))
-        for name, rows in panels.items()
-    )
+    return Matrix.of(name, tuple(rows), groups, entry)
 
 
 def lead(found: tuple[Effect, ...]) -> Effect | None:

@@ -82,22 +82,24 @@ def ablations(table: Table, first: str | None, by_id: Mapping[str, Example] | No
 def _most_telling(group: str, table: Table, rows: Answered, first: str | None, by_id: Mapping[str, Example]) -> Shown | None:
     """A group's question that shows most; None if its own masks change no answer."""
     # The masks that apply to a group's own questions: found on it, or one for all.
-    applied = [(s, m) for s in table.selectors for m in table.masks(s) if m in (group, ALL)]
-    own = {selector: rows[selector, mask] for selector, mask in applied}
-    shared = [selector for selector, mask in applied if mask == ALL]
-    leading = [first] if first in own else list(own)
+    own = {s: (mask, rows[s, mask]) for s in table.selectors for mask in table.masks(s) if mask in (group, ALL)}
+    leading = [rows_of for _, rows_of in ([own[first]] if first in own else own.values())]
+    shared = [rows_of for mask, rows_of in own.values() if mask == ALL]
+
+    def flipped(row: Row) -> bool:
+        return row.group == group and any(_flipped(row, under[row.id]) for under in leading)
 
     def rank(row: Row) -> tuple[float, float, bool]:
         """What its own neurons cost, what random ones leave, and whether there is something to see."""
-        lost = row.reading.value - min(own[s][row.id].reading.value for s in leading)
-        known = by_id.get(row.id)
-        return lost, sum(own[s][row.id].reading.value for s in shared), known is not None and known.image is not None
+        lost = row.reading.value - min(under[row.id].reading.value for under in leading)
+        left = sum(under[row.id].reading.value for under in shared)
+        return lost, left, row.id in by_id and by_id[row.id].image is not None
 
-    changed = [row for row in table.full if row.group == group and any(_flipped(row, own[s][row.id]) for s in leading)]
-    if not changed:
+    best = max(filter(flipped, table.full), key=rank, default=None)
+    if best is None:
         return None
-    best = max(changed, key=rank)
-    return _shown(best, own, _others(best, rows, first), by_id.get(best.id))
+    answers = [_answer("full model", best), *(_answer(f"{s} off", under[best.id]) for s, (_, under) in own.items())]
+    return _shown(best, tuple(answers), _others(best, rows, first), by_id.get(best.id))
 
 
 def asked_of(table: Table, examples: Sequence[Example], digest: str | None) -> dict[str, Example]:
@@ -165,15 +167,14 @@ def _others(row: Row, rows: Answered, first: str | None) -> str:
     return f"{first} masks of other groups: {same} of {len(elsewhere)} leave the answer as it was." if elsewhere else ""
 
 
-def _shown(row: Row, own: Mapping[str, Mapping[str, Row]], others: str, example: Example | None) -> Shown:
-    answers = [_answer("full model", row), *(_answer(f"{s} off", answered[row.id]) for s, answered in own.items())]
+def _shown(row: Row, answers: tuple[Answer, ...], others: str, example: Example | None) -> Shown:
     if example is None:
-        return Shown(row.id, row.group, "", (), "", "", "", tuple(answers), others)
+        return Shown(row.id, row.group, "", (), "", "", "", answers, others)
     labels = [f"{label}. " for label in example.labels] or [""] * len(example.choices)
     choices = tuple(map("".join, zip(labels, example.choices, strict=True)))
     truth = choices[example.choices.index(example.answer)] if example.answer in example.choices else example.answer
     question = example.question or example.prompt or ""
-    return Shown(row.id, row.group, question, choices, truth, *thumbnail(example), tuple(answers), others)
+    return Shown(row.id, row.group, question, choices, truth, *thumbnail(example), answers, others)
 
 
 def _answer(who: str, row: Row) -> Answer:

@@ -84,23 +84,21 @@ def _heatmap(place: Any, drawn: maps.Map, kind: str, columns: str) -> None:
     """One map, on axes of its own."""
     from matplotlib.colors import ListedColormap
 
-    change = kind == "change"
-    ends = ("loss", "mid", "gain") if change else ("mid", "count")
+    ends, low = (("loss", "mid", "gain"), -1) if kind == "change" else (("mid", "count"), 0)
     colours = ListedColormap(ramp(*(LIGHT[end] for end in ends)))
-    cells = [row for _, row in drawn.rows]
-    shares = [[_signed(cell) for cell in row] for row in cells]
-    place.imshow(shares, cmap=colours, vmin=-1 if change else 0, vmax=1, aspect="auto")
+    shares = [list(map(_signed, cells)) for _, cells in drawn.rows]
+    place.imshow(shares, cmap=colours, vmin=low, vmax=1, aspect="auto")
     place.set_title(*_short([drawn.name]), loc="left", fontsize=9)
     rotation = 90 if max(map(len, drawn.columns)) > 3 else 0
     place.set_xticks(range(len(drawn.columns)), _short(drawn.columns), rotation=rotation)
-    place.set_yticks(range(len(cells)), _short([name for name, _ in drawn.rows]))
+    place.set_yticks(range(len(drawn.rows)), _short([name for name, _ in drawn.rows]))
     place.set_xlabel(columns)
     place.tick_params(length=0)
-    for y, row in enumerate(cells):
-        for x, cell in enumerate(row):
-            ink = "white" if cell.deep else INK
-            # Out of the layout: it would measure every number of a map of thousands.
-            place.text(x, y, cell.text, ha="center", va="center", fontsize=6, color=ink, in_layout=False)
+    for y, (_, cells) in enumerate(drawn.rows):
+        for x, cell in enumerate(cells):
+            # Out of the layout, which would measure every number of a map of thousands.
+            how = {"fontsize": 6, "color": "white" if cell.deep else INK, "in_layout": False}
+            place.text(x, y, cell.text, ha="center", va="center", **how)
 
 
 def _signed(cell: maps.DrawnCell) -> float:

@@ -19,15 +19,9 @@ CROWDED = 10  # columns from which numbers are printed without decimals, and nam
 
 @dataclass(frozen=True)
 class DrawnCell:
-    """One cell.
+    """One cell: its number, what is printed, what is told of it, its colour, and whether it is framed.
 
-    Attributes:
-        value: the exact number.
-        text: what is printed.
-        tip: what is told of it.
-        hue: the end of the colour scale it leans to: "loss", "gain" or "count"; "none" where there is no number.
-        strength: how far, 0 to 1.
-        own: whether it is framed.
+    The colour is `strength`, 0 to 1, of the way to `hue`: "loss", "gain" or "count"; "none" where there is no number.
     """
 
     value: float
@@ -39,7 +33,7 @@ class DrawnCell:
 
     @property
     def deep(self) -> bool:
-        """Whether the colour is so strong that the number on it is printed in the colour of the page."""
+        """Whether the number is printed in the colour of the page, for the cell's own is far from it."""
         return self.strength > DEEP
 
     @property
@@ -49,7 +43,7 @@ class DrawnCell:
 
     @property
     def share(self) -> str:
-        """The strength for the style sheet."""
+        """The strength, as the style sheet has it."""
         return f"{100 * self.strength:.0f}%"
 
     @property

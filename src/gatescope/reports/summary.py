@@ -91,20 +91,17 @@ def _one_for_all(
 ) -> list[str]:
     """Of the set that is one for all groups and changes most: what it changes in each sweep, and random sets beside it."""
     (_, effects), *others = shown.items()
-    shared = [effect for effect in effects if _is_shared(effect)]
-    if not shared:
+    most = min(filter(_is_shared, effects), key=lambda effect: effect.accuracy["self"].value, default=None)
+    if most is None:
         return []
-    most = min(shared, key=lambda effect: effect.accuracy["self"].value)
-    also = "".join(
-        f", on {sweep} by {with_span(effect.accuracy['self'], signed=True)}"
-        for sweep, elsewhere in others
-        for effect in elsewhere
-        if effect.selector == most.selector
-    )
+    also = ""
+    for sweep, elsewhere in others:
+        same = [effect.accuracy["self"] for effect in elsewhere if effect.selector == most.selector]
+        also += "".join(f", on {sweep} by {with_span(change, signed=True)}" for change in same)
     many = f"{size(selections[most.selector])} " if most.selector in selections else ""
     change = with_span(most.accuracy["self"], signed=True)
-    said = [f"Switching off the {many}{most.selector} neurons changes accuracy by {change} points{also}."]
-    return said + [_random_sets(effect.accuracy["self"], p) for effect in effects if is_random(effect.selector)]
+    said = f"Switching off the {many}{most.selector} neurons changes accuracy by {change} points{also}."
+    return [said, *(_random_sets(effect.accuracy["self"], p) for effect in effects if is_random(effect.selector))]
 
 
 def _is_shared(effect: Effect) -> bool:
@@ -124,14 +121,20 @@ def _against_random(first: Effect, effects: Sequence[Effect]) -> list[str]:
     if random is None:
         return []
     drop, base = first.accuracy["self"], random.accuracy["self"]
-    apart = drop.high < base.low or drop.low > base.high
-    told = "the two intervals do not overlap" if apart else "the two intervals overlap, so the difference may be chance"
-    if math.isnan(drop.low) or math.isnan(base.low):
-        told = ""
+    change = with_span(base, signed=True)
     return [
-        f"Neurons drawn at random (RND) change its own by {with_span(base, signed=True)} points{told and f'; {told}'}. "
-        f"Brackets hold 95% bootstrap intervals over questions."
+        f"Neurons drawn at random (RND) change its own by {change} points{_apart(drop, base)}. Brackets hold 95% bootstrap "
+        f"intervals over questions."
     ]
+
+
+def _apart(one: Value, other: Value) -> str:
+    """Whether two intervals overlap, where there are two."""
+    if math.isnan(one.low) or math.isnan(other.low):
+        return ""
+    if one.high < other.low or one.low > other.high:
+        return "; the two intervals do not overlap"
+    return "; the two intervals overlap, so the difference may be chance"
 
 
 def warnings(manifest: Mapping[str, Any], counters: Counters | None, selections: Mapping[str, Selection]) -> list[str]:

@@ -14,9 +14,13 @@ Counters are sums, so those of the run are its shards' in order. Files appear wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from torch import Tensor
 
 from gatescope.core import artefacts
 from gatescope.core.attributions import Attributions
@@ -32,6 +36,7 @@ from gatescope.steps.questions import questions_of
 from gatescope.steps.shards import Shards
 
 FORMAT = "gatescope.run/2"
+Sums = TypeVar("Sums", Counters, Attributions)
 _ORIGIN = (
     *("site", "sites", "token_rule", "fingerprint", "only_correct", "readout", "versions", "kernel", "server"),
     *("reduce", "pad_zero", "attention"),
@@ -90,16 +95,12 @@ class Run(Manifest):
 
     def counters_of(self, tokens: str) -> Counters:
         """The counters of one class of tokens; errors as for `counters`."""
-        shards = Shards.of(self, "record")
-        layout, groups = Layout.parse(shards.facts["layout"]), tuple(shards.facts["groups"])
-        origin, model = _origin(shards.facts) | {"tokens": tokens}, self.manifest["model"]
-        total: Counters | None = None
-        for tensors, facts in shards.all():
-            sums = {name.partition("/")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{tokens}/")}
-            shard = Counters(groups, layout, **sums, model=model | facts.get("model", {}), origin=origin)
-            total = shard if total is None else total + shard
-        assert total is not None  # a plan has a shard at least
-        return total
+
+        def shard(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], **of: Any) -> Counters:
+            sums = {name.partition("/")[2]: sum_ for name, sum_ in tensors.items() if name.startswith(f"{tokens}/")}
+            return Counters(**of, **sums, origin=_origin(facts) | {"tokens": tokens})
+
+        return self._added("record", shard)
 
     @property
     def attributions(self) -> dict[str, Attributions]:
@@ -108,15 +109,20 @@ class Run(Manifest):
 
     def attributions_of(self, step: str = "attribute") -> Attributions:
         """The attributions of one step, its shards' added in order; errors as for `counters`."""
+
+        def shard(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], **of: Any) -> Attributions:
+            return Attributions(**of, **tensors, items=facts["items"], origin=_origin(facts))
+
+        return self._added(step, shard)
+
+    def _added(self, step: str, made: Callable[..., Sums]) -> Sums:
+        """The sums of a step: what `made` makes of every shard, added in order."""
         shards = Shards.of(self, step)
-        layout, groups = Layout.parse(shards.facts["layout"]), tuple(shards.facts["groups"])
-        origin, model, items = _origin(shards.facts), self.manifest["model"], shards.facts["items"]
-        total: Attributions | None = None
-        for tensors, facts in shards.all():
-            shard = Attributions(groups, layout, **tensors, items=items, model=model | facts.get("model", {}), origin=origin)
-            total = shard if total is None else total + shard
-        assert total is not None  # a plan has a shard at least
-        return total
+        model = self.manifest["model"]
+        of = {"groups": tuple(shards.facts["groups"]), "layout": Layout.parse(shards.facts["layout"])}
+        # A server may have the model in another dtype, and says so with each shard.
+        each = (made(sums, shards.facts, **of, model=model | about.get("model", {})) for sums, about in shards.all())
+        return reduce(operator.add, each)  # a plan has a shard at least
 
     def _names(self, kind: str) -> list[str]:
         """The names under which a kind of step was begun, such as those of several sweeps."""

@@ -81,24 +81,20 @@ def run_culnig(
         check_share(share)
     read_by = _readouts(model, tasks, readout)
     run = None if out is None else Run.at(out, identity(model))
-    scored = {
-        name: attribute(model, tasks[name].identification, run=run, name=name, batch_size=batch_size, progress=progress)
-        for name in ("culture", "control", "reading")
-        if name in tasks
-    }
+    how: dict[str, Any] = {"run": run, "batch_size": batch_size, "progress": progress}
+    identified = [name for name in ("culture", "control", "reading") if name in tasks]
+    scored = {name: attribute(model, tasks[name].identification, name=name, **how) for name in identified}
     rates: dict[str, Any] = {"mlp_rate": mlp_rate, "attention_rate": attention_rate, "exclude_rate": exclude_rate}
     rates |= {"rate": rate, "z": z}
     chosen = choose(scored["culture"], scored["control"], scored.get("reading"), **rates)
-    if run is not None:
-        for selection in chosen.values():
-            run.add_selection(selection)
+    for selection in chosen.values() if run is not None else ():
+        run.add_selection(selection)
 
-    options: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "progress": progress}
     swept: dict[str, Table] = {}
-    for task, how in read_by.items():
+    for task, reading in read_by.items():
         masks = _masks(chosen, with_specific=task == "culture")
-        name = task if run is not None else ""
-        swept[task] = sweep(model, tasks[task].evaluation, masks, run=run, name=name, readout=how, **options)
+        options = how | {"name": task, "readout": reading, "max_new_tokens": max_new_tokens}
+        swept[task] = sweep(model, tasks[task].evaluation, masks, **options)
     result = _result(chosen, swept, read_by, known)
     if run is not None:
         _note(run, tasks["culture"], rates, result)
@@ -133,18 +129,23 @@ def _result(
     general = chosen[GENERAL][ALL]
     randoms = [f"random {seed}" for seed in range(SEEDS)]
     names = ["full", *(name for name in chosen if name != SPECIFIC), *randoms]
-    labelled = {task: table for task, table in swept.items() if read_by[task] == "argmax"}
     right = {task: {name: _right(table, name) for name in names} for task, table in swept.items()}
-    tests = {task: against_random(of[GENERAL], torch.stack([of[name] for name in randoms])) for task, of in right.items()}
+
+    def percent(name: str) -> dict[str, float]:
+        return {task: 100 * of[name].mean().item() for task, of in right.items()}
+
+    def unlabelled(name: str) -> dict[str, float]:
+        return {task: _no_label(table, name) for task, table in swept.items() if read_by[task] == "argmax"}
+
     return CulnigResult(
         general,
         chosen[UNFILTERED][ALL] if UNFILTERED in chosen else general,
         chosen[SPECIFIC],
-        {name: {task: 100 * of[name].mean().item() for task, of in right.items()} for name in names},
+        {name: percent(name) for name in names},
         Effects((swept["culture"].self_cross()[SPECIFIC],)),
-        tests,
+        {task: against_random(of[GENERAL], torch.stack([of[name] for name in randoms])) for task, of in right.items()},
         _precision(general, known),
-        {name: {task: _no_label(table, name) for task, table in labelled.items()} for name in names},
+        {name: unlabelled(name) for name in names},
     )
 
 

@@ -67,11 +67,10 @@ def parts_of(model: nnsight.TransformersModel | PreTrainedModel, neurons: Neuron
     module: PreTrainedModel = getattr(model, "_module", model)
     check_same_model(neurons.model, identity(module), "choose modules by these neurons")
     sites = sites_of(module)
-    for shape in neurons.layout.sites:
-        if shape.site not in sites or sites[shape.site].layout.only() != shape:
-            raise GatescopeError(f"The neurons are numbered in {neurons.layout}, which this model does not have.")
-    attention = [shape.site for shape in neurons.layout.sites if shape.site in ATTENTION]
-    mlp = [shape.site for shape in neurons.layout.sites if shape.site not in ATTENTION]
+    if any(shape.site not in sites or sites[shape.site].layout.only() != shape for shape in neurons.layout.sites):
+        raise GatescopeError(f"The neurons are numbered in {neurons.layout}, which this model does not have.")
+    names = [shape.site for shape in neurons.layout.sites]
+    attention, mlp = [name for name in names if name in ATTENTION], [name for name in names if name not in ATTENTION]
     # The gate is the activation module's output, in the MLP; q is a projection's, in the attention.
     found = _parts(module, "attention", sites["q"].paths, neurons, attention) if attention else []
     found += _parts(module, "MLP", sites["gate"].paths, neurons, mlp) if mlp else []
