@@ -61,8 +61,7 @@ def select(
     check_rho(rho, names)
     _check_rates(opened, rates, "CULNIG" in names)
     chosen = [selection for name in names for selection in _selections(opened, name, rate, rho, rates)]
-    for selection in chosen:
-        opened.add_selection(selection)
+    opened.add_selections(chosen)
     typer.echo(as_json(_counts(chosen)) if json else "\n\n".join(selection.report() for selection in chosen))
 
 

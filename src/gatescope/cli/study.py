@@ -104,6 +104,7 @@ def whole(
     _check_selectors(selectors, control, site, rho)
     if (exclude or neutral) and not control:
         raise GatescopeError("--exclude and --neutral are for attribution; add --control.")
+    # All that can be refused without the data has been by now: reading it may take minutes.
     study = questions(data, path, group, seed, skip_broken_pictures)
     shared = {"out": out, "readout": readout, "batch_size": size(batch_size)}
     job = Job(model, dtype, device_map, shared, max_new_tokens, report, json)

@@ -161,8 +161,9 @@ def dots(effects: Sequence[Effect], kind: str) -> tuple[dict[str, tuple[Dot, ...
         return round(3 + 94 * (value - low) / (high - low), 2)  # the dots at the ends need room
 
     def dot(selector: str, part: str, v: Value) -> Dot:
+        start, end = v.ends
         tip = f"{selector}, {part}: {with_span(v, signed=kind == 'accuracy')}"
-        return Dot(part, place(v.value), *map(place, v.ends), tip)
+        return Dot(part, place(v.value), place(start), place(end), tip)
 
     drawn = {name: tuple(dot(name, part, v) for part, v in parts.items()) for name, parts in values.items()}
     return drawn, place(0)

@@ -61,6 +61,7 @@ def report(
     gathered = gather(run)
     page, beside = _places(run, out)
 
+    # Everything is made before anything is written: a page that is refused leaves no files of another run beside it.
     written = _written(gathered)
     pictures = _pictures(gathered) if figures else {}
     files = [f"{beside.name}/{name}" for name in (*written, *pictures)]
@@ -215,6 +216,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.globals |= {"number": words.number, "span": words.span, "nan": float("nan")}
+    # Inline, with the script's digest in the policy: the page is one file, and no other script can run in it.
     own = files("gatescope.reports") / "templates"
     script, style = ((own / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

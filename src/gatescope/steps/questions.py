@@ -95,6 +95,7 @@ def _line(example: Example) -> Line:
     fields = {field.name: getattr(example, field.name) for field in dataclasses.fields(example)}
     image = fields.pop("image")
     fields["facts"] = dict(example.facts)
+    # Through JSON and back, so that a line compares equal to the same line read from the file.
     return json.loads(json.dumps(fields)) | ({} if image is None else {"image": _described(image)})
 
 
@@ -108,7 +109,8 @@ def _described(image: Picture) -> dict[str, str]:
 
 
 def _example(line: Mapping[str, Any]) -> Example:
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in line.items()}
+    # JSON has no tuples, and an example has no lists.
+    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in line.items()}
     if "image" in line:
         fields["image"] = _picture(**line["image"])
     return Example(**fields)

@@ -171,6 +171,11 @@ class Run(Manifest):
             )
         selection.save(file)
 
+    def add_selections(self, selections: Iterable[Selection]) -> None:
+        """Keep several selections; errors as for `add_selection`."""
+        for selection in selections:
+            self.add_selection(selection)
+
     @property
     def selections(self) -> dict[str, Selection]:
         """Selections by method."""

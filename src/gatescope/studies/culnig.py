@@ -87,8 +87,8 @@ def run_culnig(
     rates: dict[str, Any] = {"mlp_rate": mlp_rate, "attention_rate": attention_rate, "exclude_rate": exclude_rate}
     rates |= {"rate": rate, "z": z}
     chosen = choose(scored["culture"], scored["control"], scored.get("reading"), **rates)
-    for selection in chosen.values() if run is not None else ():
-        run.add_selection(selection)
+    if run is not None:
+        run.add_selections(chosen.values())
 
     swept: dict[str, Table] = {}
     for task, reading in read_by.items():
@@ -155,7 +155,7 @@ def _note(run: Run, culture: Study, rates: Mapping[str, Any], result: CulnigResu
         task: {"mean": test.mean, "single": test.single, "resamples": test.resamples}
         for task, test in result.against_random.items()
     }
-    run.note({"study": {"name": culture.name} | culture.notes | rates, "against_random": tests})
+    run.note({"study": {"name": culture.name, **culture.notes, **rates}, "against_random": tests})
 
 
 def _precision(general: NeuronSet, known: NeuronSet | None) -> float | None:

@@ -118,8 +118,7 @@ def run_study(
         if "ATT" in selectors:
             scores = attribute(model, study.identification, sites=(site,), run=run, batch_size=batch_size)
             selections["ATT"] = select.att(scores, rate, **given["ATT"])
-        for selection in selections.values():
-            run.add_selection(selection)
+        run.add_selections(selections.values())
         masks = ablate(selections)
         table = sweep(model, study.evaluation, masks, run=run, **how)
         warnings = _warnings(counters, selections, study)
