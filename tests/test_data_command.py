@@ -175,9 +175,9 @@ def test_culnigs_own_rates_reach_the_selectors_and_the_run(tmp_path):
     for wrong, message in (
         (
             ("--selector", "ATT", "--z", 1),
-            "--z: that is of CULNIG, which is not run here. Leave it out, or add --selector CULNIG",
+            "--z: only CULNIG uses this, and it is not run here. Leave it out, or add --selector CULNIG",
         ),
-        (("--selector", "CULNIG", "--rho", 20), "--rho is of LAPE, which is not among the selectors"),
+        (("--selector", "CULNIG", "--rho", 20), "--rho belongs to LAPE, which is not among the selectors"),
     ):
         assert message in str(run("select", out, *wrong).exception)
 
@@ -193,19 +193,19 @@ def test_culnigs_own_rates_reach_the_selectors_and_the_run(tmp_path):
         (["--control", "--site", "gate"], "--site is 'gate', and CULNIG (--control) is of gate_pre, q, k and v together"),
         (
             ["--control", "--exclude-rate", "0.1"],
-            "--exclude-rate is of the reading set, and there is none: leave it out, or add --ex",
+            "--exclude-rate needs a reading set, and there is none: leave it out, or add --ex",
         ),
         (
             ["--mlp-rate", "0.1", "--z", "1"],
-            "--mlp-rate, --z: that is of CULNIG, which is not run here. Leave it out, or add --con",
+            "--mlp-rate, --z: only CULNIG uses this, and it is not run here. Leave it out, or add --con",
         ),
-        (["--selector", "CAS", "--rho", "20"], "--rho is of LAPE, which is not among the selectors"),
+        (["--selector", "CAS", "--rho", "20"], "--rho belongs to LAPE, which is not among the selectors"),
         (["--control", "--mlp-rate", "2"], "rate is 2.0; it is a share of a pool of neurons, so it must lie in [0, 1]"),
         (
             ["--control", "--readout", "loglik", "--max-new-tokens", "5"],
-            "is of answers that are generated, and these are read by log",
+            "applies to generated answers, and these are read by log",
         ),
-        (["--readout", "loglik", "--max-new-tokens", "5"], "--max-new-tokens is of answers that are generated"),
+        (["--readout", "loglik", "--max-new-tokens", "5"], "--max-new-tokens applies to generated answers"),
         (["--control", "--neutral", "culture.jsonl"], "--neutral culture.jsonl: there is a task 'culture' already"),
     ],
 )

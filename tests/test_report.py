@@ -23,10 +23,11 @@ from gatescope.cli import app
 from gatescope.core.answers import Reading
 from gatescope.data import Example
 from gatescope.reports import compare, report
-from gatescope.reports.colours import DARK, DEEP, LIGHT, contrast, linear, mix, oklab, ramp
+from gatescope.reports.colours import DARK, DEEP, LIGHT, linear, mix, oklab, ramp
 from gatescope.reports.effects import Effect, together
 from gatescope.reports.words import Value
 from gatescope.statistics.table import Row, Table
+from gatescope.steps.questions import keeping
 from gatescope.steps.shards import Shards
 
 MODEL = {"id": "acme/tiny", "revision": "", "class": "LlamaForCausalLM", "dtype": "float32", "digest": "d1"}
@@ -127,10 +128,10 @@ def same(a, b):
 
 
 @pytest.fixture(scope="module")
-def demo(organism, studied):
-    """A real study of the organism, reported with its pictures."""
+def demo(studied):
+    """A real study of the organism, reported with its own questions and pictures."""
     path, result = studied
-    return result, report(path, examples=organism.study.evaluation)
+    return result, report(path)
 
 
 @pytest.fixture(scope="module")
@@ -283,12 +284,63 @@ def test_pictures_and_questions_are_shown_when_examples_are_given(demo, organism
             assert who == {"full model": "✓ right", "RND off": "✓ right", "CAS off": "✗ wrong"}
 
 
-def test_a_page_with_questions_is_not_replaced_by_one_without(demo, tmp_path):
-    page = demo[1]
+def test_a_page_made_of_the_run_alone_is_the_one_made_with_the_examples(demo, organism, tmp_path):
+    given = report(demo[1].parent, tmp_path / "report.html", examples=organism.study.evaluation, figures=False)
+    alone = report(demo[1].parent, tmp_path / "alone" / "report.html", figures=False)
+    assert given.read_bytes() == alone.read_bytes() and "data:image/" in alone.read_text()
+
+
+def test_a_page_with_questions_is_not_replaced_by_one_without(small, tmp_path):
+    own = [example(f"{g}-{n}", g) for g in ("north", "south", "east") for n in range(6)]
+    page = report(small[0], tmp_path / "report.html", examples=own, figures=False)
     before = page.read_bytes()
     with pytest.raises(gs.GatescopeError, match=r"shows questions and pictures.*\(examples=study.evaluation; --data"):
-        report(page.parent, figures=False)
-    assert page.read_bytes() == before and report(page.parent, tmp_path / "other.html", figures=False).is_file()
+        report(small[0], page, figures=False)  # a run that does not hold its questions
+    assert page.read_bytes() == before and report(small[0], tmp_path / "other.html", figures=False).is_file()
+
+
+def asking(path, picture):
+    """A run whose questions are kept, on pictures that `picture` makes."""
+    run = synthetic(path)
+    asked = [example(f"{g}-{n}", g, image=picture(f"{g}-{n}")) for g in ("north", "south", "east") for n in range(6)]
+    digest = gs.data.fingerprint(asked)
+    run.note({"sweep": {"fingerprint": digest}})
+    with keeping(run, "sweep", digest, asked):
+        pass
+    return run, asked
+
+
+def test_a_picture_whose_file_is_gone_or_changed_is_called_missing_and_no_other_is_shown(tmp_path):
+    def picture(name):
+        Image.new("RGB", (8, 8), "teal").save(tmp_path / f"{name}.png")
+        return tmp_path / f"{name}.png"
+
+    run, asked = asking(tmp_path / "run", picture)
+    page = report(run, figures=False)
+    assert gs.data.fingerprint(run.questions()) == gs.data.fingerprint(asked)
+    assert len([tag for tag, _ in Page(page).tags if tag == "img"]) == 3  # one a group
+    for number, example in enumerate(asked):
+        if number % 2:
+            example.image.unlink()
+        else:
+            Image.new("RGB", (8, 8), "red").save(example.image)
+    with pytest.raises(gs.GatescopeError, match="shows questions and pictures"):
+        report(run, figures=False)
+    other = Page(report(run, tmp_path / "other.html", figures=False))
+    assert other.text.count("The picture is not shown. Example '") == 3 and "img" not in {tag for tag, _ in other.tags}
+    reasons = "No such file", "the file has changed since it was asked about"
+    assert sum(map(other.text.count, reasons)) == 3
+
+
+def test_a_picture_that_was_in_memory_is_shown_where_the_examples_are_given(tmp_path):
+    run, asked = asking(tmp_path / "run", lambda name: Image.new("RGB", (8, 8), "teal"))
+    alone = Page(report(run, figures=False))
+    assert "img" not in {tag for tag, _ in alone.tags} and "What?" in alone.text
+    assert alone.text.count("it was in memory when it was asked about, and a run keeps no pictures") == 3
+    given = Page(report(run, examples=asked, figures=False))
+    assert len([tag for tag, _ in given.tags if tag == "img"]) == 3
+    with pytest.raises(gs.GatescopeError, match="shows questions and pictures"):
+        report(run, figures=False)
 
 
 def test_a_run_without_examples_shows_answers_and_says_how_to_see_more(small):
@@ -351,7 +403,10 @@ def test_the_command_refuses_the_examples_of_another_seed(tmp_path):
         for e in evaluation
     ]
     run.add_answers(Table(answers))
-    run.note({"sweep": {"fingerprint": gs.data.fingerprint(evaluation)}, "study": {"data": str(data), "seed": 3}})
+    digest = gs.data.fingerprint(evaluation)
+    run.note({"sweep": {"fingerprint": digest}})
+    with keeping(run, "sweep", digest, evaluation):
+        pass
     foreign = len({e.id for e in gs.data.jsonl(data, seed=1).evaluation} - {e.id for e in evaluation})
 
     def told(*arguments):
@@ -361,15 +416,15 @@ def test_the_command_refuses_the_examples_of_another_seed(tmp_path):
     assert 0 < foreign < 20
     wrong = told("--data", data, "--seed", 1)
     assert f"{foreign} of the 20 examples given were not asked in this run's sweep" in str(wrong.exception)
-    assert "--path, --group and --seed are of --data, which was not given" in str(told("--seed", 3).exception)
+    assert "--path, --group and --seed go with --data, which was not given" in str(told("--seed", 3).exception)
     assert not page.exists()
-    for arguments in ((), ("--data", data, "--seed", 3)):  # as the run itself says, or as it is told
+    for arguments in ((), ("--data", data, "--seed", 3)):  # those the run holds, or those it is given
         done = told(*arguments)
         assert done.exit_code == 0 and "What is north" in page.read_text()
         page.unlink()
     data.write_text(data.read_text().replace("What is", "Who is"))
     done = told()
-    assert done.exit_code == 0 and "without questions and pictures, for their data is not what it was" in done.stderr
+    assert done.exit_code == 0 and "What is north" in page.read_text()  # as they were asked
     assert "Who is" not in page.read_text()
     two = CliRunner().invoke(
         app, ["report", str(run.path), str(run.path), "--out", str(tmp_path / "c.html"), "--data", str(data)]
@@ -537,6 +592,12 @@ def test_runs_on_the_same_questions_are_compared_without_a_note(small, tmp_path)
     assert "were not asked" not in Page(compare([small[0], again], tmp_path / "compare.html")).text
     with pytest.raises(gs.GatescopeError, match=r"at least two runs; 1 was given"):
         compare([again], tmp_path / "compare.html")
+
+
+def contrast(a, b):
+    """Contrast ratio of two colours, 1 to 21 (WCAG 2)."""
+    dark, bright = sorted(float(linear(c) @ [0.2126, 0.7152, 0.0722]) + 0.05 for c in (a, b))
+    return bright / dark
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])

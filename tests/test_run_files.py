@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from filelock import FileLock
+from PIL import Image
 
 import gatescope as gs
 from gatescope.core.answers import Reading
 from gatescope.select.selection import Selection
 from gatescope.statistics.table import Row, Table
 from gatescope.steps import shards as module
+from gatescope.steps.questions import keeping
 from gatescope.steps.run import occupied
 from gatescope.steps.shards import Shards
 
@@ -196,3 +198,78 @@ def test_the_dtype_of_a_step_is_that_of_its_stored_shards(run):
     assert shards.dtype is None
     shards.save(1, {"x": torch.zeros(1)}, {"model": {"dtype": "bfloat16", "class": "Llama"}})
     assert shards.dtype == "bfloat16"
+
+
+def example(id, question="What?", group="a", **more):
+    return gs.data.Example(id, group, question, ("boat", "kite"), "boat", **more)
+
+
+def asked(run, step, examples, **facts):
+    """A step begun on examples, as the runner begins one."""
+    digest = gs.data.fingerprint(examples)
+    with keeping(run, step, digest, examples):
+        Shards.start(run, step, facts | {"fingerprint": digest}, [e.id for e in examples], lambda: [[[0]]])
+
+
+HARD = [
+    example("1", "Qué\u2028es? \u0085 {{x}}", labels=("A", "B"), item="i", system="s", prefix="{", facts={"language": "es"}),
+    gs.data.Example("2", "b", "Who?", (), "Ana", prompt="", accepted=("Ana", "Anna")),
+    gs.data.Example.passage("3", "c", "The drums are heard at dusk."),
+]
+
+
+def test_a_run_holds_what_it_asked_once(run):
+    asked(run, "record", HARD)
+    asked(run, "attribute of culture", HARD)
+    before = [(file.name, file.stat().st_mtime_ns) for file in (run.path / "questions").iterdir()]
+    asked(run, "sweep", HARD)
+    assert [(file.name, file.stat().st_mtime_ns) for file in (run.path / "questions").iterdir()] == before and len(before) == 1
+    assert list(run.questions()) == HARD and gs.data.fingerprint(run.questions()) == gs.data.fingerprint(HARD)
+    asked(run, "sweep of other", HARD[:1])
+    assert list(run.questions("other")) == HARD[:1] and list(run.questions()) == HARD
+
+
+def test_a_run_that_kept_no_questions_has_none_and_gets_them_when_it_is_continued(run):
+    begun(run, "sweep", fingerprint=gs.data.fingerprint(HARD))
+    assert run.questions() == ()
+    with keeping(run, "sweep", gs.data.fingerprint(HARD), HARD):
+        pass
+    assert list(run.questions()) == HARD
+
+
+OTHERS = {
+    "text": (lambda e: [*e[:2], example("r", "Who?")], "'r': its question was 'What\\?', and is 'Who\\?'"),
+    "group": (lambda e: [e[0], example("q", group="b"), e[2]], "'q': its group was 'a', and is 'b'"),
+    "order": (lambda e: [e[1], e[0], e[2]], "number 1: it was example 'p', and is 'q'"),
+    "fewer": (lambda e: e[:2], "begun with 3 examples, and these are 2; as far as both go they are the same"),
+    "picture": (
+        lambda e: [e[0], example("q", image=Image.new("RGB", (2, 2))), e[2]], "'q': it has another picture",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_refused_continuation_names_the_first_question_that_differs(run, what):
+    first = [example(id) for id in "pqr"]
+    asked(run, "sweep", first, readout="generate")
+    change, message = OTHERS[what]
+    files = sorted((run.path / "questions").iterdir())
+    with pytest.raises(gs.GatescopeError, match=f"with other examples: their texts.*{message}"):
+        asked(run, "sweep", change(first), readout="generate")
+    with pytest.raises(gs.GatescopeError, match=r'with readout "generate", and this is readout "label".* directory\.$'):
+        asked(run, "sweep", first, readout="label")
+    assert sorted((run.path / "questions").iterdir()) == files  # nothing of what was refused is kept
+
+
+def test_a_damaged_file_of_questions_is_named_with_what_to_do(run):
+    asked(run, "sweep", HARD)
+    (file,) = (run.path / "questions").iterdir()
+    file.write_text(file.read_text()[:50])
+    with pytest.raises(gs.GatescopeError, match=rf"{file.name} cannot be read: .* Delete it; the next command"):
+        run.questions()
+
+
+def test_answers_with_line_separators_in_them_are_read_back(run):
+    table = Table([Row.full("1", "a", "so\u2028it\u0085goes\x1c", Reading("so", True, False))])
+    run.add_answers(table)
+    assert run.table.rows == table.rows

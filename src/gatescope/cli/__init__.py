@@ -7,7 +7,7 @@ import warnings
 
 import typer
 
-from gatescope.cli import data, demo, interop, model, remote, report, runs, steps, study  # noqa: F401 - each adds its commands
+from gatescope.cli import data, demo, interop, model, neurons, remote, report, runs, steps, study  # noqa: F401 - each adds its commands
 from gatescope.cli.common import app
 from gatescope.core.errors import GatescopeError
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gatescope.core.errors import GatescopeError
+
+if TYPE_CHECKING:  # for the command line's help, which loads no torch
+    from nnsight import TransformersModel
+
+    from gatescope.data.example import Example, Study
+    from gatescope.statistics.metrics import SelfCross
+    from gatescope.statistics.table import Effects, Table
+    from gatescope.studies.culnig_result import CulnigResult
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,7 +29,7 @@ app = typer.Typer(
 )
 datasets = typer.Typer(no_args_is_help=True, help="The benchmarks of both papers.")
 app.add_typer(datasets, name="data")
-runs = typer.Typer(no_args_is_help=True, help="Run directories: what they hold, whether it is whole.")
+runs = typer.Typer(no_args_is_help=True, help="Run directories: what they hold, and whether it is intact.")
 app.add_typer(runs, name="runs")
 remote = typer.Typer(no_args_is_help=True, help="Work on a server that has the weights, such as NDIF.")
 app.add_typer(remote, name="remote")
@@ -45,14 +54,14 @@ ExcludeRate = Annotated[
 ZScore = Annotated[
     float | None, typer.Option("--z", help="CULNIG-specific: least z-score over all countries; 0.5 if not given.")
 ]
-Out = Annotated[Path, typer.Option(help="Run directory; begun, or continued where it was left.")]
+Out = Annotated[Path, typer.Option(help="Run directory; started, or continued where it stopped.")]
 Groups = Annotated[list[str] | None, typer.Option("--group", help="Only this group of a dataset; may be given again.")]
 Site = Annotated[str, typer.Option(help="Which neurons: gate, gate_pre, up, hidden, q, k or v.")]
 Readout = Annotated[str | None, typer.Option(help="How answers are read; the dataset's own way if not given.")]
-Seed = Annotated[int | None, typer.Option(help="Of the 50/50 split, where the data has none; 0 if not given.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of the 50/50 split, where the data has none; 0 if not given.")]
 BatchSize = Annotated[str, typer.Option(help="Examples a batch, or auto.")]
 NewTokens = Annotated[int, typer.Option(help="At most this many tokens an answer.")]
-Dtype = Annotated[str, typer.Option(help="Of the weights: float32, bfloat16, ...; auto takes the checkpoint's.")]
+Dtype = Annotated[str, typer.Option(help="Dtype of the weights: float32, bfloat16, ...; auto takes the checkpoint's.")]
 Map = Annotated[str | None, typer.Option(help="auto spreads the model over the devices there are; one GPU if not given.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
@@ -75,7 +84,7 @@ def _root(
     pass
 
 
-def placed(model: str, dtype: str = "auto", device_map: str | None = None):
+def placed(model: str, dtype: str = "auto", device_map: str | None = None) -> TransformersModel:
     """The model where it will run: on the GPU, if there is one; on its own one, if there are several processes."""
     import torch
 
@@ -87,8 +96,8 @@ def placed(model: str, dtype: str = "auto", device_map: str | None = None):
     return load_model(model, dtype=dtype, device_map=where)
 
 
-def questions(data: str, path: Path | None, groups: list[str] | None, seed: int | None, whole: bool = False):
-    """The data asked for; its notes say what was asked for, so that a report of the run finds it again.
+def questions(data: str, path: Path | None, groups: list[str] | None, seed: int | None, whole: bool = False) -> Study:
+    """The data asked for; its notes say what was asked for, for a reader of the run.
 
     Args:
         data, path, groups, seed: as they were given.
@@ -99,35 +108,19 @@ def questions(data: str, path: Path | None, groups: list[str] | None, seed: int 
     study = registry.load(data, path, seed=seed, groups=groups or None)
     study = without_broken_pictures(study) if whole else study
     name = str(Path(data).resolve()) if Path(data).is_file() else data
-    asked = {"data": name, "path": path and str(path.resolve()), "seed": seed, "groups": groups or None}
-    asked |= {"broken pictures": "skipped" if whole else None}
-    return replace(study, notes=study.notes | {name: value for name, value in asked.items() if value is not None})
+    notes = given(data=name, path=path and str(path.resolve()), seed=seed, groups=groups or None)
+    if whole:
+        notes["broken pictures"] = "skipped"
+    return replace(study, notes=study.notes | notes)
 
 
-def again(run: Path):
-    """The evaluation examples of the data a run says it was made with; none where it does not say, or they are gone."""
-    from gatescope.reports.examples import asked_of
-    from gatescope.reports.gathered import asked as fingerprint_of
-    from gatescope.reports.gathered import sweeps
-    from gatescope.steps.run import Run
+def page_of(out: Path, examples: Sequence[Example] = ()) -> Path:
+    """The run's report, without figure files: those need matplotlib, and `gatescope report` writes them.
 
-    opened = Run.open(run)
-    asked = opened.manifest.get("study", {})
-    if "data" not in asked:
-        return ()
-    first, table = next(iter(sweeps(opened).items()))
-    try:
-        path, whole = asked.get("path"), "broken pictures" in asked
-        found = questions(asked["data"], path and Path(path), asked.get("groups"), asked.get("seed"), whole).evaluation
-        asked_of(table, found, fingerprint_of(opened.manifest, first))
-        return found
-    except GatescopeError as error:
-        typer.echo(f"gatescope: without questions and pictures, for their data is not what it was: {error}", err=True)
-        return ()
-
-
-def page_of(out: Path, examples) -> Path:
-    """The run's report, without figure files: those need matplotlib, and `gatescope report` writes them."""
+    Args:
+        out: the run.
+        examples: what it was asked, where pictures may be in memory, of which a run keeps no path.
+    """
     from gatescope.reports import report
 
     return report(out, examples=examples, figures=False)
@@ -138,43 +131,39 @@ def as_json(told: Any) -> str:
     return json.dumps(_no_nan(told), ensure_ascii=False, indent=1, default=str)
 
 
-def effects_of(table, intervals: Mapping | None = None) -> dict[str, Any]:
+def effects_of(table: Table, intervals: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Self, cross and gap of every selector, and the full model's accuracy, to be written as JSON."""
-    return (
-        {"accuracy": dict(zip(table.groups, table.accuracy().tolist(), strict=True))}
-        | {"effects": _plain(table.self_cross())}
-        | ({"intervals": dict(intervals)} if intervals else {})
-    )
+    accuracy = dict(zip(table.groups, table.accuracy().tolist(), strict=True))
+    found = {"accuracy": accuracy, "effects": _plain(table.self_cross())}
+    return found | {"intervals": dict(intervals)} if intervals else found
 
 
-def culnig_of(result) -> dict[str, Any]:
+def culnig_of(result: CulnigResult) -> dict[str, Any]:
     """What CULNIG found, to be written as JSON."""
+    sizes: dict[str, Any] = {"general": len(result.general), "without exclusion": len(result.unfiltered)}
+    sizes["specific"] = {group: len(neurons) for group, neurons in result.specific.items()}
     return {
         "accuracy": result.accuracy,
-        "neurons": {"general": len(result.general), "without exclusion": len(result.unfiltered)}
-        | {"specific": {group: len(neurons) for group, neurons in result.specific.items()}},
+        "neurons": sizes,
         "p": {task: {"mean": test.mean, "single": test.single} for task, test in result.against_random.items()},
         "effects": _plain(result.effects),
         "precision": result.precision,
     }
 
 
-def _plain(effects) -> dict[str, Any]:
-    return {
-        effect.selector: {
-            what: {"self": part.self_, "cross": part.cross, "gap": part.gap}
-            for what, part in (("accuracy", effect.accuracy), ("flips", effect.flips))
-        }
-        for effect in effects.effects
-    }
+def _plain(effects: Effects) -> dict[str, Any]:
+    def parts(of: SelfCross) -> dict[str, float]:
+        return {"self": of.self_, "cross": of.cross, "gap": of.gap}
+
+    return {each.selector: {"accuracy": parts(each.accuracy), "flips": parts(each.flips)} for each in effects.effects}
 
 
 def _no_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _no_nan(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple):
         return [_no_nan(part) for part in value]
-    return None if isinstance(value, float) and value != value else value
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def given(**options: Any) -> dict[str, Any]:
@@ -193,15 +182,15 @@ def check_culnig(rates: Mapping[str, Any], runs: bool, reads: bool, how: str) ->
     """
     if rates and not runs:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in rates)
-        raise GatescopeError(f"{names}: that is of CULNIG, which is not run here. Leave it out, or {how}.")
+        raise GatescopeError(f"{names}: only CULNIG uses this, and it is not run here. Leave it out, or {how}.")
     if "exclude_rate" in rates and not reads:
-        raise GatescopeError(f"--exclude-rate is of the reading set, and there is none: leave it out, or {how}.")
+        raise GatescopeError(f"--exclude-rate needs a reading set, and there is none: leave it out, or {how}.")
 
 
 def check_rho(rho: float | None, selectors: Collection[str]) -> None:
     """Refuse LAPE's option where LAPE is not run."""
     if rho is not None and "LAPE" not in selectors:
-        raise GatescopeError("--rho is of LAPE, which is not among the selectors: leave it out, or add --selector LAPE.")
+        raise GatescopeError("--rho belongs to LAPE, which is not among the selectors: leave it out, or add --selector LAPE.")
 
 
 def new_tokens(asked: int | None, readouts: Collection[str]) -> int:
@@ -214,7 +203,7 @@ def new_tokens(asked: int | None, readouts: Collection[str]) -> int:
 
     if asked is not None and not set(readouts) & set(GENERATED):
         raise GatescopeError(
-            f"--max-new-tokens is of answers that are generated, and these are read by {', '.join(sorted(set(readouts)))}: "
+            f"--max-new-tokens applies to generated answers, and these are read by {', '.join(sorted(set(readouts)))}: "
             f"leave it out, or choose a --readout that generates ({', '.join(GENERATED)})."
         )
     return 20 if asked is None else asked

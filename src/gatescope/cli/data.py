@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gatescope.cli.common import AsJson, Where, as_json, datasets
 
+if TYPE_CHECKING:
+    from gatescope.data.example import Example
+
 
 @datasets.command("list")
 def data_list(json: AsJson = False) -> None:
-    """Every dataset there is a loader for.
+    """List the datasets that have a loader.
 
     Example: gatescope data list
     """
@@ -30,11 +34,11 @@ def data_show(
     name: Annotated[str, typer.Argument(help="As `gatescope data list` gives it, or a .jsonl file.")],
     path: Where = None,
 ) -> None:
-    """What a dataset is, where it comes from, how it is answered; and three of its examples.
+    """Show what a dataset is, where it comes from, how it is answered, and three of its examples.
 
     Example: gatescope data show cvqa --path ./cvqa
     """
-    from gatescope.data import prompts, registry
+    from gatescope.data import registry
 
     if name in registry.CARDS:
         typer.echo(str(registry.card(name)))
@@ -46,12 +50,19 @@ def data_show(
         typer.echo(f"  {key:9}{value}")
     both = [*halves[0], *halves[1]]
     for example in both[:: max(1, len(both) // 3)][:3]:
-        typer.echo(f"\n  {example.id} ({example.group}){' with a picture' if example.image is not None else ''}")
-        for line in prompts.asked(example).splitlines():
-            typer.echo(f"    {line}")
-        if example.prefix:
-            typer.echo(f"    begun for the model: {example.prefix}")
-        if example.choices:
-            labels = [f"{label} " for label in example.labels] or [""] * len(example.choices)
-            typer.echo(f"    options: {' | '.join(f'{a}{b}' for a, b in zip(labels, example.choices, strict=True))}")
-        typer.echo(f"    answer: {' | '.join(example.accepted) or example.answer or '-'}")
+        typer.echo("\n".join(_lines(example)))
+
+
+def _lines(example: Example) -> Iterator[str]:
+    """An example as a reader sees it."""
+    from gatescope.data import prompts
+
+    yield f"\n  {example.id} ({example.group}){' with a picture' if example.image is not None else ''}"
+    yield from (f"    {line}" for line in prompts.asked(example).splitlines())
+    if example.prefix:
+        yield f"    begun for the model: {example.prefix}"
+    if example.choices:
+        labels = [f"{label} " for label in example.labels] or [""] * len(example.choices)
+        choices = map("".join, zip(labels, example.choices, strict=True))
+        yield f"    options: {' | '.join(choices)}"
+    yield f"    answer: {' | '.join(example.accepted) or example.answer or '-'}"

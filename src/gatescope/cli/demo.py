@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -36,9 +35,8 @@ def demo(
     with tempfile.TemporaryDirectory() as scratch:
         where = out or Path(scratch) / "demo"
         chosen: dict[str, Any] = {"selectors": selector} if selector else {}
-        study = replace(ours.study, notes=ours.study.notes | {"data": str(ours.path / "study.jsonl")})
-        result = run_study(load_model(ours.path), study, rate=0.01, out=where, known=ours.known, **chosen)
-        page = page_of(out, ours.study.evaluation) if out is not None else None
+        result = run_study(load_model(ours.path), ours.study, rate=0.01, out=where, known=ours.known, **chosen)
+        page = page_of(out) if out is not None else None
         if json:
             typer.echo(as_json(effects_of(result.table, result.intervals) | {"precision": result.precision}))
         else:
@@ -72,5 +70,5 @@ def culnig(
         known=known,
         out=out,
     )
-    page = page_of(out, ours.tasks["culture"].evaluation) if out is not None else None
+    page = page_of(out) if out is not None else None
     typer.echo(as_json(culnig_of(result)) if json else culnig_told(ours.path, result, out, page))

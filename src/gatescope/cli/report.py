@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gatescope.cli.common import Groups, Seed, Where, again, app, questions
+from gatescope.cli.common import Groups, Seed, Where, app, questions
 from gatescope.core.errors import GatescopeError
+
+if TYPE_CHECKING:
+    from gatescope.data.example import Example
 
 
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="A run directory; several to compare them.")],
     out: Annotated[Path | None, typer.Option(help="The page to write; RUN/report.html if not given.")] = None,
-    data: Annotated[str | None, typer.Option(help="The questions to show; those `study` was given if not.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="The data the run was asked, for what it does not hold: pictures that are not files of their own."),
+    ] = None,
     path: Where = None,
     group: Groups = None,
     seed: Seed = None,
@@ -27,27 +34,31 @@ def report(
 
     Example: gatescope report runs/qwen runs/llava --out comparison.html
     """
-    from gatescope.reports import compare
     from gatescope.reports import report as write
     from gatescope.steps.run import Run
 
     if data is None and (path is not None or group or seed is not None):
         raise GatescopeError(
-            "--path, --group and --seed are of --data, which was not given: add it, or leave them out to have the questions "
-            "`study` was given."
+            "--path, --group and --seed go with --data, which was not given: add it, or leave them out to see the questions "
+            "that the run holds."
         )
     if len(runs) > 1:
-        if out is None:
-            raise GatescopeError("A comparison of several runs needs --out, the page to write.")
-        if data is not None or not figures:
-            raise GatescopeError(
-                "A comparison of several runs shows no questions and writes no figure files: leave --data and --no-figures out."
-            )
-        typer.echo(str(compare(runs, out)))
+        typer.echo(str(_comparison(runs, out, data, figures)))
         return
+    examples: Sequence[Example] = ()
     if data is not None:
         whole = "broken pictures" in Run.open(runs[0]).manifest.get("study", {})
         examples = questions(data, path, group, seed, whole).evaluation
-    else:
-        examples = again(runs[0])
     typer.echo(str(write(runs[0], out, examples=examples, figures=figures)))
+
+
+def _comparison(runs: list[Path], out: Path | None, data: str | None, figures: bool) -> Path:
+    from gatescope.reports import compare
+
+    if out is None:
+        raise GatescopeError("A comparison of several runs needs --out, the page to write.")
+    if data is not None or not figures:
+        raise GatescopeError(
+            "A comparison of several runs shows no questions and writes no figure files: leave --data and --no-figures out."
+        )
+    return compare(runs, out)

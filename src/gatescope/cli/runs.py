@@ -3,47 +3,55 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gatescope.cli.common import AsJson, as_json, runs
 
+if TYPE_CHECKING:
+    from gatescope.steps.run import Run
+    from gatescope.steps.shards import Shards
+
+SAID = ("site", "sites", "tokens", "readout", "reduce")  # of a step
 Directory = Annotated[Path, typer.Argument(help="A run directory.")]
 
 
 @runs.command()
 def show(run: Directory, json: AsJson = False) -> None:
-    """What a run is of, and how far it is.
+    """Show what a run consists of, and how far it has got.
 
     Example: gatescope runs show runs/cvqa
     """
     from gatescope.steps.run import Run
-    from gatescope.steps.shards import Shards
 
     opened = Run.open(run)
-    model = opened.manifest["model"]
     if json:
-        facts = {k: v for k, v in opened.manifest.items() if not isinstance(v, dict) or "shards" not in v}
-        steps = {}
-        for step in opened.manifest.keys() - facts.keys():
-            shards = Shards.of(opened, step)
-            rest = {name: value for name, value in shards.facts.items() if name != "shards"}
-            steps[step] = rest | {"shards": len(shards), "missing": shards.missing}
-        typer.echo(as_json(facts | {"steps": steps}))
+        typer.echo(as_json(_facts(opened)))
         return
+    model = opened.manifest["model"]
     typer.echo(f"{run}\n  model      {model['id']} {model['revision']} {model['dtype']}")
-    for step, facts in opened.manifest.items():
-        if not isinstance(facts, dict) or "shards" not in facts:
-            continue
-        shards = Shards.of(opened, step)
-        left = len(shards.missing)
-        size = sum(len(batch) for shard in facts["shards"] for batch in shard)
-        state = "done" if not left else f"{len(shards) - left} of {len(shards)} shards done"
-        told = ", ".join(f"{k} {facts[k]}" for k in ("site", "sites", "tokens", "readout", "reduce") if k in facts)
-        typer.echo(f"  {step:10} {state}: {size} examples; {told}")
+    for step, shards in opened.steps.items():
+        typer.echo(f"  {step:10} {_progress(shards)}")
     for name, selection in opened.selections.items():
         typer.echo(f"  selection  {name}: {', '.join(f'{g} {len(s)}' for g, s in selection.items())}")
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """The manifest, its steps apart and their shards as numbers."""
+    manifest, steps = run.manifest, {}
+    for step, shards in run.steps.items():
+        steps[step] = manifest.pop(step) | {"shards": len(shards), "missing": shards.missing}
+    return manifest | {"steps": steps}
+
+
+def _progress(shards: Shards) -> str:
+    """How far a step is, how many examples it is of, and what it is."""
+    left = len(shards.missing)
+    state = f"{len(shards) - left} of {len(shards)} shards done" if left else "done"
+    examples = sum(len(batch) for shard in shards.facts["shards"] for batch in shard)
+    said = [f"{name} {shards.facts[name]}" for name in SAID if name in shards.facts]
+    return f"{state}: {examples} examples; {', '.join(said)}"
 
 
 @runs.command()
@@ -69,7 +77,7 @@ def merge(
         Path | None, typer.Option(help="Directory for the merged files; the run's own `merged` if not given.")
     ] = None,
 ) -> None:
-    """Add a run's shards up, in order, and write the sums as files that open by themselves.
+    """Add up a run's shards, in order, and write the sums as files that can be opened on their own.
 
     Example: gatescope runs merge runs/cvqa
     """
@@ -78,8 +86,10 @@ def merge(
     opened = Run.open(run)
     where = out or run / "merged"
     for tokens in opened.manifest.get("record", {}).get("tokens", ()):
-        opened.counters_of(tokens).save(where / f"counters.{tokens}.safetensors")
-        typer.echo(str(where / f"counters.{tokens}.safetensors"))
+        file = where / f"counters.{tokens}.safetensors"
+        opened.counters_of(tokens).save(file)
+        typer.echo(str(file))
     for name, scores in opened.attributions.items():
-        scores.save(where / f"attributions{name and '.'}{name}.safetensors")
-        typer.echo(str(where / f"attributions{name and '.'}{name}.safetensors"))
+        file = where / f"attributions{name and '.'}{name}.safetensors"
+        scores.save(file)
+        typer.echo(str(file))

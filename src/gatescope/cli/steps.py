@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gatescope.cli.common import (
     AsJson,
-    AttentionRate,
     BatchSize,
     Data,
     Dtype,
-    ExcludeRate,
     Groups,
     Map,
-    MlpRate,
     Model,
     NewTokens,
     Out,
-    Rate,
     Readout,
-    Rho,
     Seed,
     Site,
     Where,
-    ZScore,
     app,
     as_json,
-    check_culnig,
-    check_rho,
     effects_of,
-    given,
     placed,
     questions,
     size,
 )
 from gatescope.core.errors import GatescopeError, one_of
+
+if TYPE_CHECKING:  # for the command line's help, which loads no torch
+    from nnsight import TransformersModel
+
+    from gatescope.data.example import Example
 
 Half = Annotated[str, typer.Option(help="Which half of the data: identification or evaluation.")]
 Part = Annotated[str | None, typer.Option(help="K/N: do the K-th of N parts of the shards only, counted from 0.")]
@@ -137,120 +134,6 @@ def attribute(
 
 
 @app.command()
-def select(
-    run: Annotated[Path, typer.Argument(help="A run with a recording or attributions.")],
-    selector: Annotated[
-        list[str] | None,
-        typer.Option(help="RND, LAP, LAPE, MAD, CAS (counters), ATT, CULNIG (attributions); may be given again. CAS if not."),
-    ] = None,
-    rate: Rate = None,
-    rho: Rho = None,
-    mlp_rate: MlpRate = None,
-    attention_rate: AttentionRate = None,
-    exclude_rate: ExcludeRate = None,
-    z: ZScore = None,
-    json: AsJson = False,
-) -> None:
-    """Choose neurons for each group from a run's counters or attributions, and keep them in it.
-
-    CULNIG takes the run's attributions of culture, control and, if there, reading, at the paper's rates unless given.
-
-    Example: gatescope select runs/cvqa --selector CAS --selector MAD --rate 0.01
-    """
-    from gatescope.select import att
-    from gatescope.steps.run import Run
-    from gatescope.studies.culnig import choose
-    from gatescope.studies.vlm import COUNTED, SELECTORS
-
-    opened, found = Run.open(run), []
-    names = [one_of("selector", name.upper(), (*SELECTORS, "CULNIG")) for name in selector or ["CAS"]]
-    share, rates = (
-        0.01 if rate is None else rate,
-        given(mlp_rate=mlp_rate, attention_rate=attention_rate, exclude_rate=exclude_rate, z=z),
-    )
-    check_rho(rho, names)
-    reads = "reading" in opened.attributions if "exclude_rate" in rates else False
-    how = "attribute a reading set with --name reading" if "CULNIG" in names else "add --selector CULNIG"
-    check_culnig(rates, "CULNIG" in names, reads, how)
-    for name in names:
-        if name in COUNTED:
-            counters = opened.counters.with_tokens()
-            found.append(COUNTED[name](counters, share, **({"rho": rho} if name == "LAPE" else {})))
-        elif name == "ATT":
-            found.append(att(_attributions(opened, ""), share))
-        else:
-            scores, control = (_attributions(opened, which) for which in ("culture", "control"))
-            found += choose(scores, control, opened.attributions.get("reading"), **rates, **given(rate=rate)).values()
-    for chosen in found:
-        opened.add_selection(chosen)
-    if json:
-        counts = {s.method: {group: len(neurons) for group, neurons in s.items()} for s in found}
-        typer.echo(as_json({"neurons": counts, "shortfall": {s.method: s.shortfall for s in found}}))
-        return
-    typer.echo("\n\n".join(chosen.report() for chosen in found))
-
-
-@app.command()
-def neurons(
-    run: Annotated[Path, typer.Argument(help="A run with selections.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Directory for SELECTOR.GROUP.safetensors; nothing is written without.")
-    ] = None,
-    selector: Annotated[list[str] | None, typer.Option(help="Only this one's; may be given again.")] = None,
-    group: Annotated[list[str] | None, typer.Option(help="Only this group's; may be given again.")] = None,
-    json: AsJson = False,
-) -> None:
-    """Say which neurons a run holds (--json lists them all), or write them as files for `bake`, `lm-eval`, `NeuronSet.load`.
-
-    Example: gatescope neurons runs/mine --selector CAS --out masks
-    """
-    from gatescope.statistics.table import ALL
-    from gatescope.steps.run import Run
-
-    kept = Run.open(run).selections
-    for name in selector or ():
-        one_of("selector", name, tuple(kept))
-    told = []
-    for name, selection in kept.items():
-        for of in group or ():
-            one_of("group", of, tuple(selection))
-        for of, found in selection.items():
-            if (selector and name not in selector) or (group and of not in group):
-                continue
-            label = name if of == ALL else f"{name}.{of}"
-            file = out / f"{label.replace(' ', '-').replace('/', '-')}.safetensors" if out is not None else None
-            if file is not None and (other := next((row for row in told if row["file"] == file), None)):
-                raise GatescopeError(
-                    f"{other['selector']} of {other['group']!r} and {name} of {of!r} would both be {file.name}. Write "
-                    f"each to a directory of its own, with --selector and --group."
-                )
-            if file is not None:
-                found.save(file)
-            told.append({"selector": name, "group": of, "file": file, "neurons": list(found)})
-    if json:
-        typer.echo(as_json(told))
-        return
-    for row in told:
-        first = ", ".join(f"{site} {layer}.{index}" for site, layer, index in row["neurons"][:5])
-        more = ", ..." if len(row["neurons"]) > 5 else ""
-        typer.echo(f"{row['file'] or row['selector']}: {row['group']}, {len(row['neurons'])} neurons: {first}{more}")
-
-
-def _attributions(run, name: str):
-    there = run.attributions
-    if not name and len(there) == 1:
-        return next(iter(there.values()))
-    if name not in there:
-        which = f"of {name!r}" if name else "without a name"
-        given = ", ".join(map(repr, there)) or "none"
-        raise GatescopeError(
-            f"{run.path} has no attributions {which}; it has {given}. Make them with `gatescope attribute --run {run.path}"
-            f"{f' --name {name}' if name else ''}`."
-        )
-    return there[name]
-
-
-@app.command()
 def sweep(
     model: Model,
     data: Data,
@@ -301,7 +184,8 @@ def sweep(
 
 def _examples(
     data: str, path: Path | None, half: str, groups: list[str] | None, seed: int | None, control: bool = False
-) -> tuple[Any, str]:
+) -> tuple[Sequence[Example], str]:
+    """The half of the data that was asked for, and how its answers are best read."""
     from gatescope.data import registry
 
     one_of("half", half, ("identification", "evaluation"))
@@ -312,7 +196,7 @@ def _examples(
     return getattr(study, half), study.readout
 
 
-def _model(model: str, remote: str | None, dtype: str, device_map: str | None):
+def _model(model: str, remote: str | None, dtype: str, device_map: str | None) -> TransformersModel:
     """The model; without weights if it runs elsewhere."""
     from gatescope.steps.remote import load_client
 
@@ -333,6 +217,7 @@ def _part(text: str | None) -> tuple[int, int] | None:
 
 
 def _done(run: Path, step: str, finished: bool) -> None:
+    """Say how far a step is, once for all processes."""
     from gatescope.steps.run import Run
     from gatescope.steps.shards import Shards, first
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,6 +41,13 @@ from gatescope.cli.common import (
     size,
 )
 from gatescope.core.errors import GatescopeError
+
+if TYPE_CHECKING:  # for the command line's help, which loads no torch
+    from nnsight import TransformersModel
+
+    from gatescope.data.example import Study
+    from gatescope.studies.culnig_result import CulnigResult
+    from gatescope.studies.vlm import Result
 
 MEANING = "self: a group's neurons are off, its own questions are asked; cross: those of other groups; gap: the difference"
 
@@ -96,16 +104,46 @@ def whole(
     _check_selectors(selectors, control, site, rho)
     if (exclude or neutral) and not control:
         raise GatescopeError("--exclude and --neutral are for attribution; add --control.")
+    # All that can be refused without the data has been by now: reading it may take minutes.
     study = questions(data, path, group, seed, skip_broken_pictures)
-    options = {"out": out, "readout": readout, "batch_size": size(batch_size)}
+    shared = {"out": out, "readout": readout, "batch_size": size(batch_size)}
+    job = Job(model, dtype, device_map, shared, max_new_tokens, report, json)
     if control:
         tasks = _culnig_tasks(study, data, path, seed, group, exclude, neutral or ())
-        _run_culnig(model, tasks, rates | given(rate=rate), options, max_new_tokens, (dtype, device_map), report, json)
-        return
-    options |= {"rate": 0.01 if rate is None else rate, "site": site or "gate"}
-    options |= {"selectors": selectors or _usual_selectors(rho)}
-    options |= {"options": {"LAPE": {"rho": rho}}} if rho is not None else {}
-    _run_study(model, study, options, max_new_tokens, (dtype, device_map), report, json)
+        _run_culnig(job, tasks, rates | given(rate=rate))
+    else:
+        options = {"LAPE": {"rho": rho}} if rho is not None else {}
+        chosen = {"selectors": selectors or _usual_selectors(rho), "options": options}
+        _run_study(job, study, **({"rate": 0.01, "site": "gate"} | given(rate=rate, site=site) | chosen))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What both kinds of study are run with.
+
+    Attributes:
+        model, dtype, device_map: which model, and where.
+        options: keyword arguments of both.
+        max_new_tokens: as it was given.
+        report, json: what is written, and printed.
+    """
+
+    model: str
+    dtype: str
+    device_map: str | None
+    options: dict[str, Any]
+    max_new_tokens: int | None
+    report: bool
+    json: bool
+
+    def loaded(self) -> TransformersModel:
+        """The model where it will run."""
+        return placed(self.model, self.dtype, self.device_map)
+
+    def page(self, study: Study) -> Path | None:
+        """The report, where one is wanted."""
+        # With the examples, for pictures of a benchmark lie in its tables, and a run keeps the paths of files.
+        return page_of(self.options["out"], study.evaluation) if self.report else None
 
 
 def _check_selectors(selectors: list[str], control: bool, site: str | None, rho: float | None) -> None:
@@ -127,14 +165,14 @@ def _usual_selectors(rho: float | None) -> list[str]:
 
 
 def _culnig_tasks(
-    study,
+    study: Study,
     data: str,
     path: Path | None,
     seed: int | None,
     group: list[str] | None,
     exclude: str | None,
     neutral: Sequence[str],
-) -> dict:
+) -> dict[str, Study]:
     """The questions, their control, and what else CULNIG is run on."""
     from gatescope.data import registry
 
@@ -150,31 +188,29 @@ def _culnig_tasks(
     return tasks
 
 
-def _run_culnig(
-    model: str, tasks: dict, rates: dict, options: dict, max_new_tokens: int | None, place: tuple, report: bool, json: bool
-) -> None:
+def _run_culnig(job: Job, tasks: dict[str, Study], rates: dict[str, Any]) -> None:
     from gatescope.studies.culnig import published_readout, run_culnig
 
-    read_by = {options["readout"] or published_readout(of) for task, of in tasks.items() if task != "control"}
-    most = new_tokens(max_new_tokens, read_by)
-    found = run_culnig(placed(model, *place), tasks, max_new_tokens=most, **options, **rates)
-    page = page_of(options["out"], tasks["culture"].evaluation) if report else None
-    typer.echo(as_json(culnig_of(found)) if json else culnig_told(model, found, options["out"], page))
+    read_by = {job.options["readout"] or published_readout(of) for task, of in tasks.items() if task != "control"}
+    most = new_tokens(job.max_new_tokens, read_by)
+    found = run_culnig(job.loaded(), tasks, max_new_tokens=most, **job.options, **rates)
+    page = job.page(tasks["culture"])
+    typer.echo(as_json(culnig_of(found)) if job.json else culnig_told(job.model, found, job.options["out"], page))
 
 
-def _run_study(model: str, study, options: dict, max_new_tokens: int | None, place: tuple, report: bool, json: bool) -> None:
+def _run_study(job: Job, study: Study, **options: Any) -> None:
     from gatescope.studies.vlm import run_study
 
-    most = new_tokens(max_new_tokens, [options["readout"] or study.readout])
-    result = run_study(placed(model, *place), study, max_new_tokens=most, **options)
-    page = page_of(options["out"], study.evaluation) if report else None
-    if json:
+    most = new_tokens(job.max_new_tokens, [job.options["readout"] or study.readout])
+    result = run_study(job.loaded(), study, max_new_tokens=most, **job.options, **options)
+    page = job.page(study)
+    if job.json:
         typer.echo(as_json(effects_of(result.table, result.intervals)))
     else:
-        describe(model, study, result, options["out"], page)
+        describe(job.model, study, result, job.options["out"], page)
 
 
-def culnig_told(model: object, result, out: Path | None, page: Path | None) -> str:
+def culnig_told(model: object, result: CulnigResult, out: Path | None, page: Path | None) -> str:
     """What CULNIG found, as it is printed."""
     from gatescope.studies.culnig import UNFILTERED
 
@@ -184,7 +220,7 @@ def culnig_told(model: object, result, out: Path | None, page: Path | None) -> s
     return "\n".join([*lines, f"\n{result}\n{kept}"])
 
 
-def describe(model: object, study, result, out: Path | None, page: Path | None = None) -> None:
+def describe(model: object, study: Study, result: Result, out: Path | None, page: Path | None = None) -> None:
     """Print what a study found."""
     site = result.counters.layout
     accuracy = result.table.accuracy()

@@ -2,8 +2,8 @@
 
     numbers (effects, found)  ->  page.html, figures (PNG, SVG), tables (CSV)
 
-The page opens from disk and asks the network for nothing. Everything on it is computed from the run directory alone,
-but for pictures and questions, which a run does not hold: give the examples to have them shown.
+The page opens from disk and makes no network requests. Everything on it is computed from the run directory alone, and
+from the files of the pictures, of which a run keeps the paths.
 """
 
 from gatescope.reports.compare import compare

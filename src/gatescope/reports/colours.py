@@ -59,14 +59,5 @@ def mix(a: str, b: str, share: float) -> str:
 def ramp(*stops: str, steps: int = 256) -> list[str]:
     """Colours evenly spaced along the lines between stops."""
     places = np.linspace(0, len(stops) - 1, steps)
-    return [mix(stops[i], stops[i + 1], float(p - i)) for p in places for i in [min(int(p), len(stops) - 2)]]
-
-
-def contrast(a: str, b: str) -> float:
-    """Contrast ratio of two colours, 1 to 21 (WCAG 2).
-
-    >>> round(contrast("#000000", "#ffffff"))
-    21
-    """
-    dark, bright = sorted(float(linear(c) @ [0.2126, 0.7152, 0.0722]) + 0.05 for c in (a, b))
-    return bright / dark
+    before = [min(int(place), len(stops) - 2) for place in places]  # the last place is the end of the last line
+    return [mix(stops[i], stops[i + 1], float(place - i)) for i, place in zip(before, places, strict=True)]

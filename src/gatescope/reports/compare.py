@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import torch
+from jaxtyping import Float64
+from torch import Tensor
 
 from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
 from gatescope.reports import found, maps, summary, tables
-from gatescope.reports.effects import Cell, Effect, Matrix, cells, effects, intervals, lead, together
-from gatescope.reports.gathered import sweeps
-from gatescope.reports.page import MAPS, render
+from gatescope.reports.effects import PARTS, Cell, Effect, Entry, Matrix, cells, effects, intervals, lead, together
+from gatescope.reports.gathered import asked, sweeps
+from gatescope.reports.page import MAPS, drawn, render, sizes
 from gatescope.reports.words import NOTHING, number, with_span
 from gatescope.select.selection import Selection
+from gatescope.statistics.table import Table
 from gatescope.steps.run import Run
 
 TENTHS = 10
@@ -39,60 +43,93 @@ def compare(runs: Sequence[str | Path | Run], out: str | Path) -> Path:
     Raises:
         GatescopeError: for fewer than two runs, or one without a sweep.
     """
+    if len(runs) < 2:
+        raise GatescopeError(f"A comparison needs at least two runs; {len(runs)} was given.")
     opened = [run if isinstance(run, Run) else Run.open(run) for run in runs]
-    if len(opened) < 2:
-        raise GatescopeError(f"A comparison needs at least two runs; {len(opened)} was given.")
     page = Path(out)
-    if page.is_dir():
-        page = page / "compare.html"
-    names = _names([run.path for run in opened])
-    rows: list[Effect] = []
-    of_groups: dict[str, dict[str, Cell]] = {}
+    page = page / "compare.html" if page.is_dir() else page
+    compared = [_read(name, run) for name, run in zip(_names([run.path for run in opened]), opened, strict=True)]
+    rows = [effect for each in compared for effect in each.effects]
+    artefacts.write_bytes(page.with_suffix(".csv"), tables.effects_csv({"": rows}).encode())
+    artefacts.write_bytes(page, render("compare.html", _context(compared, rows, page.parent)).encode())
+    return page
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One of the runs; its selectors are called by its name and theirs.
+
+    Attributes:
+        name: what tells it from the others.
+        run: its directory.
+        table: its first sweep.
+        fingerprint: of the questions of that sweep, where the run says.
+        effects: of its selectors.
+        own: by selector and group, what a group's own mask does to it.
+        selections: its neurons.
+    """
+
+    name: str
+    run: Run
+    table: Table
+    fingerprint: str | None
+    effects: tuple[Effect, ...]
+    own: dict[str, dict[str, Cell]]
+    selections: dict[str, Selection]
+
+    @property
+    def questions(self) -> tuple[list[tuple[str, str]], str | None]:
+        """What is the same in runs on the same questions."""
+        return sorted((row.id, row.group) for row in self.table.full), self.fingerprint
+
+
+def _read(name: str, run: Run) -> Compared:
+    sweep, table = next(iter(sweeps(run).items()))
+    bounds = intervals(table)
+    own: dict[str, dict[str, Cell]] = {}
+    for cell in cells(table, bounds):
+        if cell.own:
+            own.setdefault(f"{name}, {cell.selector}", {})[cell.group] = cell
+    shown = tuple(replace(effect, selector=f"{name}, {effect.selector}") for effect in together(effects(table, bounds)))
+    selections = {f"{name}, {selector}": selection for selector, selection in run.selections.items()}
+    return Compared(name, run, table, asked(run.manifest, sweep), shown, own, selections)
+
+
+def _context(compared: Sequence[Compared], rows: list[Effect], folder: Path) -> dict[str, Any]:
+    """What the page shows."""
     selections: dict[str, Selection] = {}
-    shown, asked = [], []
-    for name, run in zip(names, opened, strict=True):
-        table = next(iter(sweeps(run).values()))
-        drawn = intervals(table)
-        rows += [replace(effect, selector=f"{name}, {effect.selector}") for effect in together(effects(table, drawn))]
-        for cell in cells(table, drawn):
-            if cell.own:
-                of_groups.setdefault(f"{name}, {cell.selector}", {})[cell.group] = cell
-        selections |= {f"{name}, {selector}": s for selector, s in run.selections.items()}
-        questions = [(row.id, row.group) for row in table.rows if not row.selector and not row.mask]
-        asked.append((sorted(questions), run.manifest.get("sweep", {}).get("fingerprint")))
-        link = run.path / "report.html"
-        shown.append({
-            "name": name,
-            "link": quote(os.path.relpath(link, page.parent)) if link.is_file() else "",
-            "model": summary.model_name(run.manifest),
-            "study": str(run.manifest.get("study", {}).get("name") or NOTHING),
-            "questions": f"{len(questions):,}",
-            "accuracy": number(table.accuracy().mean().item()),
-        })  # fmt: skip
-    kinds = []
-    for kind, (title, colour) in MAPS.items():
-        dots, zero = maps.dots(rows, kind)
-        drawn_maps, legend = maps.heatmaps([_own(of_groups, kind)], colour)
-        kinds.append({"kind": kind, "title": title, "dots": dots, "zero": zero, "maps": drawn_maps, "legend": legend})
+    own: dict[str, dict[str, Cell]] = {}
+    for each in compared:
+        selections |= each.selections
+        own |= each.own
     across = found.overlap_of_selectors(selections)
     deep = _depth(selections)
-    context = {
-        "title": f"{len(opened)} runs",
+    same = all(each.questions == compared[0].questions for each in compared)
+    note = "The runs were not asked the same questions, so their numbers differ for that reason too."
+    return {
+        "title": f"{len(compared)} runs",
         "lines": _lines(rows),
-        "warnings": ["The runs were not asked the same questions, so their numbers differ for that reason too."]
-        if any(each != asked[0] for each in asked)
-        else [],
-        "runs": shown,
+        "warnings": [] if same else [note],
+        "runs": [_about(each, folder) for each in compared],
         "effects": rows,
-        "sizes": {effect.selector: summary.size(selections.get(effect.selector)) for effect in rows},
-        "kinds": kinds,
+        "sizes": sizes(rows, selections),
+        "kinds": [drawn(rows, kind, [_own(own, kind)]) for kind in MAPS],
         "layers": maps.heatmaps([deep], "share") if deep else None,
         "overlap": maps.heatmaps([across], "overlap") if across else None,
     }
-    text = tables.effects_csv({"": rows})
-    artefacts.write_bytes(page.with_suffix(".csv"), text.encode())
-    artefacts.write_bytes(page, render("compare.html", context).encode())
-    return page
+
+
+def _about(each: Compared, folder: Path) -> dict[str, str]:
+    """The run's line in the list of runs, with a link to its own page where there is one."""
+    link, manifest = each.run.path / "report.html", each.run.manifest
+    return {
+        "name": each.name,
+        "link": quote(os.path.relpath(link, folder)) if link.is_file() else "",
+        "model": summary.model_name(manifest),
+        "study": str(manifest.get("study", {}).get("name") or NOTHING),
+        "questions": f"{len(each.table.full):,}",
+        "accuracy": number(each.table.accuracy().mean().item()),
+    }
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -109,45 +146,51 @@ def _lines(rows: Sequence[Effect]) -> list[str]:
     best = lead(tuple(rows))
     if best is None:
         return []
-    self_, cross, gap = (with_span(best.accuracy[part], signed=True) for part in ("self", "cross", "gap"))
+    self_, cross, gap = (with_span(best.accuracy[part], signed=True) for part in PARTS)
     near = [e.selector for e in rows if e is not best and e.accuracy["gap"].low <= best.accuracy["gap"].high]
-    beside = f" The intervals of {', '.join(near)} overlap its own, so it may not be the largest." if near else ""
+    overlapping = f" The intervals of {', '.join(near)} overlap its own, so it may not be the largest." if near else ""
     return [
         f"The largest gap is that of {best.selector}: switching off a group's neurons changes its own accuracy by {self_} "
-        f"points and that of the other groups by {cross}, a gap of {gap}.{beside} Brackets "
+        f"points and that of the other groups by {cross}, a gap of {gap}.{overlapping} Brackets "
         f"hold 95% bootstrap intervals over questions."
     ]
 
 
-def _own(of_groups: dict[str, dict[str, Cell]], kind: str) -> Matrix:
-    columns = tuple(dict.fromkeys(group for row in of_groups.values() for group in row))
-    values = tuple(tuple(getattr(r[g], kind).value if g in r else math.nan for g in columns) for r in of_groups.values())
-    tips = tuple(tuple(r[g].tip(kind) if g in r else f"{g} was not asked" for g in columns) for r in of_groups.values())
-    plain = tuple(tuple(False for _ in columns) for _ in of_groups)
-    return Matrix("a group's own mask", tuple(of_groups), columns, values, tips, plain)
+def _own(own: Mapping[str, Mapping[str, Cell]], kind: str) -> Matrix:
+    """What each group's own mask does to it, by selector and group."""
+
+    def entry(selector: str, group: str) -> Entry:
+        cell = own[selector].get(group)
+        return Entry(math.nan, f"{group} was not asked") if cell is None else Entry(cell.of(kind).value, cell.tip(kind))
+
+    groups = dict.fromkeys(group for cells_of in own.values() for group in cells_of)
+    return Matrix.of("a group's own mask", tuple(own), tuple(groups), entry)
 
 
-def _depth(selections: dict[str, Selection]) -> Matrix | None:
+def _depth(selections: Mapping[str, Selection]) -> Matrix | None:
     """Percent of a selection's neurons in each tenth of the layers (each layer, where all have the same few), all sites and
-    groups together.
+    groups together; None without neurons.
     """
     deep = {site.layers for selection in selections.values() for n in selection.values() for site in n.layout.sites}
-    parts = next(iter(deep)) if len(deep) == 1 and max(deep) <= TENTHS else TENTHS
+    parts = min(max(deep, default=TENTHS), TENTHS) if len(deep) == 1 else TENTHS
+    totals = {name: _by_depth(selection, parts) for name, selection in selections.items()}
+    shares = {name: (100 * total / total.sum()).tolist() for name, total in totals.items() if total.sum() > 0}
+    # Layers are counted from 0, as everywhere; tenths from 1.
     what, first = ("layer", 0) if parts < TENTHS else ("tenth", 1)
-    rows: dict[str, list[float]] = {}
-    for name, selection in selections.items():
-        total = torch.zeros(parts, dtype=torch.float64)
-        for neurons in selection.values():
-            for site in neurons.layout.sites:
-                place = torch.arange(site.layers) * parts // site.layers
-                total.index_add_(0, place, neurons.per_layer(site.site).double())
-        if total.sum() > 0:
-            rows[name] = (100 * total / total.sum()).tolist()
-    if not rows:
-        return None
-    columns = tuple(str(part + first) for part in range(parts))
-    values = tuple(tuple(row) for row in rows.values())
-    tips = tuple(tuple(f"{name}\n{what} {t + first}: {v:.1f}%" for t, v in enumerate(row)) for name, row in rows.items())
-    return Matrix(
-        f"share of neurons, by {what}", tuple(rows), columns, values, tips, tuple(tuple(False for _ in r) for r in values)
-    )
+
+    def entry(name: str, column: str) -> Entry:
+        share = shares[name][int(column) - first]
+        return Entry(share, f"{name}\n{what} {column}: {number(share)}%")
+
+    columns = [str(part + first) for part in range(parts)]
+    return Matrix.of(f"share of neurons, by {what}", tuple(shares), columns, entry) if shares else None
+
+
+def _by_depth(selection: Selection, parts: int) -> Float64[Tensor, " p"]:
+    """How many neurons lie in each of so many parts of the layers."""
+    total = torch.zeros(parts, dtype=torch.float64)
+    for neurons in selection.values():
+        for site in neurons.layout.sites:
+            part = torch.arange(site.layers) * parts // site.layers
+            total.index_add_(0, part, neurons.per_layer(site.site).double())
+    return total

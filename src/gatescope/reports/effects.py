@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from gatescope.reports.words import Value, count, number, probability, span
+from gatescope.statistics.metrics import SelfCross
 from gatescope.statistics.significance import EffectInterval, Intervals, holm
-from gatescope.statistics.table import ALL, Table
+from gatescope.statistics.table import ALL, FULL, Table
 
+MEASURES = {"accuracy": "accuracy change (points)", "flips": "flip rate (%)"}
+PARTS = ("self", "cross", "gap")
 EVERYONE = "all groups"  # how a mask that is the same for all groups is called
 
 
@@ -26,6 +33,10 @@ class Effect:
     accuracy: dict[str, Value]
     flips: dict[str, Value]
 
+    def of(self, kind: str) -> dict[str, Value]:
+        """The parts of "accuracy" or of "flips"."""
+        return self.accuracy if kind == "accuracy" else self.flips
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -36,7 +47,7 @@ class Cell:
         own: whether the mask was found on that group.
         examples: how many were asked.
         before, after: how many were right without and with the mask (sums of scores where answers have scores).
-        changed: how many answers changed.
+        changed: how many answers are not the full model's.
         accuracy: change in points.
         flips: flip rate in percent.
         p: McNemar's, uncorrected.
@@ -50,7 +61,7 @@ class Cell:
     examples: int
     before: float
     after: float
-    changed: float
+    changed: int
     accuracy: Value
     flips: Value
     p: float
@@ -58,15 +69,34 @@ class Cell:
 
     def tip(self, kind: str) -> str:
         """What a reader is told on pointing at the cell: of "accuracy" or "flips"."""
-        mask = "One mask for all groups" if self.mask == ALL else f"Mask of {self.mask}"
-        own = " (its own)" if self.own and self.mask != ALL else ""
+        everyone = self.mask == ALL
+        mask = "One mask for all groups" if everyone else f"Mask of {self.mask}"
+        own = " (its own)" if self.own and not everyone else ""
+        return "\n".join([f"{mask}, asked about {self.group}{own}", self._effect(kind), self._counts(), self._chance()])
+
+    def of(self, kind: str) -> Value:
+        """The change of "accuracy" or of "flips"."""
+        return self.accuracy if kind == "accuracy" else self.flips
+
+    def _effect(self, kind: str) -> str:
         if kind == "accuracy":
-            what = f"{number(self.accuracy.value, signed=True)} points, 95% interval {span(self.accuracy)}"
-        else:
-            what = f"{number(self.flips.value)}% changed, 95% interval {span(self.flips)}"
+            return f"{number(self.accuracy.value, signed=True)} points, 95% interval {span(self.accuracy)}"
+        return f"{number(self.flips.value)}% changed, 95% interval {span(self.flips)}"
+
+    def _counts(self) -> str:
         right = f"right: {count(self.before)} before, {count(self.after)} after, of {self.examples}"
-        p = f"McNemar p {probability(self.p)}, Holm {probability(self.holm)}"
-        return f"{mask}, asked about {self.group}{own}\n{what}\n{right}; {count(self.changed)} answers changed\n{p}"
+        return f"{right}; {count(self.changed)} answers changed"
+
+    def _chance(self) -> str:
+        return f"McNemar p {probability(self.p)}, Holm {probability(self.holm)}"
+
+
+class Entry(NamedTuple):
+    """One cell of a map: its number, what is told of it, whether it is framed."""
+
+    value: float
+    tip: str
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +110,16 @@ class Matrix:
     tips: tuple[tuple[str, ...], ...]
     own: tuple[tuple[bool, ...], ...]
 
+    @classmethod
+    def of(cls, name: str, rows: Sequence[str], columns: Sequence[str], entry: Callable[[str, str], Entry]) -> Matrix:
+        """A map of what `entry` says of every row and column."""
+        entries = [[entry(row, column) for column in columns] for row in rows]
+
+        def part(which: str) -> tuple[tuple[Any, ...], ...]:
+            return tuple(tuple(getattr(each, which) for each in row) for row in entries)
+
+        return cls(name, tuple(rows), tuple(columns), part("value"), part("tip"), part("own"))
+
 
 def intervals(table: Table) -> dict[str, Intervals]:
     """95% bootstrap intervals by selector."""
@@ -89,9 +129,12 @@ def intervals(table: Table) -> dict[str, Intervals]:
 def effects(table: Table, drawn: dict[str, Intervals]) -> tuple[Effect, ...]:
     """Self, cross and gap of every selector."""
 
-    def parts(of, bounds: EffectInterval) -> dict[str, Value]:
-        named = {"self": "self_", "cross": "cross", "gap": "gap"}
-        return {name: Value(getattr(of, part), *getattr(bounds, part)) for name, part in named.items()}
+    def parts(of: SelfCross, bounds: EffectInterval) -> dict[str, Value]:
+        return {
+            "self": Value(of.self_, *bounds.self_),
+            "cross": Value(of.cross, *bounds.cross),
+            "gap": Value(of.gap, *bounds.gap),
+        }
 
     return tuple(
         Effect(e.selector, parts(e.accuracy, drawn[e.selector].accuracy), parts(e.flips, drawn[e.selector].flips))
@@ -106,12 +149,12 @@ def together(found: tuple[Effect, ...]) -> tuple[Effect, ...]:
         return found
 
     def mean(kind: str) -> dict[str, Value]:
-        values = {part: [getattr(effect, kind)[part].value for effect in drawn] for part in ("self", "cross", "gap")}
+        values = {part: [effect.of(kind)[part].value for effect in drawn] for part in PARTS}
         return {part: Value(sum(each) / len(each), min(each), max(each)) for part, each in values.items()}
 
     one = Effect(f"random, {len(drawn)} sets", mean("accuracy"), mean("flips"))
     first = found.index(drawn[0])
-    return tuple(one if i == first else effect for i, effect in enumerate(found) if effect not in drawn or i == first)
+    return (*found[:first], one, *(effect for effect in found[first:] if effect not in drawn))
 
 
 def is_random(selector: str) -> bool:
@@ -123,49 +166,80 @@ def is_random(selector: str) -> bool:
     return bool(re.fullmatch(r"random( \d+|, \d+ sets)", selector))
 
 
+@dataclass
+class Tally:
+    """The answers of one group under one mask: how many, how many right (the sum of scores), how many changed."""
+
+    examples: int = 0
+    right: float = 0.0
+    changed: int = 0
+
+
+def tallied(table: Table) -> dict[tuple[str, str, str], Tally]:
+    """Tallies by selector, mask and group; the full model's under empty names."""
+    before = {row.id: row.reading.predicted for row in table.full}
+    tallies: dict[tuple[str, str, str], Tally] = defaultdict(Tally)
+    for row in table.rows:
+        tally = tallies[row.selector, row.mask, row.group]
+        tally.examples += 1
+        tally.right += row.reading.value
+        tally.changed += row.reading.predicted != before[row.id]
+    return tallies
+
+
 def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
     """Every mask on every group, selector by selector."""
-    asked = Counter(row.group for row in table.rows if not row.selector and not row.mask)
-    accuracy, found = table.accuracy().tolist(), []
+    tallies = tallied(table)
+
+    def value(of: Tensor, low: Tensor, high: Tensor, at: tuple[int, int]) -> Value:
+        return Value(of[at].item(), low[at].item(), high[at].item())
+
+    made: list[Cell] = []
     for selector in table.selectors:
-        change, flips, p = table.changes(selector), table.flips(selector), table.mcnemar(selector)
+        changes, flips, p = table.changes(selector), table.flips(selector), table.mcnemar(selector)
         corrected, bounds = holm(p), drawn[selector]
         for m, mask in enumerate(table.masks(selector)):
             for g, group in enumerate(table.groups):
-                share = asked[group] / 100
-                of = Value(change[m, g].item(), bounds.accuracy.low[m, g].item(), bounds.accuracy.high[m, g].item())
-                flipped = Value(flips[m, g].item(), bounds.flips.low[m, g].item(), bounds.flips.high[m, g].item())
-                own, was = mask in (group, ALL), accuracy[g]
-                before, after, changed = (round(share * v, 6) for v in (was, was + of.value, flipped.value))
-                counts, chance = (asked[group], before, after, changed), (p[m, g].item(), corrected[m, g].item())
-                found.append(Cell(selector, mask, group, own, *counts, of, flipped, *chance))
-    return tuple(found)
+                full, masked = tallies[*FULL, group], tallies[selector, mask, group]
+                cell = Cell(
+                    selector,
+                    mask,
+                    group,
+                    own=mask in (group, ALL),
+                    examples=full.examples,
+                    before=round(full.right, 6),  # sums of scores end in the dust of their last bits
+                    after=round(masked.right, 6),
+                    changed=masked.changed,
+                    accuracy=value(changes, bounds.accuracy.low, bounds.accuracy.high, (m, g)),
+                    flips=value(flips, bounds.flips.low, bounds.flips.high, (m, g)),
+                    p=p[m, g].item(),
+                    holm=corrected[m, g].item(),
+                )
+                made.append(cell)
+    return tuple(made)
 
 
-def matrices(found: tuple[Cell, ...], kind: str) -> tuple[Matrix, ...]:
+def matrices(made: tuple[Cell, ...], kind: str) -> tuple[Matrix, ...]:
     """Maps of "accuracy" or "flips", mask by evaluated group; selectors with one mask for all groups share one."""
-    columns = tuple(dict.fromkeys(cell.group for cell in found))
-    by_mask: dict[tuple[str, str], list[Cell]] = {}
-    for cell in found:
-        by_mask.setdefault((cell.selector, cell.mask), []).append(cell)
-    panels: dict[str, dict[str, list[Cell]]] = {}
-    shared = [s for s, mask in by_mask if mask == ALL and sum(other == s for other, _ in by_mask) == 1]
-    for (selector, mask), row in by_mask.items():
-        if selector in shared and len(shared) > 1:
-            panels.setdefault("One mask for all groups", {})[selector] = row
+    groups = tuple(dict.fromkeys(cell.group for cell in made))
+    with_own = {cell.selector for cell in made if cell.mask != ALL}
+    shared = {cell.selector for cell in made} - with_own
+    panels: dict[str, dict[str, dict[str, Cell]]] = {}  # by name of the map, row and column
+    for cell in made:
+        if cell.selector in shared and len(shared) > 1:
+            panel, row = "One mask for all groups", cell.selector
         else:
-            panels.setdefault(selector, {})[EVERYONE if mask == ALL else mask] = row
-    return tuple(
-        Matrix(
-            name,
-            tuple(rows),
-            columns,
-            tuple(tuple(getattr(cell, kind).value for cell in row) for row in rows.values()),
-            tuple(tuple(cell.tip(kind) for cell in row) for row in rows.values()),
-            tuple(tuple(cell.own and cell.mask != ALL for cell in row) for row in rows.values()),
-        )
-        for name, rows in panels.items()
-    )
+            panel, row = cell.selector, EVERYONE if cell.mask == ALL else cell.mask
+        panels.setdefault(panel, {}).setdefault(row, {})[cell.group] = cell
+    return tuple(_matrix(name, rows, groups, kind) for name, rows in panels.items())
+
+
+def _matrix(name: str, rows: Mapping[str, Mapping[str, Cell]], groups: Sequence[str], kind: str) -> Matrix:
+    def entry(row: str, group: str) -> Entry:
+        cell = rows[row][group]
+        return Entry(cell.of(kind).value, cell.tip(kind), cell.own and cell.mask != ALL)
+
+    return Matrix.of(name, tuple(rows), groups, entry)
 
 
 def lead(found: tuple[Effect, ...]) -> Effect | None:

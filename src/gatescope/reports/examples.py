@@ -1,8 +1,8 @@
 """Ablation examples: what the full model and each mask say to one question (VLM paper, Figure 1).
 
 Of each group, the question that shows most: right without a mask, wrong when the group's own neurons are off, still right
-when neurons drawn at random are off. A run holds answers and no questions; those, and pictures, come from the examples
-that are given.
+when neurons drawn at random are off. Texts and pictures are those of the run's own questions, or of examples that are
+given: for a run of an earlier version, which kept none, and for pictures that were in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from gatescope.core.answers import Reading
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example, fingerprint
-from gatescope.statistics.table import ALL, FULL, Row, Table
+from gatescope.reports.words import number
+from gatescope.statistics.table import ALL, Row, Table
 
 _THOSE = (
     "give the ones it was run on: study.evaluation; on the command line the --data, --path, --group and --seed that it was "
@@ -44,6 +45,7 @@ class Shown:
         id, group: which.
         question, choices, answer: from the example; empty if it was not given.
         picture: the picture as a data URI; empty without one.
+        missing: why there is no picture although the question has one; empty otherwise.
         answers: of the full model, then of each selector's mask for this group.
         others: what the masks of the other groups do, in words.
     """
@@ -54,49 +56,50 @@ class Shown:
     choices: tuple[str, ...]
     answer: str
     picture: str
+    missing: str
     answers: tuple[Answer, ...]
     others: str
 
 
-def ablations(
-    table: Table, first: str | None, examples: Sequence[Example] = (), digest: str | None = None
-) -> tuple[Shown, ...]:
+Answered = Mapping[tuple[str, str], Mapping[str, Row]]  # by selector and mask, then by question
+
+
+def ablations(table: Table, first: str | None, by_id: Mapping[str, Example] | None = None) -> tuple[Shown, ...]:
     """The most telling question of each group, for at most a dozen groups.
 
     Args:
         table: the sweep.
         first: the selector whose masks must change the answer; any if None.
-        examples: the questions, for their texts and pictures; all that were asked, or none.
-        digest: `fingerprint` of what was asked, where it is known.
-
-    Raises:
-        GatescopeError: if examples are given and they are not those that were asked.
+        by_id: the questions, for their texts and pictures, as far as they are known.
     """
-    by_id = asked_of(table, examples, digest) if examples else {}
     rows: dict[tuple[str, str], dict[str, Row]] = {}
     for row in table.rows:
         rows.setdefault((row.selector, row.mask), {})[row.id] = row
-    shown = []
-    for group in table.groups:
-        # The masks that apply to a group's own questions: found on it, or one for all.
-        applied = [(s, m) for s in table.selectors for m in table.masks(s) if m in (group, ALL)]
-        own, shared = {s: rows[s, m] for s, m in applied}, [s for s, m in applied if m == ALL]
-        leading = [first] if first in own else list(own)
-        best, best_rank = None, None
-        for row in rows[FULL].values():
-            if row.group != group or not any(_flipped(row, own[s][row.id]) for s in leading):
-                continue
-            known = by_id.get(row.id)
-            rank = (
-                row.reading.value - min(own[s][row.id].reading.value for s in leading),
-                sum(own[s][row.id].reading.value for s in shared),
-                known is not None and known.image is not None,
-            )
-            if best_rank is None or rank > best_rank:
-                best, best_rank = row, rank
-        if best is not None:
-            shown.append(_shown(best, own, rows, first, by_id.get(best.id)))
-    return tuple(shown[:MOST])
+    telling = (_most_telling(group, table, rows, first, by_id or {}) for group in table.groups)
+    return tuple(shown for shown in telling if shown is not None)[:MOST]
+
+
+def _most_telling(group: str, table: Table, rows: Answered, first: str | None, by_id: Mapping[str, Example]) -> Shown | None:
+    """A group's question that shows most; None if its own masks change no answer."""
+    # The masks that apply to a group's own questions: found on it, or one for all.
+    own = {s: (mask, rows[s, mask]) for s in table.selectors for mask in table.masks(s) if mask in (group, ALL)}
+    leading = [rows_of for _, rows_of in ([own[first]] if first in own else own.values())]
+    shared = [rows_of for mask, rows_of in own.values() if mask == ALL]
+
+    def flipped(row: Row) -> bool:
+        return row.group == group and any(_flipped(row, under[row.id]) for under in leading)
+
+    def rank(row: Row) -> tuple[float, float, bool]:
+        """What its own neurons cost, what random ones leave, and whether there is something to see."""
+        lost = row.reading.value - min(under[row.id].reading.value for under in leading)
+        left = sum(under[row.id].reading.value for under in shared)
+        return lost, left, row.id in by_id and by_id[row.id].image is not None
+
+    best = max(filter(flipped, table.full), key=rank, default=None)
+    if best is None:
+        return None
+    answers = [_answer("full model", best), *(_answer(f"{s} off", under[best.id]) for s, (_, under) in own.items())]
+    return _shown(best, tuple(answers), _others(best, rows, first), by_id.get(best.id))
 
 
 def asked_of(table: Table, examples: Sequence[Example], digest: str | None) -> dict[str, Example]:
@@ -113,8 +116,24 @@ def asked_of(table: Table, examples: Sequence[Example], digest: str | None) -> d
     Warns:
         UserWarning: if contents cannot be compared, for a picture cannot be read any more.
     """
-    asked = {row.id: row.group for row in table.rows}
+    asked = {row.id: row.group for row in table.full}
     known = {example.id: example for example in examples if example.id in asked}
+    _check_ids(asked, known, examples)
+    try:
+        same = digest is None or fingerprint([known[id] for id in asked]) == digest
+    except OSError as error:
+        warnings.warn(f"The examples could not be compared with those the run asked: {error}.", stacklevel=2)
+        same = True
+    if not same:
+        raise GatescopeError(
+            f"The {len(known)} examples given have the ids of those this run asked, and other texts, prompts, options or "
+            f"pictures; {_THOSE}"
+        )
+    return known
+
+
+def _check_ids(asked: Mapping[str, str], known: Mapping[str, Example], examples: Sequence[Example]) -> None:
+    """Refuse examples whose ids and groups are not those that were asked."""
     if not known:
         raise GatescopeError(
             f"None of the {len(examples)} examples given was asked in this run's sweep; give the ones it was run on "
@@ -131,49 +150,31 @@ def asked_of(table: Table, examples: Sequence[Example], digest: str | None) -> d
                 f"Example {example.id!r} is of group {example.group!r}, and the run asked it as one of {asked[example.id]!r}; "
                 f"give the examples the run was made with."
             )
-    if len(known) < len(asked):
-        gone = next(id for id in asked if id not in known)
+    if gone := [id for id in asked if id not in known]:
         raise GatescopeError(
-            f"{len(asked) - len(known)} of the {len(asked)} examples this run asked are not among those given, such as "
-            f"{gone!r}; {_THOSE}"
+            f"{len(gone)} of the {len(asked)} examples this run asked are not among those given, such as {gone[0]!r}; {_THOSE}"
         )
-    try:
-        same = digest is None or fingerprint([known[id] for id in asked]) == digest
-    except OSError as error:
-        warnings.warn(f"The examples could not be compared with those the run asked: {error}.", stacklevel=2)
-        same = True
-    if not same:
-        raise GatescopeError(
-            f"The {len(known)} examples given have the ids of those this run asked, and other texts, prompts, options or "
-            f"pictures; {_THOSE}"
-        )
-    return known
 
 
 def _flipped(before: Row, after: Row) -> bool:
     return before.reading.predicted != after.reading.predicted
 
 
-def _shown(
-    row: Row,
-    own: Mapping[str, Mapping[str, Row]],
-    rows: Mapping[tuple[str, str], Mapping[str, Row]],
-    first: str | None,
-    example: Example | None,
-) -> Shown:
-    answers = [_answer("full model", row), *(_answer(f"{s} off", answered[row.id]) for s, answered in own.items())]
-    elsewhere = [by[row.id] for (s, m), by in rows.items() if s == first and m not in (row.group, ALL)]
+def _others(row: Row, rows: Answered, first: str | None) -> str:
+    """What the masks of the other groups do to an answer, in words."""
+    elsewhere = [answers[row.id] for (s, m), answers in rows.items() if s == first and m not in (row.group, ALL)]
     same = sum(not _flipped(row, other) for other in elsewhere)
-    others = f"{first} masks of other groups: {same} of {len(elsewhere)} leave the answer as it was." if elsewhere else ""
+    return f"{first} masks of other groups: {same} of {len(elsewhere)} leave the answer as it was." if elsewhere else ""
+
+
+def _shown(row: Row, answers: tuple[Answer, ...], others: str, example: Example | None) -> Shown:
     if example is None:
-        return Shown(row.id, row.group, "", (), "", "", tuple(answers), others)
-    choices = tuple(
-        f"{label}. {choice}" if label else choice
-        for label, choice in zip(example.labels or [""] * len(example.choices), example.choices, strict=True)
-    )
+        return Shown(row.id, row.group, "", (), "", "", "", answers, others)
+    labels = [f"{label}. " for label in example.labels] or [""] * len(example.choices)
+    choices = tuple(map("".join, zip(labels, example.choices, strict=True)))
     truth = choices[example.choices.index(example.answer)] if example.answer in example.choices else example.answer
     question = example.question or example.prompt or ""
-    return Shown(row.id, row.group, question, choices, truth, thumbnail(example), tuple(answers), others)
+    return Shown(row.id, row.group, question, choices, truth, *thumbnail(example), answers, others)
 
 
 def _answer(who: str, row: Row) -> Answer:
@@ -186,20 +187,20 @@ def verdict(reading: Reading) -> str:
     >>> verdict(Reading("boat", True, False)), verdict(Reading("3", False, False, 0.75))
     ('right', 'score 0.75')
     """
-    return ("right" if reading.correct else "wrong") if reading.score is None else f"score {reading.score:.2f}"
+    return ("right" if reading.correct else "wrong") if reading.score is None else f"score {number(reading.score, 2)}"
 
 
-def thumbnail(example: Example) -> str:
-    """The example's picture, small, as a data URI; empty if it has none or it cannot be opened."""
+def thumbnail(example: Example) -> tuple[str, str]:
+    """The example's picture, small, as a data URI, and why there is none; both are empty if it has no picture."""
     try:
         picture = example.picture()
-    except GatescopeError:
-        return ""
+    except GatescopeError as error:
+        return "", str(error)
     if picture is None:
-        return ""
+        return "", ""
     small = picture.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     kind = "PNG" if max(small.size) <= THUMBNAIL // 2 else "JPEG"
     buffer = io.BytesIO()
     small.save(buffer, kind, quality=82)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}", ""

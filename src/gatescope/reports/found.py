@@ -5,15 +5,16 @@ A selector whose sets are the same for all groups (RND) is shown once, as "all g
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from gatescope.core.layout import SiteShape
 from gatescope.core.neurons import NeuronSet
-from gatescope.reports.effects import EVERYONE, Matrix
+from gatescope.reports.effects import EVERYONE, Entry, Matrix
+from gatescope.reports.words import overlap
 from gatescope.select.selection import Selection
 from gatescope.statistics.table import ALL
 
@@ -42,26 +43,24 @@ def sets(selection: Selection) -> dict[str, NeuronSet]:
 
 def layers(selections: Mapping[str, Selection]) -> tuple[Matrix, ...]:
     """Neurons by group (rows) and layer (columns), of each selector and site that has any (VLM paper, Figure 5)."""
-    panels = []
+    panels: list[Matrix] = []
     for name, selection in selections.items():
         shown = sets(selection)
-        if not shown:
-            continue
-        sites = next(iter(shown.values())).layout.sites
+        sites = next(iter(shown.values())).layout.sites if shown else ()
         for site in sites:
             counts = {group: neurons.per_layer(site.site).tolist() for group, neurons in shown.items()}
-            if not any(map(any, counts.values())):
-                continue
-            columns = tuple(str(layer) for layer in range(site.layers))
-            tips = tuple(
-                tuple(f"{group}, layer {layer}\n{n} of {site.width} {site.site} neurons" for layer, n in enumerate(row))
-                for group, row in counts.items()
-            )
-            title = name if len(sites) == 1 else f"{name}, {site.site}"
-            values = tuple(tuple(map(float, row)) for row in counts.values())
-            own = tuple(tuple(False for _ in row) for row in values)
-            panels.append(Matrix(title, tuple(counts), columns, values, tips, own))
+            if any(map(any, counts.values())):
+                title = name if len(sites) == 1 else f"{name}, {site.site}"
+                panels.append(_by_layer(title, site, counts))
     return tuple(panels)
+
+
+def _by_layer(title: str, site: SiteShape, counts: Mapping[str, Sequence[int]]) -> Matrix:
+    def entry(group: str, layer: str) -> Entry:
+        n = counts[group][int(layer)]
+        return Entry(float(n), f"{group}, layer {layer}\n{n} of {site.width} {site.site} neurons")
+
+    return Matrix.of(title, tuple(counts), [str(layer) for layer in range(site.layers)], entry)
 
 
 def histograms(selections: Mapping[str, Selection]) -> tuple[Histogram, ...]:
@@ -69,67 +68,68 @@ def histograms(selections: Mapping[str, Selection]) -> tuple[Histogram, ...]:
 
     Scores of -inf ("never") are counted apart; a selector without scores, or with none finite, is left out.
     """
-    found = []
-    for name, selection in selections.items():
-        if selection.scores is None:
-            continue
-        scores = selection.scores.flatten(1).numpy()
-        finite = np.isfinite(scores)
-        if not finite.any() or len(scores) != len(selection):
-            continue
-        low, high = float(scores[finite].min()), float(scores[finite].max())
-        edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
-        for group, row, real in zip(selection, scores, finite, strict=True):
-            chosen = row[selection[group].flat.numpy()]
-            every, selected = (tuple(np.histogram(v, edges)[0].tolist()) for v in (row[real], chosen[np.isfinite(chosen)]))
-            found.append(Histogram(name, group, tuple(edges.tolist()), every, selected, int((~real).sum())))
-    return tuple(found)
+    return tuple(histogram for name, selection in selections.items() for histogram in _histograms(name, selection))
+
+
+def _histograms(name: str, selection: Selection) -> Iterator[Histogram]:
+    if selection.scores is None or len(selection.scores) != len(selection):
+        return
+    scores = selection.scores.flatten(1).numpy()
+    finite = np.isfinite(scores)
+    if not finite.any():
+        return
+    low, high = float(scores[finite].min()), float(scores[finite].max())
+    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+
+    def binned(values: np.ndarray) -> tuple[int, ...]:
+        return tuple(np.histogram(values[np.isfinite(values)], edges)[0].tolist())
+
+    for group, row, real in zip(selection, scores, finite, strict=True):
+        selected = binned(row[selection[group].flat.numpy()])
+        yield Histogram(name, group, tuple(edges.tolist()), binned(row), selected, int((~real).sum()))
 
 
 def overlap_of_groups(selections: Mapping[str, Selection]) -> tuple[Matrix, ...]:
     """Jaccard overlap between the groups of each selector that has different sets for them."""
-    panels = []
-    for name, selection in selections.items():
-        if len(sets(selection)) < 2:
-            continue
-        values = tuple(map(tuple, selection.jaccard().tolist()))
-        groups = tuple(selection)
-        tips = tuple(tuple(_told(a, selection[a], b, selection[b], v) for b, v in zip(groups, row, strict=True))
-                     for a, row in zip(groups, values, strict=True))  # fmt: skip
-        own = tuple(tuple(a == b for b in groups) for a in groups)
-        panels.append(Matrix(name, groups, groups, values, tips, own))
-    return tuple(panels)
+    return tuple(_between_groups(name, selection) for name, selection in selections.items() if len(sets(selection)) > 1)
+
+
+def _between_groups(name: str, selection: Selection) -> Matrix:
+    groups, shares = tuple(selection), selection.jaccard().tolist()
+
+    def entry(a: str, b: str) -> Entry:
+        share = shares[groups.index(a)][groups.index(b)]
+        return Entry(share, _told(a, selection[a], b, selection[b], share), a == b)
+
+    return Matrix.of(name, groups, groups, entry)
 
 
 def overlap_of_selectors(selections: Mapping[str, Selection]) -> Matrix | None:
     """Jaccard overlap between selectors, mean over the groups both have; None with fewer than two selectors."""
     if len(selections) < 2:
         return None
-    names = tuple(selections)
-    each = {(a, b): between(selections[a], selections[b]) for a, b in itertools.product(names, names)}
-    mean = {pair: sum(by.values()) / len(by) if by else math.nan for pair, by in each.items()}
-    tips = {
-        (a, b): f"{a} and {b}\n" + ("\n".join(f"{g}: {v:.2f}" for g, v in by.items()) or "no group in common")
-        for (a, b), by in each.items()
-    }
-    return Matrix(
-        "mean over groups",
-        names,
-        names,
-        tuple(tuple(mean[a, b] for b in names) for a in names),
-        tuple(tuple(tips[a, b] for b in names) for a in names),
-        tuple(tuple(a == b for b in names) for a in names),
-    )
+
+    def entry(a: str, b: str) -> Entry:
+        shares = between(selections[a], selections[b])
+        mean = sum(shares.values()) / len(shares) if shares else math.nan
+        groups = "\n".join(f"{group}: {overlap(share)}" for group, share in shares.items())
+        return Entry(mean, f"{a} and {b}\n{groups or 'no group in common'}", a == b)
+
+    return Matrix.of("mean over groups", tuple(selections), tuple(selections), entry)
 
 
 def between(a: Selection, b: Selection) -> dict[str, float]:
     """Jaccard overlap of two selections' sets, by group; none where they are of different models or sites."""
     common = [group for group in a if group in b]
-    if not common or a[common[0]].layout != b[common[0]].layout or a[common[0]].model != b[common[0]].model:
+    if not common:
+        return {}
+    one, other = a[common[0]], b[common[0]]
+    if (one.layout, one.model) != (other.layout, other.model):
         return {}
     return {g: len(a[g] & b[g]) / max(len(a[g] | b[g]), 1) for g in common}
 
 
 def _told(a: str, first: NeuronSet, b: str, second: NeuronSet, share: float) -> str:
+    # Back from the share: cutting thousands of pairs of sets again would take longer than all the rest of a page.
     both = round(share * (len(first) + len(second)) / (1 + share))
-    return f"{a} and {b}\n{both} neurons in common; of {len(first)} and {len(second)}\noverlap {share:.3f}"
+    return f"{a} and {b}\n{both} neurons in common; of {len(first)} and {len(second)}\noverlap {overlap(share)}"

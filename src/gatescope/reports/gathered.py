@@ -84,10 +84,7 @@ def sweeps(run: Run) -> dict[str, Table]:
     Raises:
         GatescopeError: if there is none, or the answers are only the full model's.
     """
-    there = {path.name[len("answers") : -len(".jsonl")].removeprefix(".") for path in run.path.glob("answers*.jsonl")}
-    order = [key.removeprefix("sweep").removeprefix(" of ") for key in run.manifest if key.split(" of ")[0] == "sweep"]
-    names = dict.fromkeys([*(name for name in order if name in there), *sorted(there)])
-    swept = {name: table for name in names if (table := run.table_of(name)).selectors}
+    swept = {name: table for name, table in run.sweeps.items() if table.selectors}
     if not swept:
         raise GatescopeError(
             f"{run.path} holds no sweep with a mask, so there is no effect to report. Run one first: "
@@ -110,6 +107,7 @@ def chosen(run: Run, swept: Mapping[str, Table]) -> dict[str, Selection]:
 
 def counted(run: Run) -> Counters | None:
     """The run's counters; None where it has none, or of several classes of tokens."""
+    # A run of attributions has none, and the report of it has no need of them.
     try:
         return run.counters
     except GatescopeError:

@@ -1,29 +1,56 @@
-"""Numbers made ready for the page: cells with a colour strength, bars and dots with their places in percent."""
+"""Numbers made ready to be shown: cells with a colour, bars and dots with their places in percent.
+
+The page's maps are drawn of these in HTML, the figure files' in matplotlib (`gatescope.reports.figures`).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gatescope.reports.colours import DEEP
 from gatescope.reports.effects import Effect, Matrix
-from gatescope.reports.figures import largest, strength
 from gatescope.reports.found import Histogram
-from gatescope.reports.words import MINUS, Value, number, with_span
+from gatescope.reports.words import MINUS, Value, number, score, with_span
 
 CROWDED = 10  # columns from which numbers are printed without decimals, and names upright
 
 
 @dataclass(frozen=True)
 class DrawnCell:
-    """One cell: what is printed, the exact number, what is told of it, its classes and how strong its colour is."""
+    """One cell: its number, what is printed, what is told of it, its colour, and whether it is framed.
 
+    The colour is `strength`, 0 to 1, of the way to `hue`: "loss", "gain" or "count"; "none" where there is no number.
+    """
+
+    value: float
     text: str
-    exact: str
     tip: str
-    classes: str
-    share: str
+    hue: str
+    strength: float
+    own: bool
+
+    @property
+    def deep(self) -> bool:
+        """Whether the number is printed in the colour of the page, for the cell's own is far from it."""
+        return self.strength > DEEP
+
+    @property
+    def exact(self) -> str:
+        """The number for scripts that read the page."""
+        return "" if math.isnan(self.value) else f"{self.value:.6g}"
+
+    @property
+    def share(self) -> str:
+        """The strength, as the style sheet has it."""
+        return f"{100 * self.strength:.0f}%"
+
+    @property
+    def classes(self) -> str:
+        """What the style sheet knows it by."""
+        kinds = {"deep": self.deep, "own": self.own and self.hue != "none", "zero": self.value == 0}
+        return " ".join([self.hue, *(kind for kind, holds in kinds.items() if holds)])
 
 
 @dataclass(frozen=True)
@@ -81,59 +108,90 @@ def heatmap(matrix: Matrix, kind: str, top: float) -> Map:
     crowded = len(matrix.columns) > CROWDED
     digits = {"log": 0, "overlap": 2}.get(kind, 0 if crowded else 1)
     upright = kind != "log" and (crowded or max(map(len, matrix.columns)) > 8)
-    rows = tuple(
-        (name, tuple(_cell(*each, kind, top, digits) for each in zip(values, tips, own, strict=True)))
-        for name, values, tips, own in zip(matrix.rows, matrix.values, matrix.tips, matrix.own, strict=True)
-    )
-    return Map(matrix.name, matrix.columns, rows, upright)
+
+    def cells(values: Sequence[float], tips: Sequence[str], own: Sequence[bool]) -> tuple[DrawnCell, ...]:
+        return tuple(_cell(*each, kind, top, digits) for each in zip(values, tips, own, strict=True))
+
+    rows = map(cells, matrix.values, matrix.tips, matrix.own)
+    return Map(matrix.name, matrix.columns, tuple(zip(matrix.rows, rows, strict=True)), upright)
 
 
 def heatmaps(panels: Sequence[Matrix], kind: str) -> tuple[tuple[Map, ...], Legend]:
     """Maps on one scale, and its legend."""
-    top = 1.0 if kind == "overlap" else largest(panels)
+    top = 1.0 if kind == "overlap" else _largest(panels)
     end = number(top, 0 if kind in ("log", "overlap") else 1)
-    return tuple(heatmap(panel, kind, top) for panel in panels), Legend(kind, f"{MINUS}{end}" if kind == "change" else "0", end)
+    low = f"{MINUS}{end}" if kind == "change" else "0"
+    return tuple(heatmap(panel, kind, top) for panel in panels), Legend(kind, low, end)
 
 
 def _cell(value: float, tip: str, own: bool, kind: str, top: float, digits: int) -> DrawnCell:
     if math.isnan(value):
-        return DrawnCell(number(value), "", tip, "none", "0%")
-    share = strength(value, top, log=kind == "log")
+        return DrawnCell(value, number(value), tip, "none", 0.0, own)
     hue = ("loss" if value < 0 else "gain") if kind == "change" else "count"
-    classes = [hue, *(["deep"] if share > DEEP else []), *(["own"] if own else []), *(["zero"] if value == 0 else [])]
     text = number(value, digits, signed=kind == "change")
-    return DrawnCell(text, f"{value:.6g}", tip, " ".join(classes), f"{100 * share:.0f}%")
+    return DrawnCell(value, text, tip, hue, strength(value, top, log=kind == "log"), own)
+
+
+def _largest(panels: Sequence[Matrix]) -> float:
+    """The largest size of a number in the maps, and so the end of their colour scale; 1 if all are 0."""
+    sizes = [abs(v) for panel in panels for row in panel.values for v in row if not math.isnan(v)]
+    return max(sizes, default=0.0) or 1.0
+
+
+def strength(value: float, top: float, *, log: bool = False) -> float:
+    """How far along its colour scale a number lies, 0 to 1.
+
+    >>> strength(-50, 100), strength(0, 100, log=True), strength(100, 100, log=True)
+    (0.5, 0.0, 1.0)
+    """
+    return math.log1p(abs(value)) / math.log1p(top) if log else abs(value) / top
 
 
 def dots(effects: Sequence[Effect], kind: str) -> tuple[dict[str, tuple[Dot, ...]], float]:
     """Self and cross of each selector along a strip all share; and where the strip's zero is."""
-    values = {e.selector: {part: getattr(e, kind)[part] for part in ("self", "cross")} for e in effects}
-    ends = [end for parts in values.values() for v in parts.values() for end in (v.value, v.low, v.high) if end == end]
-    low, high = min([0.0, *ends]), max([0.0, *ends])
-    low, high = (low, high) if high > low else (low, low + 1)
+    values = {effect.selector: _without_nan(effect.of(kind)) for effect in effects}
+    ends = [0.0]
+    for parts in values.values():
+        for v in parts.values():
+            ends += [v.value, *v.ends]
+    low, high = min(ends), max(ends)
+    high = high if high > low else low + 1
 
     def place(value: float) -> float:
-        return round(3 + 94 * (value - low) / (high - low), 2)
+        return round(3 + 94 * (value - low) / (high - low), 2)  # the dots at the ends need room
 
     def dot(selector: str, part: str, v: Value) -> Dot:
-        low, high = (place(end if end == end else v.value) for end in (v.low, v.high))
-        return Dot(part, place(v.value), low, high, f"{selector}, {part}: {with_span(v, signed=kind == 'accuracy')}")
+        start, end = v.ends
+        tip = f"{selector}, {part}: {with_span(v, signed=kind == 'accuracy')}"
+        return Dot(part, place(v.value), place(start), place(end), tip)
 
-    shown = {s: tuple(dot(s, part, v) for part, v in parts.items() if v.value == v.value) for s, parts in values.items()}
-    return shown, place(0)
+    drawn = {name: tuple(dot(name, part, v) for part, v in parts.items()) for name, parts in values.items()}
+    return drawn, place(0)
+
+
+def _without_nan(parts: Mapping[str, Value]) -> dict[str, Value]:
+    """Self and cross, as far as they are known."""
+    return {part: parts[part] for part in ("self", "cross") if not math.isnan(parts[part].value)}
+
+
+def by_selector(histograms: Sequence[Histogram]) -> dict[str, list[Histogram]]:
+    """Histograms by selector."""
+    grouped: dict[str, list[Histogram]] = {}
+    for histogram in histograms:
+        grouped.setdefault(histogram.selector, []).append(histogram)
+    return grouped
 
 
 def ridges(histograms: Sequence[Histogram]) -> tuple[Ridges, ...]:
     """Histograms by selector; heights are the logarithm of counts."""
-    by_selector: dict[str, list[Histogram]] = {}
-    for histogram in histograms:
-        by_selector.setdefault(histogram.selector, []).append(histogram)
-    found = []
-    for selector, each in by_selector.items():
-        top = max(max(h.neurons) for h in each)
-        rows = tuple(Ridge(h.group, _path(h.neurons, top), _path(h.selected, top), _told(h)) for h in each)
-        found.append(Ridges(selector, _short(each[0].edges[0]), _short(each[0].edges[-1]), rows))
-    return tuple(found)
+    return tuple(_ridges(selector, each) for selector, each in by_selector(histograms).items())
+
+
+def _ridges(selector: str, each: Sequence[Histogram]) -> Ridges:
+    top = max(max(h.neurons) for h in each)
+    rows = tuple(Ridge(h.group, _path(h.neurons, top), _path(h.selected, top), _told(h)) for h in each)
+    edges = each[0].edges  # a selector's groups share their bins
+    return Ridges(selector, score(edges[0]), score(edges[-1]), rows)
 
 
 def _path(counts: Sequence[int], top: int) -> str:
@@ -144,10 +202,6 @@ def _path(counts: Sequence[int], top: int) -> str:
 
 def _told(h: Histogram) -> str:
     ends = [edge for edge, n in zip(h.edges, h.selected, strict=False) if n]
-    lowest = f", the lowest near {_short(ends[0])}" if ends else ""
+    lowest = f", the lowest near {score(ends[0])}" if ends else ""
     never = f"; {h.never:,} never eligible" if h.never else ""
     return f"{h.group}: {sum(h.neurons):,} neurons with a score{never}; {sum(h.selected):,} selected{lowest}"
-
-
-def _short(value: float) -> str:
-    return f"{value:.3g}".replace("-", MINUS)

@@ -4,15 +4,15 @@
     RUN/report/*.png, *.svg     the figures
     RUN/report/*.csv            the numbers, unrounded
 
-The page's policy forbids it to fetch anything and to run any script but its own few lines; every text from the data is
-escaped by the template.
+The page's content security policy allows no network requests and no script but its own few lines; every text from the
+data is escaped by the template.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -24,12 +24,14 @@ from gatescope.data.example import Example
 from gatescope.reports import figures as drawing
 from gatescope.reports import found, maps, provenance, summary, tables
 from gatescope.reports.colours import DARK, LIGHT
-from gatescope.reports.effects import Matrix, matrices
-from gatescope.reports.examples import ablations
+from gatescope.reports.effects import Cell, Effect, Matrix, matrices
+from gatescope.reports.examples import ablations, asked_of
 from gatescope.reports.gathered import Gathered, asked, gather
+from gatescope.select.selection import Selection
 from gatescope.steps.run import Run
 
 SHOWN = "<!-- with questions -->"  # in a page that shows them
+FILES = {"accuracy": "accuracy-change", "flips": "flip-rate"}
 MAPS = {"accuracy": ("Accuracy change, points", "change"), "flips": ("Flip rate, percent", "share")}
 
 
@@ -41,8 +43,9 @@ def report(
     Args:
         run: a run directory with a sweep.
         out: the page to write; `report.html` in the run directory if None. Files go to a directory of its name beside it.
-        examples: the evaluation examples, to show questions and pictures, which a run does not hold: all that the run's
-            sweep asked (its first one's, where it has several), or none.
+        examples: the evaluation examples, for what the run does not hold: all questions of a run of an earlier version,
+            and pictures that were in memory. All that the run's sweep asked (its first one's, where it has several), or
+            none; whatever else the page shows is the same.
         figures: whether to write the figure files too (they need matplotlib).
 
     Returns:
@@ -50,19 +53,21 @@ def report(
 
     Raises:
         GatescopeError: if there is no run, it holds no sweep, the examples are not those of the run, matplotlib is not
-            installed, or a page with questions would be replaced by one without.
+            installed, or a page with questions or pictures would be replaced by one without them.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     if figures:
         drawing.check()
     gathered = gather(run)
     page, beside = _places(run, out)
-    _keep_questions(page, examples)
 
+    # Everything is made before anything is written: a page that is refused leaves no files of another run beside it.
     written = _written(gathered)
     pictures = _pictures(gathered) if figures else {}
     files = [f"{beside.name}/{name}" for name in (*written, *pictures)]
-    context = _about(run, gathered) | _drawn(gathered) | _asked(gathered, examples) | {"files": files}
+    context = _about(run, gathered) | _drawn(gathered) | _asked(run, gathered, examples) | {"files": files}
+    if not examples:
+        _keep_questions(page, context)
 
     for name, text in written.items():
         artefacts.write_bytes(beside / name, text.encode())
@@ -79,9 +84,15 @@ def _places(run: Run, out: str | Path | None) -> tuple[Path, Path]:
     return page, page.with_suffix("") if page.suffix else page.with_name(f"{page.name} files")
 
 
-def _keep_questions(page: Path, examples: Sequence[Example]) -> None:
-    """Refuse to replace a page with questions by one without."""
-    if not examples and page.is_file() and SHOWN in page.read_text(encoding="utf-8", errors="replace"):
+def _keep_questions(page: Path, context: Mapping[str, Any]) -> None:
+    """Refuse to replace a page with questions or pictures by one that would not show them."""
+    from markupsafe import escape
+
+    before = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    if SHOWN not in before:
+        return
+    without_picture = [f'alt="Picture of question {escape(each.id)}"' for each in context["examples"] if each.missing]
+    if not context["has_questions"] or any(picture in before for picture in without_picture):
         raise GatescopeError(
             f"{page} shows questions and pictures, and a page written without examples would not. Give them again "
             f"(examples=study.evaluation; --data on the command line), or write to another place (out=, --out)."
@@ -102,24 +113,21 @@ def _written(gathered: Gathered) -> dict[str, str]:
 
 def _pictures(gathered: Gathered) -> dict[str, bytes]:
     """The figures as PNG and SVG, by the file's name."""
-    pictures: dict[str, bytes] = {}
-
-    def heatmaps(file: str, panels: Sequence[Matrix], **how) -> None:
-        if panels:
-            pictures.update(drawing.files(file, partial(drawing.heatmaps, panels, **how)))
-
+    draw: dict[str, Callable[[], Any]] = {}
     for number, name in enumerate(gathered.swept):
         end = f".{number}" if number else ""
-        pictures |= drawing.files(f"self-cross{end}", partial(drawing.self_cross, gathered.shown[name]))
-        for kind, file in (("accuracy", "accuracy-change"), ("flips", "flip-rate")):
+        draw[f"self-cross{end}"] = partial(drawing.self_cross, gathered.shown[name])
+        for kind, file in FILES.items():
             title, colour = MAPS[kind]
-            heatmaps(f"{file}{end}", matrices(gathered.cells[name], kind), title=f"{title} {name}".strip(), kind=colour)
-    heatmaps("layers", gathered.layers, title="Neurons by layer", kind="log", columns="layer")
+            panels = matrices(gathered.cells[name], kind)
+            draw[f"{file}{end}"] = partial(drawing.heatmaps, panels, title=f"{title} {name}".strip(), kind=colour)
+    if gathered.layers:
+        draw["layers"] = partial(drawing.heatmaps, gathered.layers, title="Neurons by layer", kind="log", columns="layer")
     if gathered.histograms:
-        pictures |= drawing.files("scores", partial(drawing.scores, gathered.histograms))
-    overlaps = [*gathered.shared, *([gathered.across] if gathered.across else [])]
-    heatmaps("overlap", overlaps, title="Overlap (Jaccard)", kind="share", columns="", digits=2)
-    return pictures
+        draw["scores"] = partial(drawing.scores, gathered.histograms)
+    if overlaps := [*gathered.shared, *([gathered.across] if gathered.across else [])]:
+        draw["overlap"] = partial(drawing.heatmaps, overlaps, title="Overlap (Jaccard)", kind="overlap", columns="")
+    return {name: content for file, each in draw.items() for name, content in drawing.files(file, each).items()}
 
 
 def _about(run: Run, gathered: Gathered) -> dict[str, Any]:
@@ -154,26 +162,43 @@ def _drawn(gathered: Gathered) -> dict[str, Any]:
     }
 
 
-def _asked(gathered: Gathered, examples: Sequence[Example]) -> dict[str, Any]:
-    """The page's questions."""
+def _asked(run: Run, gathered: Gathered, examples: Sequence[Example]) -> dict[str, Any]:
+    """The page's questions: those that are given, or the run's own."""
     table, leading = gathered.swept[gathered.first], gathered.leading
-    fingerprint = asked(gathered.manifest, gathered.first)
+    if examples:
+        by_id = asked_of(table, examples, asked(gathered.manifest, gathered.first))
+    else:
+        by_id = {example.id: example for example in run.questions(gathered.first)}
     return {
         "leading": leading,
-        "examples": ablations(table, leading, examples, fingerprint),
-        "has_examples": bool(examples),
+        "examples": ablations(table, leading, by_id),
+        "has_questions": bool(by_id),
         "mark": SHOWN,
     }
 
 
-def _effects(name: str, rows, found_cells, selections, precision: Mapping[str, float] | None) -> dict[str, Any]:
-    kinds = []
-    for kind, (title, colour) in MAPS.items():
-        dots, zero = maps.dots(rows, kind)
-        drawn, legend = maps.heatmaps(matrices(found_cells, kind), colour)
-        kinds.append({"kind": kind, "title": title, "dots": dots, "zero": zero, "maps": drawn, "legend": legend})
-    sizes = {effect.selector: summary.size(selections.get(effect.selector)) for effect in rows}
-    return {"name": name, "effects": rows, "kinds": kinds, "sizes": sizes, "precision": precision}
+def _effects(
+    name: str,
+    rows: Sequence[Effect],
+    made: tuple[Cell, ...],
+    selections: Mapping[str, Selection],
+    precision: Mapping[str, float] | None,
+) -> dict[str, Any]:
+    kinds = [drawn(rows, kind, matrices(made, kind)) for kind in MAPS]
+    return {"name": name, "effects": rows, "kinds": kinds, "sizes": sizes(rows, selections), "precision": precision}
+
+
+def drawn(rows: Sequence[Effect], kind: str, panels: Sequence[Matrix]) -> dict[str, Any]:
+    """What a page shows of "accuracy" or "flips": effects along a strip, and maps."""
+    title, colour = MAPS[kind]
+    dots, zero = maps.dots(rows, kind)
+    drawn_maps, legend = maps.heatmaps(panels, colour)
+    return {"kind": kind, "title": title, "dots": dots, "zero": zero, "maps": drawn_maps, "legend": legend}
+
+
+def sizes(rows: Sequence[Effect], selections: Mapping[str, Selection]) -> dict[str, str]:
+    """How many neurons a group each selector has."""
+    return {effect.selector: summary.size(selections.get(effect.selector)) for effect in rows}
 
 
 def render(template: str, context: Mapping[str, Any]) -> str:
@@ -191,6 +216,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.globals |= {"number": words.number, "span": words.span, "nan": float("nan")}
+    # Inline, with the script's digest in the policy: the page is one file, and no other script can run in it.
     own = files("gatescope.reports") / "templates"
     script, style = ((own / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -22,22 +22,43 @@ def facts(
     drawn: Intervals | None,
 ) -> Facts:
     """Titled lists of (what, which), without the batch plan."""
-    record = {k: v for k, v in manifest.get("record", {}).items() if k not in LONG}
-    if not record and counters is not None:
-        record = {k: v for k, v in counters.origin.items() if k != "versions"}
-    found: Facts = [("Model", plain(manifest.get("model", {})))]
-    found.append(("Study", plain({k: v for k, v in manifest.get("study", {}).items() if k != "options"})))
-    found.append(("Identification", plain(record)))
-    found.append(("Selectors", [(name, _selector(name, s, manifest)) for name, s in selections.items()]))
-    for key, value in manifest.items():
-        step, _, of = key.partition(" of ")
-        if step in STEPS and isinstance(value, Mapping):
-            found.append((f"{STEPS[step]} {of}".strip(), plain({k: v for k, v in value.items() if k not in LONG})))
-    if drawn is not None:
-        how = f"percentile bootstrap over questions, {drawn.resamples:,} resamples, seed {drawn.seed}, level {drawn.level:.0%}"
-        found.append(("Intervals", [("how", how), ("p-values", "exact McNemar; Holm over all cells of a selector")]))
-    found.append(("Versions", plain(_versions(manifest, counters))))
+    study = {name: value for name, value in manifest.get("study", {}).items() if name != "options"}
+    found: Facts = [
+        ("Model", plain(manifest.get("model", {}))),
+        ("Study", plain(study)),
+        ("Identification", plain(_identification(manifest, counters))),
+        ("Selectors", [(name, _selector(name, s, manifest)) for name, s in selections.items()]),
+        *_steps(manifest),
+        ("Intervals", _intervals(drawn) if drawn is not None else []),
+        ("Versions", plain(_versions(manifest, counters))),
+    ]
     return [(title, rows) for title, rows in found if rows]
+
+
+def _identification(manifest: Mapping[str, Any], counters: Counters | None) -> Mapping[str, Any]:
+    """What was recorded; a run that holds counters alone has it from them."""
+    if record := _short(manifest.get("record", {})):
+        return record
+    return {} if counters is None else {name: value for name, value in counters.origin.items() if name != "versions"}
+
+
+def _steps(manifest: Mapping[str, Any]) -> Facts:
+    """The attributions and sweeps."""
+    found: Facts = []
+    for key, value in manifest.items():
+        step, _, name = key.partition(" of ")
+        if step in STEPS and isinstance(value, Mapping):
+            found.append((f"{STEPS[step]} {name}".strip(), plain(_short(value))))
+    return found
+
+
+def _short(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if name not in LONG}
+
+
+def _intervals(drawn: Intervals) -> list[tuple[str, str]]:
+    how = f"percentile bootstrap over questions, {drawn.resamples:,} resamples, seed {drawn.seed}, level {drawn.level:.0%}"
+    return [("how", how), ("p-values", "exact McNemar; Holm over all cells of a selector")]
 
 
 def plain(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

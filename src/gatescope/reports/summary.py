@@ -8,8 +8,8 @@ from pathlib import PurePath
 from typing import Any
 
 from gatescope.core.counters import Counters
-from gatescope.reports.effects import Effect, is_random, lead
-from gatescope.reports.words import NOTHING, chance, how_many, number, span, with_span
+from gatescope.reports.effects import PARTS, Effect, is_random, lead
+from gatescope.reports.words import NOTHING, Value, chance, how_many, number, span, with_span
 from gatescope.select.selection import Selection
 from gatescope.statistics.table import Table
 
@@ -36,8 +36,7 @@ def model_name(manifest: Mapping[str, Any]) -> str:
 
 def about(manifest: Mapping[str, Any], table: Table, selections: Mapping[str, Selection]) -> str:
     """Model, questions, groups, neurons: one line."""
-    asked = sum(not row.selector and not row.mask for row in table.rows)
-    parts = [model_name(manifest), f"{asked:,} questions", f"{len(table.groups)} groups"]
+    parts = [model_name(manifest), f"{len(table.full):,} questions", f"{len(table.groups)} groups"]
     layouts = {str(s.layout) for selection in selections.values() for s in selection.values()}
     parts += [f"neurons: {layout}" for layout in sorted(layouts)]
     return " · ".join(parts)
@@ -69,19 +68,22 @@ def lines(
     said += _one_for_all(shown, selections, against.get(first_sweep, {}))
     first = lead(tuple(effects))
     if first is not None:
-        self_, cross, gap = (with_span(first.accuracy[part], signed=True) for part in ("self", "cross", "gap"))
-        neurons = selections.get(first.selector)
-        which = f"{size(neurons)} {first.selector} neurons" if neurons else f"{first.selector} neurons"
-        said.append(
-            f"Switching off a group's {which} changes its own accuracy by {self_} points and that of the other groups by "
-            f"{cross}: a gap of {gap}. {number(first.flips['self'].value)}% of a group's own answers change, and "
-            f"{number(first.flips['cross'].value)}% of the others'."
-        )
-        said += _against_random(first, effects)
+        said += [_leading(first, selections.get(first.selector)), *_against_random(first, effects)]
     if len(said) == 1:  # nothing but random neurons
         changes = [(e.selector, with_span(e.accuracy["self"], signed=True)) for e in effects[:3]]
         said += [f"Switching off {name} neurons changes accuracy by {change} points." for name, change in changes]
     return said
+
+
+def _leading(first: Effect, neurons: Selection | None) -> str:
+    """What the selector of the largest gap does."""
+    self_, cross, gap = (with_span(first.accuracy[part], signed=True) for part in PARTS)
+    which = f"{size(neurons)} {first.selector} neurons" if neurons else f"{first.selector} neurons"
+    return (
+        f"Switching off a group's {which} changes its own accuracy by {self_} points and that of the other groups by "
+        f"{cross}: a gap of {gap}. {number(first.flips['self'].value)}% of a group's own answers change, and "
+        f"{number(first.flips['cross'].value)}% of the others'."
+    )
 
 
 def _one_for_all(
@@ -89,20 +91,29 @@ def _one_for_all(
 ) -> list[str]:
     """Of the set that is one for all groups and changes most: what it changes in each sweep, and random sets beside it."""
     (_, effects), *others = shown.items()
-    shared = [e for e in effects if math.isnan(e.accuracy["gap"].value) and e.selector != "RND" and not is_random(e.selector)]
-    if not shared:
+    most = min(filter(_is_shared, effects), key=lambda effect: effect.accuracy["self"].value, default=None)
+    if most is None:
         return []
-    most = min(shared, key=lambda effect: effect.accuracy["self"].value)
-    elsewhere = [(name, e) for name, of in others for e in of if e.selector == most.selector]
-    also = "".join(f", on {name} by {with_span(e.accuracy['self'], signed=True)}" for name, e in elsewhere)
+    also = ""
+    for sweep, elsewhere in others:
+        same = [effect.accuracy["self"] for effect in elsewhere if effect.selector == most.selector]
+        also += "".join(f", on {sweep} by {with_span(change, signed=True)}" for change in same)
     many = f"{size(selections[most.selector])} " if most.selector in selections else ""
     change = with_span(most.accuracy["self"], signed=True)
-    said = [f"Switching off the {many}{most.selector} neurons changes accuracy by {change} points{also}."]
-    for drawn in (effect for effect in effects if is_random(effect.selector)):
-        mean, ends = number(drawn.accuracy["self"].value, signed=True), span(drawn.accuracy["self"])
-        test = f"; p {chance(p['mean'], int(p['resamples']))} against their mean" if p else ""
-        said.append(f"Random sets of as many change it by {mean} points on average ({ends}){test}.")
-    return said
+    said = f"Switching off the {many}{most.selector} neurons changes accuracy by {change} points{also}."
+    return [said, *(_random_sets(effect.accuracy["self"], p) for effect in effects if is_random(effect.selector))]
+
+
+def _is_shared(effect: Effect) -> bool:
+    """Whether a set is one for all groups, and was chosen: it has no gap, and is not drawn at random."""
+    random = effect.selector == "RND" or is_random(effect.selector)
+    return math.isnan(effect.accuracy["gap"].value) and not random
+
+
+def _random_sets(change: Value, p: Mapping[str, float]) -> str:
+    mean, ends = number(change.value, signed=True), span(change)
+    test = f"; p {chance(p['mean'], int(p['resamples']))} against their mean" if p else ""
+    return f"Random sets of as many change it by {mean} points on average ({ends}){test}."
 
 
 def _against_random(first: Effect, effects: Sequence[Effect]) -> list[str]:
@@ -110,13 +121,20 @@ def _against_random(first: Effect, effects: Sequence[Effect]) -> list[str]:
     if random is None:
         return []
     drop, base = first.accuracy["self"], random.accuracy["self"]
-    apart = drop.high < base.low or drop.low > base.high
-    told = "the two intervals do not overlap" if apart else "the two intervals overlap, so the difference may be chance"
-    known = not any(math.isnan(end) for end in (drop.low, base.low))
+    change = with_span(base, signed=True)
     return [
-        f"Neurons drawn at random (RND) change its own by {with_span(base, signed=True)} points{f'; {told}' if known else ''}. "
-        f"Brackets hold 95% bootstrap intervals over questions."
+        f"Neurons drawn at random (RND) change its own by {change} points{_apart(drop, base)}. Brackets hold 95% bootstrap "
+        f"intervals over questions."
     ]
+
+
+def _apart(one: Value, other: Value) -> str:
+    """Whether two intervals overlap, where there are two."""
+    if math.isnan(one.low) or math.isnan(other.low):
+        return ""
+    if one.high < other.low or one.low > other.high:
+        return "; the two intervals do not overlap"
+    return "; the two intervals overlap, so the difference may be chance"
 
 
 def warnings(manifest: Mapping[str, Any], counters: Counters | None, selections: Mapping[str, Selection]) -> list[str]:
@@ -135,12 +153,20 @@ def warnings(manifest: Mapping[str, Any], counters: Counters | None, selections:
 def groups(table: Table, counters: Counters | None) -> list[tuple[str, str, str, str, str]]:
     """Of each group: counted of seen identification examples, counted tokens, evaluation examples, accuracy."""
     accuracy = dict(zip(table.groups, table.accuracy().tolist(), strict=True))
-    asked = [row.group for row in table.rows if not row.selector and not row.mask]
-    sums: dict[str, tuple[str, str]] = {}
-    if counters is not None:
-        parts = (counters.groups, counters.counted.tolist(), counters.seen.tolist(), counters.T.tolist())
-        sums = {group: (f"{c:,} of {s:,}", f"{t:,}") for group, c, s, t in zip(*parts, strict=True)}
-    return [
-        (group, *sums.get(group, (NOTHING, NOTHING)), f"{asked.count(group):,}", number(accuracy.get(group, math.nan)))
-        for group in dict.fromkeys([*sums, *accuracy])
-    ]
+    asked = [row.group for row in table.full]
+    rows: list[tuple[str, str, str, str, str]] = []
+    sums = counted(counters)
+    for group in dict.fromkeys([*sums, *accuracy]):
+        seen, right, tokens = sums.get(group, (None, None, None))
+        identified = NOTHING if seen is None else f"{right:,} of {seen:,}"
+        read = NOTHING if tokens is None else f"{tokens:,}"
+        rows.append((group, identified, read, f"{asked.count(group):,}", number(accuracy.get(group, math.nan))))
+    return rows
+
+
+def counted(counters: Counters | None) -> dict[str, tuple[int, int, int]]:
+    """By group: examples that were seen, examples that were counted, tokens that were counted."""
+    if counters is None:
+        return {}
+    sums = zip(counters.seen.tolist(), counters.counted.tolist(), counters.T.tolist(), strict=True)
+    return dict(zip(counters.groups, sums, strict=True))

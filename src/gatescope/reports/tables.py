@@ -6,10 +6,11 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 
 from gatescope.core.counters import Counters
-from gatescope.reports import found
-from gatescope.reports.effects import Cell, Effect
+from gatescope.reports import found, summary
+from gatescope.reports.effects import MEASURES, PARTS, Cell, Effect
 from gatescope.reports.words import Value
 from gatescope.select.selection import Selection
 from gatescope.statistics.table import Table
@@ -31,34 +32,32 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 def effects_csv(swept: Mapping[str, Sequence[Effect]]) -> str:
     """Self, cross and gap with their intervals, by sweep."""
     header = ["sweep", "selector", "measure", *(f"{part}{end}" for part in PARTS for end in ("", " low", " high"))]
-    rows = [
-        [name, effect.selector, measure, *(v for part in PARTS for v in _three(parts[part]))]
-        for name, effects in swept.items()
-        for effect in effects
-        for measure, parts in ((ACCURACY, effect.accuracy), (FLIPS, effect.flips))
-    ]
+    rows: list[list[object]] = []
+    for name, effects in swept.items():
+        for effect in effects:
+            for kind, measure in MEASURES.items():
+                numbers = [number for part in PARTS for number in _three(effect.of(kind)[part])]
+                rows.append([name, effect.selector, measure, *numbers])
     return csv_text(header, rows)
 
 
 def cells_csv(swept: Mapping[str, Sequence[Cell]]) -> str:
     """Every mask on every group, by sweep."""
     header = ["sweep", "selector", "mask", "group", "own", "examples", "right before", "right after", "answers changed"]
-    header += [f"{measure}{end}" for measure in (ACCURACY, FLIPS) for end in ("", " low", " high")]
-    rows = [
-        [name, *(getattr(c, part) for part in CELL), *_three(c.accuracy), *_three(c.flips), c.p, c.holm]
-        for name, cells in swept.items()
-        for c in cells
-    ]
-    return csv_text([*header, "McNemar p", "Holm p"], rows)
+    header += [f"{measure}{end}" for measure in MEASURES.values() for end in ("", " low", " high")]
+    header += ["McNemar p", "Holm p"]
+    rows: list[list[object]] = []
+    for name, cells in swept.items():
+        for c in cells:
+            which = [name, c.selector, c.mask, c.group, c.own]
+            rows.append([*which, c.examples, c.before, c.after, c.changed, *_three(c.accuracy), *_three(c.flips), c.p, c.holm])
+    return csv_text(header, rows)
 
 
 def groups_csv(table: Table, counters: Counters | None) -> str:
     """The groups: what was seen and counted, and how the full model answers."""
     accuracy = dict(zip(table.groups, table.accuracy().tolist(), strict=True))
-    sums: dict[str, tuple[object, ...]] = {}
-    if counters is not None:
-        parts = (counters.seen.tolist(), counters.counted.tolist(), counters.T.tolist())
-        sums = dict(zip(counters.groups, zip(*parts, strict=True), strict=True))
+    sums = summary.counted(counters)
     names = dict.fromkeys([*sums, *accuracy])
     header = ["group", "identification examples", "counted examples", "counted tokens", "accuracy of the full model"]
     return csv_text(header, [[name, *sums.get(name, ("", "", "")), accuracy.get(name, "")] for name in names])
@@ -80,8 +79,8 @@ def overlap_csv(selections: Mapping[str, Selection]) -> str:
     """Jaccard overlap: between the groups of a selector, and of one group between selectors."""
     rows: list[list[object]] = []
     for name, selection in selections.items():
-        groups, table = list(selection), selection.jaccard().tolist()
-        rows += [[name, a, name, b, v] for a, row in zip(groups, table, strict=True) for b, v in zip(groups, row, strict=True)]
+        shares = selection.jaccard().flatten().tolist()
+        rows += [[name, a, name, b, share] for (a, b), share in zip(product(selection, selection), shares, strict=True)]
     for a, first in selections.items():
         for b, second in selections.items():
             if a != b:
@@ -97,11 +96,6 @@ def scores_csv(histograms: Sequence[found.Histogram]) -> str:
         bins = zip(h.edges, h.edges[1:], h.neurons, h.selected, strict=False)
         rows += [[h.selector, h.group, *each] for each in bins]
     return csv_text(["selector", "group", "from", "to", "neurons", "selected"], rows)
-
-
-ACCURACY, FLIPS = "accuracy change (points)", "flip rate (%)"
-CELL = ("selector", "mask", "group", "own", "examples", "before", "after", "changed")
-PARTS = ("self", "cross", "gap")
 
 
 def _field(value: object) -> object:

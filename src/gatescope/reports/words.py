@@ -1,4 +1,8 @@
-"""Numbers as a reader meets them: rounded, signed where the sign matters, with their interval."""
+"""Numbers as a reader meets them: rounded, signed where the sign matters, with their interval.
+
+One rule for page, figures and comparison: points and percent have one decimal, overlaps (Jaccard) and scores of answers
+two, p-values three, scores of neurons three digits that count. A minus is a minus, and no number is a dash.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,11 @@ class Value:
     low: float = math.nan
     high: float = math.nan
 
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The interval's ends; the number itself where there is no interval."""
+        return (self.value, self.value) if math.isnan(self.low) else (self.low, self.high)
+
 
 def number(value: float, digits: int = 1, *, signed: bool = False) -> str:
     """A rounded number with a true minus sign.
@@ -31,6 +40,24 @@ def number(value: float, digits: int = 1, *, signed: bool = False) -> str:
     if not text.strip("+-0."):
         text = text.lstrip("+-")
     return text.replace("-", MINUS)
+
+
+def overlap(share: float) -> str:
+    """An overlap of neurons (Jaccard), 0 to 1.
+
+    >>> overlap(0.126)
+    '0.13'
+    """
+    return number(share, 2)
+
+
+def score(value: float) -> str:
+    """A neuron's score, of whatever size it is.
+
+    >>> score(-0.01234), score(12345.0)
+    ('−0.0123', '1.23e+04')
+    """
+    return f"{value:.3g}".replace("-", MINUS)
 
 
 def span(of: Value, digits: int = 1) -> str:

@@ -42,6 +42,11 @@ class Row:
         return {**flat, **reading}
 
     @classmethod
+    def full(cls, id: str, group: str, text: str, reading: Reading) -> Row:
+        """An answer of the full model."""
+        return cls(id, group, *FULL, text, reading)
+
+    @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Row:
         """The row `plain` came from."""
         reading = Reading(plain["predicted"], plain["correct"], plain["fallback"], plain.get("score"))
@@ -79,6 +84,11 @@ class Table:
         full = self._answers[FULL]
         self.groups = tuple(dict.fromkeys(row.group for row in full))
         self._member = torch.tensor([self.groups.index(row.group) for row in full])
+
+    @property
+    def full(self) -> tuple[Row, ...]:
+        """The full model's answers: one to each example."""
+        return tuple(self._answers[FULL])
 
     @property
     def selectors(self) -> tuple[str, ...]:

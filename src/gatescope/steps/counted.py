@@ -56,7 +56,7 @@ def count_batch(
     for kind, number, _, _, summed in found:
         _refuse_nan(summed, classes[kind], use & (group == number), batch)
     _add(totals, group, use, found)  # last of all, so that a batch that runs out of memory has added nothing
-    return [Row(e.id, e.group, "", "", *answer) for e, answer in zip(batch.examples, answered, strict=True)]
+    return [Row.full(e.id, e.group, *answer) for e, answer in zip(batch.examples, answered, strict=True)]
 
 
 def _counting(model: TransformersModel, site: Site, fed: Tensor, layers: Layers) -> Callable[[], None]:

@@ -6,6 +6,7 @@
     identification.jsonl        the full model's answers to the identification examples
     selections/NAME.safetensors neuron sets, scores and provenance of a selector
     answers.jsonl               a sweep: every mask's answer to every evaluation example (answers.TASK.jsonl of several)
+    questions/FINGERPRINT.jsonl the examples that were asked (see `gatescope.steps.questions`)
 
 Counters are sums, so those of the run are its shards' in order. Files appear whole or not at all.
 """
@@ -13,9 +14,13 @@ Counters are sums, so those of the run are its shards' in order. Files appear wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from torch import Tensor
 
 from gatescope.core import artefacts
 from gatescope.core.attributions import Attributions
@@ -23,12 +28,15 @@ from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
 from gatescope.core.neurons import check_same_model
+from gatescope.data.example import Example
 from gatescope.select.selection import Selection
 from gatescope.statistics.table import Row, Table
 from gatescope.steps.manifest import Manifest
+from gatescope.steps.questions import questions_of
 from gatescope.steps.shards import Shards
 
 FORMAT = "gatescope.run/2"
+Sums = TypeVar("Sums", Counters, Attributions)
 _ORIGIN = (
     *("site", "sites", "token_rule", "fingerprint", "only_correct", "readout", "versions", "kernel", "server"),
     *("reduce", "pad_zero", "attention"),
@@ -87,53 +95,65 @@ class Run(Manifest):
 
     def counters_of(self, tokens: str) -> Counters:
         """The counters of one class of tokens; errors as for `counters`."""
-        shards = Shards.of(self, "record")
-        origin = {k: v if isinstance(v, str) else json.dumps(v) for k, v in shards.facts.items() if k in _ORIGIN}
-        layout, groups = Layout.parse(shards.facts["layout"]), tuple(shards.facts["groups"])
-        total = None
-        for tensors, facts in shards.all():
-            parts = {name.partition("/")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{tokens}/")}
-            model = self.manifest["model"] | facts.get("model", {})
-            found = Counters(groups, layout, **parts, model=model, origin=origin | {"tokens": tokens})
-            total = found if total is None else total + found
-        assert total is not None  # a plan has a shard at least
-        return total
+
+        def shard(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], **of: Any) -> Counters:
+            sums = {name.partition("/")[2]: sum_ for name, sum_ in tensors.items() if name.startswith(f"{tokens}/")}
+            return Counters(**of, **sums, origin=_origin(facts) | {"tokens": tokens})
+
+        return self._added("record", shard)
 
     @property
     def attributions(self) -> dict[str, Attributions]:
         """The attributions of the run, by name ("" where there is one only)."""
-        steps = [step for step in self.manifest if step == "attribute" or step.startswith("attribute of ")]
-        return {step.removeprefix("attribute").removeprefix(" of "): self.attributions_of(step) for step in steps}
+        return {name: self.attributions_of(_step("attribute", name)) for name in self._names("attribute")}
 
     def attributions_of(self, step: str = "attribute") -> Attributions:
         """The attributions of one step, its shards' added in order; errors as for `counters`."""
+
+        def shard(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], **of: Any) -> Attributions:
+            return Attributions(**of, **tensors, items=facts["items"], origin=_origin(facts))
+
+        return self._added(step, shard)
+
+    def _added(self, step: str, made: Callable[..., Sums]) -> Sums:
+        """The sums of a step: what `made` makes of every shard, added in order."""
         shards = Shards.of(self, step)
-        origin = {k: v if isinstance(v, str) else json.dumps(v) for k, v in shards.facts.items() if k in _ORIGIN}
-        layout, groups = Layout.parse(shards.facts["layout"]), tuple(shards.facts["groups"])
-        total = None
-        for tensors, facts in shards.all():
-            model = self.manifest["model"] | facts.get("model", {})
-            found = Attributions(groups, layout, **tensors, items=shards.facts["items"], model=model, origin=origin)
-            total = found if total is None else total + found
-        assert total is not None
-        return total
+        model = self.manifest["model"]
+        of = {"groups": tuple(shards.facts["groups"]), "layout": Layout.parse(shards.facts["layout"])}
+        # A server may have the model in another dtype, and says so with each shard.
+        each = (made(sums, shards.facts, **of, model=model | about.get("model", {})) for sums, about in shards.all())
+        return reduce(operator.add, each)  # a plan has a shard at least
+
+    def _names(self, kind: str) -> list[str]:
+        """The names under which a kind of step was begun, such as those of several sweeps."""
+        return [key.removeprefix(kind).removeprefix(" of ") for key in self.manifest if key.split(" of ")[0] == kind]
+
+    def questions(self, name: str = "") -> tuple[Example, ...]:
+        """What the sweep of that name asked, in order; nothing in a run of an earlier version, which did not keep it.
+
+        Pictures are read from their files when they are used; one that is gone, or has changed, cannot be opened.
+
+        Raises:
+            GatescopeError: if the questions cannot be read.
+        """
+        return questions_of(self, _step("sweep", name))
+
+    @property
+    def sweeps(self) -> dict[str, Table]:
+        """The run's sweeps by name ("" for the one without), in the order they were begun."""
+        there = {path.name[len("answers") : -len(".jsonl")].removeprefix(".") for path in self.path.glob("answers*.jsonl")}
+        names = [name for name in self._names("sweep") if name in there]
+        return {name: self.table_of(name) for name in dict.fromkeys([*names, *sorted(there)])}
+
+    @property
+    def steps(self) -> dict[str, Shards]:
+        """The shards of every step that was begun, by the step's name."""
+        begun = [step for step, facts in self.manifest.items() if isinstance(facts, dict) and "shards" in facts]
+        return {step: Shards.of(self, step) for step in begun}
 
     def verify(self) -> list[str]:
         """Everything that is wrong with the run: shards that are missing, truncated, altered or another run's."""
-        wrong = []
-        for step, facts in self.manifest.items():
-            if not isinstance(facts, dict) or "shards" not in facts:
-                continue
-            shards = Shards.of(self, step)
-            for index in range(len(shards)):
-                try:
-                    if shards.file(index).is_file():
-                        shards.load(index)
-                except GatescopeError as error:
-                    wrong.append(str(error))
-            if missing := shards.missing:
-                wrong.append(f"{step}: {len(missing)} of {len(shards)} shards are not done: {_ranges(missing)}.")
-        return wrong
+        return [line for step, shards in self.steps.items() for line in _wrong(step, shards)]
 
     def add_selection(self, selection: Selection) -> None:
         """Keep a selection, under its method's name.
@@ -151,6 +171,11 @@ class Run(Manifest):
             )
         selection.save(file)
 
+    def add_selections(self, selections: Iterable[Selection]) -> None:
+        """Keep several selections; errors as for `add_selection`."""
+        for selection in selections:
+            self.add_selection(selection)
+
     @property
     def selections(self) -> dict[str, Selection]:
         """Selections by method."""
@@ -158,7 +183,7 @@ class Run(Manifest):
 
     def add_answers(self, table: Table, name: str = "") -> None:
         """Keep a sweep's answers; under a name of its own where a run has several."""
-        self.write_rows(f"answers{name and '.'}{name}.jsonl", (row.plain() for row in table.rows))
+        self.write_rows(_answers(name), (row.plain() for row in table.rows))
 
     @property
     def table(self) -> Table:
@@ -171,10 +196,15 @@ class Run(Manifest):
         Raises:
             GatescopeError: if no such sweep was run.
         """
-        path = self.path / f"answers{name and '.'}{name}.jsonl"
+        path = self.path / _answers(name)
         if not path.is_file():
             raise GatescopeError(f"{self.path} holds no sweep yet.")
-        return Table(Row.parse(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+        return Table(map(Row.parse, self.read_rows(path.name)))
+
+    def read_rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a JSONL file of the run."""
+        # Not splitlines: it also cuts at U+2028 and others, which JSON leaves as they are in an answer.
+        return [json.loads(line) for line in (self.path / name).read_text(encoding="utf-8").split("\n") if line]
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write a JSONL file of the run."""
@@ -191,6 +221,36 @@ def occupied(path: Path) -> bool:
     if not path.is_dir():
         return path.exists()
     return not (path / "manifest.json").is_file() and any(p.suffix not in (".lock", ".partial") for p in path.iterdir())
+
+
+def _step(kind: str, name: str) -> str:
+    """What a step is called in the manifest.
+
+    >>> _step("sweep", ""), _step("sweep", "qnli")
+    ('sweep', 'sweep of qnli')
+    """
+    return f"{kind} of {name}" if name else kind
+
+
+def _answers(name: str) -> str:
+    return f"answers.{name}.jsonl" if name else "answers.jsonl"
+
+
+def _origin(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What a step's sums say of where they came from; texts as they are, all else as JSON."""
+    return {name: v if isinstance(v, str) else json.dumps(v) for name, v in facts.items() if name in _ORIGIN}
+
+
+def _wrong(step: str, shards: Shards) -> Iterator[str]:
+    """What is wrong with the shards of a step."""
+    for index in range(len(shards)):
+        try:
+            if shards.file(index).is_file():
+                shards.load(index)
+        except GatescopeError as error:
+            yield str(error)
+    if missing := shards.missing:
+        yield f"{step}: {len(missing)} of {len(shards)} shards are not done: {_ranges(missing)}."
 
 
 def _ranges(numbers: Sequence[int]) -> str:

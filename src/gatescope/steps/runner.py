@@ -15,6 +15,7 @@ from gatescope.core.progress import bar
 from gatescope.models.identity import identity
 from gatescope.steps.batches import Plan
 from gatescope.steps.plan import plan, prepared, split_on_oom
+from gatescope.steps.questions import keeping
 from gatescope.steps.run import Run
 from gatescope.steps.shards import Shards, first
 from gatescope.steps.step import Options, S, Step
@@ -75,7 +76,8 @@ def _begin(step: Step[S], options: Options) -> tuple[Run | None, Shards | None, 
         return None, None, planned()
     directory = Run.at(options.run, identity(step.model))
     ids = [example.id for example in step.examples]
-    return directory, *Shards.start(directory, step.name, step.facts, ids, planned)
+    with keeping(directory, step.name, step.facts["fingerprint"], step.examples):
+        return directory, *Shards.start(directory, step.name, step.facts, ids, planned)
 
 
 def _todo(stored: Shards | None, planned: Plan, options: Options) -> Iterator[int]:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import nnsight
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -40,7 +41,7 @@ from gatescope.traces.ask import readout_named
 
 
 def run_culnig(
-    model,
+    model: nnsight.TransformersModel,
     tasks: Mapping[str, Study],
     *,
     mlp_rate: float = 0.01,
@@ -80,36 +81,27 @@ def run_culnig(
         check_share(share)
     read_by = _readouts(model, tasks, readout)
     run = None if out is None else Run.at(out, identity(model))
-    scored = {
-        name: attribute(model, tasks[name].identification, run=run, name=name, batch_size=batch_size, progress=progress)
-        for name in ("culture", "control", "reading")
-        if name in tasks
-    }
-    rates: dict[str, Any] = {
-        "mlp_rate": mlp_rate,
-        "attention_rate": attention_rate,
-        "exclude_rate": exclude_rate,
-        "rate": rate,
-        "z": z,
-    }
+    how: dict[str, Any] = {"run": run, "batch_size": batch_size, "progress": progress}
+    identified = [name for name in ("culture", "control", "reading") if name in tasks]
+    scored = {name: attribute(model, tasks[name].identification, name=name, **how) for name in identified}
+    rates: dict[str, Any] = {"mlp_rate": mlp_rate, "attention_rate": attention_rate, "exclude_rate": exclude_rate}
+    rates |= {"rate": rate, "z": z}
     chosen = choose(scored["culture"], scored["control"], scored.get("reading"), **rates)
     if run is not None:
-        for selection in chosen.values():
-            run.add_selection(selection)
+        run.add_selections(chosen.values())
 
-    options: dict[str, Any] = {"batch_size": batch_size, "max_new_tokens": max_new_tokens, "progress": progress}
     swept: dict[str, Table] = {}
-    for task, how in read_by.items():
-        kept = {"run": run, "name": task} if run is not None else {}
+    for task, reading in read_by.items():
         masks = _masks(chosen, with_specific=task == "culture")
-        swept[task] = sweep(model, tasks[task].evaluation, masks, readout=how, **kept, **options)
+        options = how | {"name": task, "readout": reading, "max_new_tokens": max_new_tokens}
+        swept[task] = sweep(model, tasks[task].evaluation, masks, **options)
     result = _result(chosen, swept, read_by, known)
     if run is not None:
         _note(run, tasks["culture"], rates, result)
     return result
 
 
-def _readouts(model, tasks: Mapping[str, Study], readout: str | None) -> dict[str, str]:
+def _readouts(model: nnsight.TransformersModel, tasks: Mapping[str, Study], readout: str | None) -> dict[str, str]:
     """How each task that is evaluated is read.
 
     Raises:
@@ -137,25 +129,23 @@ def _result(
     general = chosen[GENERAL][ALL]
     randoms = [f"random {seed}" for seed in range(SEEDS)]
     names = ["full", *(name for name in chosen if name != SPECIFIC), *randoms]
-    accuracy: dict[str, dict[str, float]] = {name: {} for name in names}
-    no_label: dict[str, dict[str, float]] = {name: {} for name in names}
-    tests = {}
-    for task, table in swept.items():
-        right = {name: _right(table, name) for name in names}
-        for name, values in right.items():
-            accuracy[name][task] = 100 * values.mean().item()
-            if read_by[task] == "argmax":
-                no_label[name][task] = _no_label(table, name)
-        tests[task] = against_random(right[GENERAL], torch.stack([right[name] for name in randoms]))
+    right = {task: {name: _right(table, name) for name in names} for task, table in swept.items()}
+
+    def percent(name: str) -> dict[str, float]:
+        return {task: 100 * of[name].mean().item() for task, of in right.items()}
+
+    def unlabelled(name: str) -> dict[str, float]:
+        return {task: _no_label(table, name) for task, table in swept.items() if read_by[task] == "argmax"}
+
     return CulnigResult(
         general,
         chosen[UNFILTERED][ALL] if UNFILTERED in chosen else general,
         chosen[SPECIFIC],
-        accuracy,
+        {name: percent(name) for name in names},
         Effects((swept["culture"].self_cross()[SPECIFIC],)),
-        tests,
+        {task: against_random(of[GENERAL], torch.stack([of[name] for name in randoms])) for task, of in right.items()},
         _precision(general, known),
-        no_label,
+        {name: unlabelled(name) for name in names},
     )
 
 
@@ -165,14 +155,14 @@ def _note(run: Run, culture: Study, rates: Mapping[str, Any], result: CulnigResu
         task: {"mean": test.mean, "single": test.single, "resamples": test.resamples}
         for task, test in result.against_random.items()
     }
-    run.note({"study": {"name": culture.name} | culture.notes | rates, "against_random": tests})
+    run.note({"study": {"name": culture.name, **culture.notes, **rates}, "against_random": tests})
 
 
 def _precision(general: NeuronSet, known: NeuronSet | None) -> float | None:
     """Share of the general neurons that are known to carry culture."""
     if known is None:
         return None
-    return sum(neuron in set(known) for neuron in general) / max(len(general), 1)
+    return len(set(general) & set(known)) / max(len(general), 1)
 
 
 def published_readout(study: Study) -> str:
@@ -224,7 +214,7 @@ def matched_random(neurons: NeuronSet, seed: int) -> NeuronSet:
 
 
 def _rows(table: Table, name: str) -> list[Row]:
-    return [row for row in table.rows if row.selector == ("" if name == "full" else name)]
+    return list(table.full) if name == "full" else [row for row in table.rows if row.selector == name]
 
 
 def _no_label(table: Table, name: str) -> float:

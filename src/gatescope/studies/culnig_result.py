@@ -57,7 +57,8 @@ class CulnigResult:
 
     def _accuracies(self) -> list[str]:
         """Accuracy of the full model, under the two general sets, and under random ones."""
-        lines = [f"{'accuracy (%)':20}{'neurons':>8}" + "".join(f"{task:>14}" for task in self._tasks)]
+        tasks = "".join(f"{task:>14}" for task in self._tasks)
+        lines = [f"{'accuracy (%)':20}{'neurons':>8}{tasks}"]
         for name, size in {"full": 0, GENERAL: len(self.general), UNFILTERED: len(self.unfiltered)}.items():
             if name in self.accuracy:
                 cells = "".join(f"{self.accuracy[name][task]:14.1f}" for task in self._tasks)

@@ -14,9 +14,11 @@ and subvalues". So what is chosen is a layer's MLP or a layer's attention, as a 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import nnsight
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -49,7 +51,7 @@ class Part:
         return f"layer {self.layer} {self.kind} ({self.neurons})"
 
 
-def parts_of(model, neurons: NeuronSet) -> tuple[Part, ...]:
+def parts_of(model: nnsight.TransformersModel | PreTrainedModel, neurons: NeuronSet) -> tuple[Part, ...]:
     """Every layer's attention and MLP, with the number of the neurons in it.
 
     A kind of part in whose sites the neurons were not looked for (none of q, k, v in their layout, or no site of the
@@ -64,25 +66,37 @@ def parts_of(model, neurons: NeuronSet) -> tuple[Part, ...]:
     """
     module: PreTrainedModel = getattr(model, "_module", model)
     check_same_model(neurons.model, identity(module), "choose modules by these neurons")
-    sites, found = sites_of(module), []
-    kinds = {"attention": [s for s in neurons.layout.sites if s.site in ATTENTION]}
-    kinds["MLP"] = [s for s in neurons.layout.sites if s.site not in ATTENTION]
-    for shape in neurons.layout.sites:
-        if shape.site not in sites or sites[shape.site].layout.only() != shape:
-            raise GatescopeError(f"The neurons are numbered in {neurons.layout}, which this model does not have.")
-    for kind, shapes in kinds.items():
-        held = [neurons.per_layer(shape.site).tolist() for shape in shapes]
-        # The gate is the activation module's output, in the MLP; q is a projection's, in the attention.
-        for layer, path in enumerate(sites["q" if kind == "attention" else "gate"].paths if shapes else ()):
-            holder, _, _ = path.rpartition(".")
-            projections = {
-                f"{holder}.{name}": sum(weight.numel() for weight in part.parameters())
-                for name, part in module.get_submodule(holder).named_children()
-                if isinstance(part, nn.Linear | Conv1D)
-            }
-            count = sum(each[layer] for each in held)
-            found.append(Part(layer, kind, tuple(projections), sum(projections.values()), count))
+    sites = sites_of(module)
+    if any(shape.site not in sites or sites[shape.site].layout.only() != shape for shape in neurons.layout.sites):
+        raise GatescopeError(f"The neurons are numbered in {neurons.layout}, which this model does not have.")
+    names = [shape.site for shape in neurons.layout.sites]
+    attention, mlp = [name for name in names if name in ATTENTION], [name for name in names if name not in ATTENTION]
+    # The gate is the activation module's output, in the MLP; q is a projection's, in the attention.
+    found = _parts(module, "attention", sites["q"].paths, neurons, attention) if attention else []
+    found += _parts(module, "MLP", sites["gate"].paths, neurons, mlp) if mlp else []
     return tuple(sorted(found, key=lambda part: (part.layer, part.kind == "MLP")))
+
+
+def _parts(module: PreTrainedModel, kind: str, paths: Sequence[str], neurons: NeuronSet, sites: Sequence[str]) -> list[Part]:
+    """One kind of part of every layer.
+
+    Args:
+        module: the model.
+        kind: "MLP" or "attention".
+        paths: of a module in it, by layer.
+        neurons: what is counted.
+        sites: which of their sites lie in it.
+    """
+    held = torch.stack([neurons.per_layer(site) for site in sites]).sum(0).tolist()  # by layer
+    parts: list[Part] = []
+    for layer, path in enumerate(paths):
+        holder, _, _ = path.rpartition(".")
+        sizes: dict[str, int] = {}
+        for name, child in module.get_submodule(holder).named_children():
+            if isinstance(child, nn.Linear | Conv1D):  # no norms: they hold no neurons
+                sizes[f"{holder}.{name}"] = sum(weight.numel() for weight in child.parameters())
+        parts.append(Part(layer, kind, tuple(sizes), sum(sizes.values()), held[layer]))
+    return parts
 
 
 def choose(parts: Iterable[Part], budget: int, *, which: str = "most", seed: int = 0) -> tuple[Part, ...]:
@@ -109,17 +123,24 @@ def choose(parts: Iterable[Part], budget: int, *, which: str = "most", seed: int
     if budget < 1:
         raise GatescopeError(f"budget is {budget}; it is a number of parameters, so it must be 1 or more.")
     given = list(parts)
-    ordered = [part for part in given if (part.neurons > 0) == (which == "most")]
+    ordered = _ordered(given, which, seed)
     if not ordered:
         wanted = "holds one of the neurons" if which == "most" else "is without one of the neurons"
         raise GatescopeError(f"None of the {len(given)} parts {wanted}, so none can be chosen.")
-    if which == "most":
-        ordered.sort(key=lambda part: -part.neurons)
-    else:
-        random.Random(seed).shuffle(ordered)
     chosen: list[Part] = []
+    parameters = 0
     for part in ordered:
         chosen.append(part)
-        if sum(part.parameters for part in chosen) > budget:
+        parameters += part.parameters
+        if parameters > budget:
             break
     return tuple(chosen)
+
+
+def _ordered(parts: Sequence[Part], which: str, seed: int) -> list[Part]:
+    """The parts that may be chosen, the first to be chosen first."""
+    if which == "most":
+        return sorted((part for part in parts if part.neurons), key=lambda part: -part.neurons)
+    without = [part for part in parts if not part.neurons]
+    random.Random(seed).shuffle(without)
+    return without

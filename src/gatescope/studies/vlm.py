@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import nnsight
 
 from gatescope import organism, select
 from gatescope.core.counters import Counters
@@ -50,20 +52,25 @@ class Result:
     intervals: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = [str(self.table.self_cross())]
-        if self.intervals:
-            wide = max(8, *map(len, self.intervals))
-            names = ("accuracy, self", "accuracy, gap", "flips, self", "flips, gap")
-            lines += ["", f"{'95% intervals':{wide + 4}}" + "".join(f"{name:>18}" for name in names)]
-            lines += [f"{s:{wide + 4}}" + "".join(f"{_span(of[n]):>18}" for n in names) for s, of in self.intervals.items()]
+        lines = [str(self.table.self_cross()), *self._intervals()]
         if self.precision is not None:
             values = ", ".join(f"{name} {value:.2f}" for name, value in self.precision.items())
             lines += ["", f"precision at k against the known neurons: {values}"]
         return "\n".join([*lines, *(f"note: {warning}" for warning in self.warnings)])
 
+    def _intervals(self) -> list[str]:
+        if not self.intervals:
+            return []
+        wide = 4 + max(8, *map(len, self.intervals))
+        names = ("accuracy, self", "accuracy, gap", "flips, self", "flips, gap")
+        lines = ["", f"{'95% intervals':{wide}}" + "".join(f"{name:>18}" for name in names)]
+        for selector, ends in self.intervals.items():
+            lines.append(f"{selector:{wide}}" + "".join(f"{_span(ends[name]):>18}" for name in names))
+        return lines
+
 
 def run_study(
-    model,
+    model: nnsight.TransformersModel,
     study: Study,
     *,
     rate: float,
@@ -97,13 +104,10 @@ def run_study(
         GatescopeError: for fewer than two groups, a bad rate or selector, a directory in use, or if fewer than two
             groups have a correctly answered example. What was recorded by then is kept.
     """
-    if unused := set(options or {}) - set(selectors):
-        raise GatescopeError(
-            f"There are options for {', '.join(map(repr, sorted(unused)))}, and the selectors are {', '.join(selectors)}; "
-            f"leave the options out, or add the selector."
-        )
-    given = {name: dict((options or {}).get(name, {})) for name in selectors}
-    _check(model, study, rate, out, given, site)
+    given = _by_selector(selectors, options or {})
+    _check(study, given)
+    wanted_count(site_of(model, site).layout, rate)  # refuses a bad rate
+    _check_begun(out, rate, given)
     how: dict[str, Any] = {"readout": readout or study.readout, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     with _cleared_on_error(Path(out)):
         counters = record(model, study.identification, site=site, tokens=tokens, run=out, **how)
@@ -114,8 +118,7 @@ def run_study(
         if "ATT" in selectors:
             scores = attribute(model, study.identification, sites=(site,), run=run, batch_size=batch_size)
             selections["ATT"] = select.att(scores, rate, **given["ATT"])
-        for selection in selections.values():
-            run.add_selection(selection)
+        run.add_selections(selections.values())
         masks = ablate(selections)
         table = sweep(model, study.evaluation, masks, run=run, **how)
         warnings = _warnings(counters, selections, study)
@@ -139,7 +142,7 @@ def intervals_of(table: Table) -> dict[str, dict[str, list[float]]]:
 
 def _span(ends: Sequence[float]) -> str:
     low, high = ends
-    return "-" if low != low else f"{low:.1f} to {high:.1f}"
+    return "-" if math.isnan(low) else f"{low:.1f} to {high:.1f}"
 
 
 def open_result(path: str | Path) -> Result:
@@ -154,7 +157,18 @@ def open_result(path: str | Path) -> Result:
     return Result(run.counters, run.selections, run.table, tuple(manifest.get("warnings", ())), *known)
 
 
-def _check(model, study: Study, rate: float, out: str | Path, options: Mapping[str, Mapping], site: str) -> None:
+def _by_selector(selectors: Sequence[str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Every selector's options, those without any too."""
+    if unused := set(options) - set(selectors):
+        raise GatescopeError(
+            f"There are options for {', '.join(map(repr, sorted(unused)))}, and the selectors are {', '.join(selectors)}; "
+            f"leave the options out, or add the selector."
+        )
+    return {name: dict(options.get(name, {})) for name in selectors}
+
+
+def _check(study: Study, options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse what cannot end in a comparison, before anything is run."""
     for name in options:
         one_of("selector", name, SELECTORS)
     if study.readout == "none":
@@ -162,7 +176,8 @@ def _check(model, study: Study, rate: float, out: str | Path, options: Mapping[s
             f"{study.name!r} holds passages, which are not answered, and a study compares answers. Record them with "
             f"readout='none' and only_correct=False, select, and compare perplexity: see recipes/language_neurons.py."
         )
-    if "LAPE" in options and options["LAPE"].get("rho") is None and options["LAPE"].get("variant", "vlm") == "vlm":
+    lape = options.get("LAPE", {"rho": "not run"})
+    if lape.get("rho") is None and lape.get("variant", "vlm") == "vlm":
         raise GatescopeError(
             "LAPE needs rho, the percentage of neurons of lowest entropy it chooses from, which the paper does not give: "
             "--rho on the command line, options={'LAPE': {'rho': 20}} in Python."
@@ -172,16 +187,22 @@ def _check(model, study: Study, rate: float, out: str | Path, options: Mapping[s
         raise GatescopeError(f"A study compares groups and needs at least two; {study.name!r} has {groups} to identify on.")
     if not study.evaluation:
         raise GatescopeError(f"{study.name!r} has no evaluation examples.")
-    wanted_count(site_of(model, site).layout, rate)
+
+
+def _check_begun(out: str | Path, rate: float, options: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse to continue a run with another rate or other selectors: its answers would be of neither."""
     if occupied(Path(out)):
         raise GatescopeError(f"{out} exists and is not a run. Choose a new directory for the run.")
-    before = Run.open(out).manifest.get("study", {}) if (Path(out) / "manifest.json").is_file() else {}
-    told = before | {"selectors": list(before["options"])} if "options" in before else before
+    if not (Path(out) / "manifest.json").is_file():
+        return
+    before = dict(Run.open(out).manifest.get("study", {}))
+    if "options" in before:
+        before["selectors"] = list(before["options"])
     for name, now in (("rate", rate), ("selectors", list(options))):
-        if told.get(name, now) != now:
+        if before.get(name, now) != now:
             raise GatescopeError(
-                f"{out} was begun with {name} {told[name]}, and this is {name} {now}. Continue it with what it was begun with, "
-                f"or choose another directory."
+                f"{out} was begun with {name} {before[name]}, and this is {name} {now}. Continue it with what it was begun "
+                f"with, or choose another directory."
             )
 
 
@@ -189,8 +210,8 @@ def _usable(counters: Counters, run: Run, readout: str) -> Counters:
     usable = counters.with_tokens()
     if len(usable.groups) < 2:
         left = f"only {list(usable.groups)}" if usable.groups else "no group"
-        rows = (run.path / "identification.jsonl").read_text(encoding="utf-8").splitlines()
-        said = ", ".join(repr(json.loads(row)["text"][:60]) for row in rows[:: max(1, len(rows) // 3)][:3])
+        rows = run.read_rows("identification.jsonl")
+        said = ", ".join(repr(row["text"][:60]) for row in rows[:: max(1, len(rows) // 3)][:3])
         raise GatescopeError(
             f"The model answered no identification example correctly for {', '.join(map(repr, counters.empty))}, so {left} can "
             f"be compared and at least two groups are needed. Its answers, read by readout={readout!r}, are such as {said}. "

@@ -40,7 +40,7 @@ def read(model: TransformersModel, batches: Iterable[Sequence[Example]], outcome
     rows: list[Row] = []
     for examples, outcome in zip(batches, outcomes, strict=True):
         answers = way.read(model, examples, outcome)
-        rows += [Row(example.id, example.group, "", "", *answer) for example, answer in zip(examples, answers, strict=True)]
+        rows += [Row.full(example.id, example.group, *answer) for example, answer in zip(examples, answers, strict=True)]
     return rows
 
 

@@ -1,0 +1,174 @@
+"""A run's neurons: chosen from what was recorded, listed, written as files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gatescope.cli.common import (
+    AsJson,
+    AttentionRate,
+    ExcludeRate,
+    MlpRate,
+    Rate,
+    Rho,
+    ZScore,
+    app,
+    as_json,
+    check_culnig,
+    check_rho,
+    given,
+)
+from gatescope.core.errors import GatescopeError, one_of
+
+if TYPE_CHECKING:  # for the command line's help, which loads no torch
+    from gatescope.core.attributions import Attributions
+    from gatescope.core.neurons import NeuronSet
+    from gatescope.select.selection import Selection
+    from gatescope.steps.run import Run
+
+
+@app.command()
+def select(
+    run: Annotated[Path, typer.Argument(help="A run with a recording or attributions.")],
+    selector: Annotated[
+        list[str] | None,
+        typer.Option(help="RND, LAP, LAPE, MAD, CAS (counters), ATT, CULNIG (attributions); may be given again. CAS if not."),
+    ] = None,
+    rate: Rate = None,
+    rho: Rho = None,
+    mlp_rate: MlpRate = None,
+    attention_rate: AttentionRate = None,
+    exclude_rate: ExcludeRate = None,
+    z: ZScore = None,
+    json: AsJson = False,
+) -> None:
+    """Choose neurons for each group from a run's counters or attributions, and keep them in it.
+
+    CULNIG takes the run's attributions of culture, control and, if there, reading, at the paper's rates unless given.
+
+    Example: gatescope select runs/cvqa --selector CAS --selector MAD --rate 0.01
+    """
+    from gatescope.steps.run import Run
+    from gatescope.studies.vlm import SELECTORS
+
+    opened = Run.open(run)
+    names = [one_of("selector", name.upper(), (*SELECTORS, "CULNIG")) for name in selector or ["CAS"]]
+    rates = given(mlp_rate=mlp_rate, attention_rate=attention_rate, exclude_rate=exclude_rate, z=z)
+    check_rho(rho, names)
+    _check_rates(opened, rates, "CULNIG" in names)
+    chosen = [selection for name in names for selection in _selections(opened, name, rate, rho, rates)]
+    opened.add_selections(chosen)
+    typer.echo(as_json(_counts(chosen)) if json else "\n\n".join(selection.report() for selection in chosen))
+
+
+def _check_rates(run: Run, rates: Mapping[str, float], culnig: bool) -> None:
+    reads = "exclude_rate" in rates and "reading" in run.attributions
+    check_culnig(rates, culnig, reads, "attribute a reading set with --name reading" if culnig else "add --selector CULNIG")
+
+
+def _counts(chosen: Sequence[Selection]) -> dict[str, Any]:
+    """How many neurons were chosen and are lacking, to be written as JSON."""
+    counts = {each.method: {group: len(neurons) for group, neurons in each.items()} for each in chosen}
+    return {"neurons": counts, "shortfall": {each.method: each.shortfall for each in chosen}}
+
+
+def _selections(run: Run, name: str, rate: float | None, rho: float | None, rates: Mapping[str, float]) -> Sequence[Selection]:
+    """What one selector chooses; CULNIG is several."""
+    from gatescope.select import att
+    from gatescope.studies.culnig import choose
+    from gatescope.studies.vlm import COUNTED
+
+    share = 0.01 if rate is None else rate
+    if name in COUNTED:
+        options = {"rho": rho} if name == "LAPE" else {}
+        return [COUNTED[name](run.counters.with_tokens(), share, **options)]
+    if name == "ATT":
+        return [att(_attributions(run, ""), share)]
+    scores, control = _attributions(run, "culture"), _attributions(run, "control")
+    found = choose(scores, control, run.attributions.get("reading"), **rates, **given(rate=rate))
+    return list(found.values())
+
+
+def _attributions(run: Run, name: str) -> Attributions:
+    there = run.attributions
+    if not name and len(there) == 1:
+        return next(iter(there.values()))
+    if name not in there:
+        which = f"of {name!r}" if name else "without a name"
+        raise GatescopeError(
+            f"{run.path} has no attributions {which}; it has {', '.join(map(repr, there)) or 'none'}. Make them with "
+            f"`gatescope attribute --run {run.path}{f' --name {name}' if name else ''}`."
+        )
+    return there[name]
+
+
+@app.command()
+def neurons(
+    run: Annotated[Path, typer.Argument(help="A run with selections.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Directory for SELECTOR.GROUP.safetensors; nothing is written without.")
+    ] = None,
+    selector: Annotated[list[str] | None, typer.Option(help="Only this one's; may be given again.")] = None,
+    group: Annotated[list[str] | None, typer.Option(help="Only this group's; may be given again.")] = None,
+    json: AsJson = False,
+) -> None:
+    """List the neurons a run holds (--json gives all of them), or write them as files for `bake`, `lm-eval`, `NeuronSet.load`.
+
+    Example: gatescope neurons runs/mine --selector CAS --out masks
+    """
+    from gatescope.steps.run import Run
+
+    rows: list[dict[str, Any]] = []
+    for name, of, found in _asked_for(Run.open(run).selections, selector, group):
+        file = None if out is None else out / _file(name, of)
+        if file is not None:
+            _check_free(file, name, of, rows)
+            found.save(file)
+        rows.append({"selector": name, "group": of, "file": file, "neurons": list(found)})
+    if json:
+        typer.echo(as_json(rows))
+        return
+    for row in rows:
+        typer.echo(_told(row))
+
+
+def _told(row: Mapping[str, Any]) -> str:
+    """A set in a line, with its best neurons."""
+    first = ", ".join(f"{site} {layer}.{index}" for site, layer, index in row["neurons"][:5])
+    more = ", ..." if len(row["neurons"]) > 5 else ""
+    return f"{row['file'] or row['selector']}: {row['group']}, {len(row['neurons'])} neurons: {first}{more}"
+
+
+def _asked_for(
+    kept: Mapping[str, Selection], selectors: Sequence[str] | None, groups: Sequence[str] | None
+) -> Iterator[tuple[str, str, NeuronSet]]:
+    """Selector, group and neurons of what was asked for; all if nothing was."""
+    for name in selectors or ():
+        one_of("selector", name, tuple(kept))
+    for name, selection in kept.items():
+        # A selector that was not asked for must have the groups too: a slip of the pen is never passed over.
+        wanted = [one_of("group", group, tuple(selection)) for group in groups or selection]
+        if name in (selectors or kept):
+            yield from ((name, group, selection[group]) for group in selection if group in wanted)
+
+
+def _file(selector: str, group: str) -> str:
+    """What the file of a set is called."""
+    from gatescope.statistics.table import ALL
+
+    label = selector if group == ALL else f"{selector}.{group}"
+    return f"{label.replace(' ', '-').replace('/', '-')}.safetensors"
+
+
+def _check_free(file: Path, selector: str, group: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse to write two sets to one file: two names may differ in their spaces alone."""
+    for other in rows:
+        if other["file"] == file:
+            raise GatescopeError(
+                f"{other['selector']} of {other['group']!r} and {selector} of {group!r} would both be {file.name}. Write "
+                f"each to a directory of its own, with --selector and --group."
+            )
