@@ -81,7 +81,7 @@ def measure(preset: str, shape: dict, device: str) -> tuple[dict, dict, dict]:
     parameters = list(module.parameters())
 
     def ours():
-        return score_batch(model, how, forced_batch(model, batch, answers), fused.attribution)[:2]
+        return score_batch(model, how, forced_batch(model, batch, answers), compiled.attribution)[:2]
 
     def ours_added():
         scores, probability = ours()

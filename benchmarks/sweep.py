@@ -1,7 +1,7 @@
 """How long a sweep of M masks takes: one at a time or side by side, and with the images' features shared.
 
     naive          every mask alone: texts and images encoded again, the images' features computed again
-    one at a time  `gs.sweep(..., together=1)`: encoded once, the features shared
+    one at a time  `gs.sweep(..., masks_per_batch=1)`: encoded once, the features shared
     side by side   `gs.sweep(...)`: masks in different rows of one batch, as many as fit
 
 Every sweep also runs the unmodified model, so M masks give M + 1 answers per example. It is checked that all three give the
@@ -28,7 +28,7 @@ from gatescope.interventions.apply import masks_of
 from gatescope.models.identity import identity
 from gatescope.models.sites import site_of
 from gatescope.organism import build, world
-from gatescope.traces.ask import ask
+from gatescope.traces.batch import run_batch
 from gatescope.traces.encoding import collate
 
 SMALL = {"examples": 8, "pixels": 56, "new": 4}
@@ -87,12 +87,12 @@ def compare(model, examples: list, masks: dict, new: int, rounds: int, device: s
         texts = []
         for mask in (None, *masks.values()):
             batch = collate(model, examples).to(model._module.device)
-            answered, _ = ask(model, batch, masks=masks_of(model, [mask]), max_new_tokens=new)
+            answered, _ = run_batch(model, batch, masks=masks_of(model, [mask]), max_new_tokens=new)
             texts += [text for text, _ in answered]
         answers["naive"] = texts
 
-    def sweep(way: str, together: int | None):
-        rows = gs.sweep(model, examples, masks, together=together, **settings)
+    def sweep(way: str, masks_per_batch: int | None):
+        rows = gs.sweep(model, examples, masks, masks_per_batch=masks_per_batch, **settings)
         answers[way] = [row.text for row in rows.rows]
 
     ways = {

@@ -80,7 +80,7 @@ def ways(model, examples: list, lens=None) -> dict:
     module, site = model._module, site_of(model, "gate")
     batch = collate(model, examples).to(module.device)
     inputs = batch.inputs | forward_options(model, batch.inputs, keep=1)
-    masks = batch.valid[None]
+    masks = batch.token_mask[None]
 
     def bare():
         module(**inputs)

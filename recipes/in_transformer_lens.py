@@ -56,7 +56,7 @@ def main() -> None:
     real_tokens = inputs["attention_mask"].bool()
     effect = (masked - unmodified)[real_tokens].abs().max()
     difference = (masked - hooked)[real_tokens].abs().max()
-    table = gs.sweep(model, study.evaluation, {neurons.origin.get("group", "mask"): mask}, readout=study.readout)
+    table = gs.sweep(model, study.evaluation, {neurons.provenance.get("group", "mask"): mask}, readout=study.readout)
     change = table.changes("mask").mean()
     print("The hooks: " + ", ".join(name for name, _ in hooks))
     print(f"\nSwitching off {len(neurons)} neurons moves a logit by up to {effect:.2f}, and accuracy by {change:+.1f} points")

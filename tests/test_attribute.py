@@ -216,7 +216,11 @@ def test_a_run_is_continued_with_what_it_was_begun_with_only(qwen3, tmp_path, ch
             qwen3._module.set_attn_implementation("sdpa")
 
     before = run()
-    assert (before.origin["pad_zero"], before.origin["reduce"], before.origin["attention"]) == ("False", "max", "sdpa")
+    assert (before.provenance["pad_zero"], before.provenance["reduce"], before.provenance["attention"]) == (
+        "False",
+        "max",
+        "sdpa",
+    )
     with pytest.raises(gs.GatescopeError, match=message):
         run(**change)
 
@@ -344,7 +348,7 @@ def test_attributions_survive_saving_and_refuse_strangers(qwen3, tmp_path):
     again = gs.Attributions.load(tmp_path / "a.safetensors")
     assert torch.equal(again.sums, found.sums) and torch.equal(again.clamped, found.clamped)
     assert (again.groups, again.layout, again.items) == (found.groups, found.layout, found.items)
-    assert again.model == identity(qwen3) and again.origin["reduce"] == "max"
+    assert again.model == identity(qwen3) and again.provenance["reduce"] == "max"
     both = found + again
     assert torch.equal(both.sums, 2 * found.sums) and both.seen.tolist() == [2, 2, 2]
     with pytest.raises(gs.GatescopeError, match="cannot be added"):

@@ -119,7 +119,7 @@ def test_the_checkpoint_says_what_was_done_and_to_which_model(llama, tmp_path):
     assert not list(path.parent.glob(".*")), "a scratch directory was left"
     again = baked_from(path)
     assert again == intervention and list(again.neurons) == list(neurons)
-    assert again.neurons.origin == neurons.origin and again.neurons.model["digest"] == identity(llama)["digest"]
+    assert again.neurons.provenance == neurons.provenance and again.neurons.model["digest"] == identity(llama)["digest"]
     note = json.loads((path / "gatescope.json").read_text())
     assert note["digest"] != identity(llama)["digest"] and note["versions"]["torch"] == torch.__version__
     mark = AutoConfig.from_pretrained(path).gatescope_baked

@@ -31,9 +31,9 @@ def test_a_base_model_gets_the_bare_prompt_with_one_bos_that_does_not_count(llam
     batch = collate(llama, text_examples(each=2))
     assert prompt(llama, batch.examples[0]).startswith("Answer the following multiple-choice question.\nQuestion:")
     for row in range(4):
-        tokens, valid = pieces(llama, batch, row), batch.valid[row].tolist()
+        tokens, token_mask = pieces(llama, batch, row), batch.token_mask[row].tolist()
         assert tokens.count("<s>") == 1
-        assert [t for t, v in zip(tokens, valid, strict=True) if not v] == ["<pad>"] * tokens.count("<pad>") + ["<s>"]
+        assert [t for t, v in zip(tokens, token_mask, strict=True) if not v] == ["<pad>"] * tokens.count("<pad>") + ["<s>"]
 
 
 def test_a_chat_templates_bos_is_not_doubled_and_its_markers_do_not_count(tmp_path):
@@ -41,7 +41,7 @@ def test_a_chat_templates_bos_is_not_doubled_and_its_markers_do_not_count(tmp_pa
     batch = collate(model, text_examples(each=1)[:1])
     tokens = pieces(model, batch)
     assert [t for t in tokens if t.startswith("<")] == ["<s>", "<|turn|>", "<|end|>", "<|turn|>"]
-    dropped = [t for t, v in zip(tokens, batch.valid[0].tolist(), strict=True) if not v]
+    dropped = [t for t, v in zip(tokens, batch.token_mask[0].tolist(), strict=True) if not v]
     assert dropped == ["<s>", "<|turn|>", "<|end|>", "<|turn|>"]
 
 
@@ -50,7 +50,7 @@ def test_markers_not_flagged_special_do_not_count_if_the_template_spells_them(tm
     model.tokenizer.add_tokens(["<|plain|>", "kite"])
     model.tokenizer.chat_template = "<|plain|>{{ messages[0]['content'] }} kite kites"
     batch = collate(model, text_examples(each=1)[:1])
-    dropped = {t for t, v in zip(pieces(model, batch), batch.valid[0].tolist(), strict=True) if not v}
+    dropped = {t for t, v in zip(pieces(model, batch), batch.token_mask[0].tolist(), strict=True) if not v}
     assert "<|plain|>" in dropped
 
 
@@ -59,7 +59,7 @@ def test_image_line_breaks_of_llava_next_do_not_count(llava, examples):
     wide = gs.data.Example("w", "g", "What?", ("a", "b"), "a", examples[0].picture().resize((56, 28)))
     batch = collate(llava, [wide])
     image = torch.tensor([t == "<image>" for t in pieces(llava, batch)])
-    counts = batch.valid[0][image].tolist()
+    counts = batch.token_mask[0][image].tolist()
     assert counts == [True] * 4 + [True] * 4 + [False] + [True] * 4 + [False]
 
 
@@ -69,7 +69,7 @@ def test_pictures_and_text_mix_in_a_batch(organism_model, examples):
     counts = [(row == organism_model.processor.image_token_id).sum().item() for row in batch.inputs["input_ids"]]
     assert counts[0] > 0 and counts[1] == counts[2] == 0 and counts[3] > 0
     alone = collate(organism_model, [mixed[1]])
-    assert batch.valid[1].sum() == alone.valid[0].sum()
+    assert batch.token_mask[1].sum() == alone.token_mask[0].sum()
 
 
 def test_every_row_keeps_its_own_picture_where_the_processor_goes_by_rows(tmp_path, examples):
@@ -112,7 +112,7 @@ def test_a_passage_has_the_tokenizers_bos_whatever_the_chat_template_writes(tmp_
     model = gs.load_model(tiny_llama(tmp_path, chat=True))
     batch = collate(model, [gs.data.Example.passage("p", "g", "drums at dusk")])
     assert pieces(model, batch)[0] == "<s>" and pieces(model, batch).count("<s>") == 1
-    assert batch.valid[0].tolist() == [False] + [True] * len("drums at dusk")
+    assert batch.token_mask[0].tolist() == [False] + [True] * len("drums at dusk")
 
 
 def test_text_and_image_are_told_apart_token_by_token(llava, examples):
@@ -146,7 +146,7 @@ def test_an_unknown_word_counts_even_where_padding_is_written_as_one(organism_mo
     unknown = organism_model.tokenizer.unk_token_id
     alone = [collate(organism_model, [e]) for e in asked]
     for batch in alone:
-        assert batch.valid[batch.inputs["input_ids"] == unknown].all() and (batch.inputs["input_ids"] == unknown).any()
+        assert batch.token_mask[batch.inputs["input_ids"] == unknown].all() and (batch.inputs["input_ids"] == unknown).any()
     usual = organism_model.tokenizer.pad_token
     organism_model.tokenizer.pad_token = organism_model.tokenizer.unk_token
     try:
@@ -154,7 +154,7 @@ def test_an_unknown_word_counts_even_where_padding_is_written_as_one(organism_mo
     finally:
         organism_model.tokenizer.pad_token = usual
     assert both.inputs["input_ids"][0, 0] == unknown and not both.inputs["attention_mask"][0, 0]
-    assert both.valid.sum(1).tolist() == [int(batch.valid.sum()) for batch in alone]
+    assert both.token_mask.sum(1).tolist() == [int(batch.token_mask.sum()) for batch in alone]
 
 
 def test_pictures_and_films_have_placeholders_by_the_model_or_its_processor(organism_model, monkeypatch):
@@ -171,7 +171,7 @@ def test_line_breaks_that_are_tokens_of_their_own_count_though_the_template_has_
     model.tokenizer.chat_template = "{{ messages[0]['content'] }}\n\n"
     batch = collate(model, [gs.data.Example("x", "g", "Which?", ("a", "b"), "a", prompt="One.\n\nTwo.")])
     assert pieces(model, batch).count("\n\n") >= 1
-    assert [t for t, v in zip(pieces(model, batch), batch.valid[0].tolist(), strict=True) if not v] in ([], ["<s>"])
+    assert [t for t, v in zip(pieces(model, batch), batch.token_mask[0].tolist(), strict=True) if not v] in ([], ["<s>"])
 
 
 def test_markers_of_the_processors_template_do_not_count(tmp_path, examples):
@@ -181,5 +181,5 @@ def test_markers_of_the_processors_template_do_not_count(tmp_path, examples):
     model.tokenizer.add_tokens(["<|plain|>"])
     model.processor.chat_template = "<|plain|>" + model.processor.chat_template
     batch = collate(model, examples[:1])
-    assert not batch.valid[0][torch.tensor([t == "<|plain|>" for t in pieces(model, batch)])].any()
+    assert not batch.token_mask[0][torch.tensor([t == "<|plain|>" for t in pieces(model, batch)])].any()
     assert "<|plain|>" in pieces(model, batch)

@@ -43,7 +43,7 @@ def test_saving_and_loading_keeps_every_bit(tmp_path_factory, one):
     one.save(path)
     again = gs.Counters.load(path)
     assert same(one, again) and again.groups == GROUPS and again.layout == LAYOUT
-    assert again.model == {"id": "m"} and again.origin == {"site": "gate"}
+    assert again.model == {"id": "m"} and again.provenance == {"site": "gate"}
 
 
 def test_p_and_m_are_per_valid_token():
@@ -90,13 +90,13 @@ def test_some_of_the_groups_are_taken_in_the_order_asked_for_with_their_provenan
     assert found.groups == ("c", "a") and found.T.tolist() == [3, 1]
     assert (found.seen.tolist(), found.counted.tolist()) == ([13, 11], [23, 21])
     assert torch.equal(found.K, numbers[[2, 0]]) and torch.equal(found.S, numbers[[2, 0]].double())
-    assert (dict(found.model), dict(found.origin)) == ({"id": "m"}, {"site": "gate"})
+    assert (dict(found.model), dict(found.provenance)) == ({"id": "m"}, {"site": "gate"})
     assert one.empty == () and one.with_tokens().groups == GROUPS  # one token is enough
 
 
 def test_a_sum_keeps_the_provenance_of_the_first():
     one, other = (gs.Counters.zeros(["a"], LAYOUT, {"id": "m"}, {"from": name}) for name in ("one", "other"))
-    assert (one + other).origin == {"from": "one"}
+    assert (one + other).provenance == {"from": "one"}
 
 
 def test_a_mean_of_nan_names_group_layer_and_neuron():

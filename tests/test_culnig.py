@@ -61,7 +61,7 @@ def test_specific_equals_brute_force(seed, ties, options):
         0.1, 0.1, options.get("z", 0.5), options.get("ddof", 0), COUNTRIES[1:4],
     )  # fmt: skip
     assert {c: list(s) for c, s in found.items()} == wanted and any(wanted.values())
-    assert found.wanted == 21 and found["b"].origin["group"] == "b"
+    assert found.wanted == 21 and found["b"].provenance["group"] == "b"
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -93,12 +93,12 @@ def test_without_a_control_set_nothing_is_taken_off():
     found = gs.select.culnig_general(scores, None, reading, **RATES)
     assert list(found) == culnig.general(plain(scores), zero, plain(reading), NEURONS, 64, 1, 0.1, 0.05, 0.1)
     assert list(found) != list(gs.select.culnig_general(scores, attributions(3), reading, **RATES))
-    assert found.origin["control"] == "none" and "clamp_control" not in found.origin
+    assert found.provenance["control"] == "none" and "clamp_control" not in found.provenance
     specific = gs.select.culnig_specific([scores, scores], None, reading, rate=0.1, exclude_rate=0.1)
     by, one = dict.fromkeys(COUNTRIES, 32), dict.fromkeys(COUNTRIES, 1)
     wanted = culnig.specific(plain(scores), zero, plain(reading), NEURONS, by, one, 0.1, 0.1, 0.5, 0, COUNTRIES[:4])
     assert {c: list(s) for c, s in specific.items()} == wanted and any(wanted.values())
-    assert specific["b"].origin["control"] == "none"
+    assert specific["b"].provenance["control"] == "none"
 
 
 @pytest.mark.parametrize("clamp", [True, False])

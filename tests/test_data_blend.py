@@ -313,9 +313,9 @@ def test_short_answers_in_the_native_language_the_most_given_first(tmp_path):
     study = short(write_short(tmp_path))
     (food,) = study.identification
     assert (food.id, food.group, food.question) == ("Fo-01/Spain", "Spain", "¿Qué se come {aquí}?")
-    assert food.accepted == ("pan de brelo", "brelo", "zurbas") and food.answer == "pan de brelo" and food.choices == ()
+    assert food.references == ("pan de brelo", "brelo", "zurbas") and food.answer == "pan de brelo" and food.choices == ()
     assert ids(study.evaluation) == ["Ed-01/UK", "Ed-01/Spain"]
-    assert study.evaluation[1].accepted == ("mirtos", "mirto", "lirta")
+    assert study.evaluation[1].references == ("mirtos", "mirto", "lirta")
     assert {k: food.facts[k] for k in ("language", "topic", "country", "question id")} == {
         "language": "es", "topic": "Food", "country": "Spain", "question id": "Fo-01",
     }  # fmt: skip
@@ -323,7 +323,7 @@ def test_short_answers_in_the_native_language_the_most_given_first(tmp_path):
 
 def test_short_answers_in_english(tmp_path):
     study = short(write_short(tmp_path), language="english")
-    assert [(e.id, e.accepted, e.facts["language"]) for e in (*study.identification, *study.evaluation)] == [
+    assert [(e.id, e.references, e.facts["language"]) for e in (*study.identification, *study.evaluation)] == [
         ("Fo-01/Spain", ("brelo bread", "zurbs"), "en"),
         ("Ed-01/UK", ("blimbs",), "en"),
         ("Ed-01/Spain", ("lirt",), "en"),

@@ -258,7 +258,7 @@ def test_the_command_prints_the_sites_and_exits_0_only_if_all_hold(tmp_path, mon
     assert code == 0 and lines[-1] == "gatescope reads and edits this model as plain hooks do, on every site."
     assert "k               2      16  model.layers.0.self_attn.qkv_proj (output) columns 32..47" in lines
     monkeypatch.setattr(
-        doctor.checks, "count", lambda gate, valid: (torch.zeros(3, gate.shape[-1]).long(), torch.zeros(3, gate.shape[-1]))
+        doctor.checks, "count", lambda gate, token_mask: (torch.zeros(3, gate.shape[-1]).long(), torch.zeros(3, gate.shape[-1]))
     )
     code, said = run(monkeypatch, capsys, tmp_path)
     assert code == 1 and "NOT as plain hooks do" in said.out

@@ -10,7 +10,7 @@ import torch
 from gatescope.data import Example
 from gatescope.traces.encoding import Batch
 from gatescope.traces.forced import force
-from gatescope.traces.likelihood import answer_logs
+from gatescope.traces.likelihood import answer_logprobs
 from tiny import Parts
 
 PAD = 9
@@ -62,6 +62,6 @@ def test_log_probabilities_are_a_loops_in_float64_whatever_the_dtype_of_the_logi
         # the last token is predicted at the last position, the one before it one position earlier, ...
         steps = [row[len(row) - len(ids) + i].softmax(-1)[token] for i, token in enumerate(ids)]
         expected.append(torch.stack(steps).prod().log())
-    found = answer_logs(logits, answers)
+    found = answer_logprobs(logits, answers)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found.double(), torch.stack(expected), rtol=1e-5, atol=1e-6)

@@ -124,8 +124,8 @@ def test_nan_reaches_the_sum_where_its_token_counts_and_nowhere_else(form, dtype
 
 def test_a_signed_total_is_float64_and_blind_to_what_does_not_count():
     activation = torch.tensor([[[2.0**24, -1.0], [1.0, -2.0], [torch.nan, torch.inf]]])
-    valid = torch.tensor([[True, True, False]])
-    assert kernels.total(activation, valid).tolist() == [[2.0**24 + 1, -3.0]]  # in float32 the one is lost
+    token_mask = torch.tensor([[True, True, False]])
+    assert kernels.total(activation, token_mask).tolist() == [[2.0**24 + 1, -3.0]]  # in float32 the one is lost
 
 
 @every_form

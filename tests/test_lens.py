@@ -129,7 +129,7 @@ def test_what_record_counts_is_what_the_bridge_caches(llama, llama_bridge, site,
         batch = collate(llama, [passage])
         _, cache = llama_bridge.run_with_cache(batch.inputs["input_ids"])
         for layer in range(len(fired)):
-            values = cache[f"blocks.{layer}.{hook}"][batch.valid]
+            values = cache[f"blocks.{layer}.{hook}"][batch.token_mask]
             fired[layer] += (values > 0).sum(0)
             summed[layer] += values.clamp(min=0).double().sum(0)
     assert torch.equal(fired, counts.K[0])

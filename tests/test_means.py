@@ -29,8 +29,8 @@ def test_means_equal_plain_hooks(organism_model, examples, site):
             module(**batch.inputs)
         for handle in handles:
             handle.remove()
-        sums += torch.stack([whole[batch.valid].double().sum(0) for whole in seen])
-        tokens += int(batch.valid.sum())
+        sums += torch.stack([whole[batch.token_mask].double().sum(0) for whole in seen])
+        tokens += int(batch.token_mask.sum())
     torch.testing.assert_close(found, sums / tokens, rtol=1e-5, atol=1e-6)
     assert (found < 0).any()
 
@@ -72,7 +72,7 @@ def test_means_are_of_the_sites_own_columns_and_tokens(name, site, tmp_path):
         with torch.no_grad():
             plain(**batch.inputs)
         for outs in seen.values():
-            outs[-1] = outs[-1][batch.valid[0]]
+            outs[-1] = outs[-1][batch.token_mask[0]]
     expected = torch.stack([torch.cat(seen[layer]).double().mean(0) for layer in sorted(seen)])
     expected = expected if columns is None else expected[:, columns]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

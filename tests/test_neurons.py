@@ -50,7 +50,7 @@ def test_saving_and_loading_keeps_members_order_and_provenance(tmp_path_factory,
     gs.NeuronSet.of(LAYOUT, a, {"id": "m", "digest": "d"}, {"method": "CAS"}).save(path)
     again = gs.NeuronSet.load(path, {"id": "elsewhere", "digest": "d"})
     assert list(again) == a and again.layout == LAYOUT
-    assert again.model == {"id": "m", "digest": "d"} and again.origin == {"method": "CAS"}
+    assert again.model == {"id": "m", "digest": "d"} and again.provenance == {"method": "CAS"}
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_draw_is_another_with_another_seed_and_says_which_it_was():
     drawn = {tuple(every.sample(7, seed=seed).flat.tolist()) for seed in range(20)}
     assert len(drawn) == 20
     one = every.sample(7, seed=3)
-    assert one.origin == {"method": "CAS", "sample": "7", "seed": "3"} and one.model == {"id": "m"}
+    assert one.provenance == {"method": "CAS", "sample": "7", "seed": "3"} and one.model == {"id": "m"}
     times = torch.zeros(LAYOUT.size)
     for seed in range(400):
         times[every.sample(7, seed=seed).flat] += 1
@@ -141,7 +141,7 @@ def test_operations_keep_the_first_sets_order_and_its_model(a, b):
     assert list(one - other) == [n for n in a if n not in b]
     for found in (one | other, one & other, one - other, one.complement(), one.restrict(layers=[0]), one.sample(0, seed=0)):
         assert found.model == of and found.layout == LAYOUT
-    assert one.restrict(sites=["q"]).origin == {"method": "CAS"}
+    assert one.restrict(sites=["q"]).provenance == {"method": "CAS"}
 
 
 def test_sets_of_two_spaces_are_not_equal_and_one_without_a_model_goes_with_any():

@@ -18,7 +18,7 @@ from gatescope.interventions.apply import side_by_side
 from gatescope.traces import vision
 from gatescope.traces.encoding import collate, placeholder_ids
 from gatescope.traces.forced import force
-from gatescope.traces.likelihood import answer_logs
+from gatescope.traces.likelihood import answer_logprobs
 from picture_families import PICTURES
 from tiny import text_examples, varied_examples
 
@@ -133,14 +133,14 @@ def test_counts_of_a_batch_are_those_of_its_questions_alone(case):
         finally:
             for handle in handles:
                 handle.remove()
-        valid = collate(case.model, [example]).valid[0]
+        token_mask = collate(case.model, [example]).token_mask[0]
         g = found["all"].groups.index(example.group)
         special = {i for i, token in case.model.tokenizer.added_tokens_decoder.items() if token.special}
         content = [i not in special for i in ids.tolist()]
-        t["all"][g] += valid.sum()
+        t["all"][g] += token_mask.sum()
         t["generated"][g] += sum(content[: len(steps[0]) - 1])
         for layer, outs in enumerate(steps):
-            k["all"][g, layer] += (outs[0][valid] > 0).sum(0)
+            k["all"][g, layer] += (outs[0][token_mask] > 0).sum(0)
             for out, counts in zip(outs[1:], content, strict=False):
                 k["generated"][g, layer] += (out[-1] > 0) * counts
     for name, counters in found.items():
@@ -179,7 +179,7 @@ def test_log_likelihoods_are_those_of_the_models_own_generation(case):
     assert min(map(len, answers)) > 1 and len(set(map(len, answers))) > 1
     inputs = force(case.model, collate(case.model, case.examples), answers)
     with torch.no_grad():
-        found = answer_logs(case.plain(**inputs).logits[:, -max(map(len, answers)) :], answers)
+        found = answer_logprobs(case.plain(**inputs).logits[:, -max(map(len, answers)) :], answers)
     expected = [log_likelihood(case, e, ids) for e, ids in zip(case.examples, answers, strict=True)]
     torch.testing.assert_close(found.double(), torch.tensor(expected, dtype=torch.float64), rtol=1e-4, atol=1e-3)
 
@@ -252,7 +252,7 @@ def test_line_breaks_of_llava_onevision_do_not_count(case):
     wide = gs.data.Example("w", "g", "What?", ("a", "b"), "a", case.examples[0].picture().resize((56, 28)))
     batch = collate(case.model, [wide])
     image = batch.inputs["input_ids"][0] == case.model.tokenizer.convert_tokens_to_ids("<image>")
-    assert batch.valid[0][image].tolist() == [True] * 4 + [True] * 4 + [False] + [True] * 4 + [False]
+    assert batch.token_mask[0][image].tolist() == [True] * 4 + [True] * 4 + [False] + [True] * 4 + [False]
 
 
 def test_an_edited_copys_pictures_are_not_made_outside_its_edits(case):

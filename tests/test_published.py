@@ -115,14 +115,14 @@ def test_every_module_of_culnigs_code_is_a_site_and_comes_back_with_the_models_n
     written = json.loads((tmp_path / "n.json").read_text())
     assert [row["module_name"] for row in written["top_neurons"]] == list(sites) and written["model_name"] == "org/m"
     found = published.read_culnig(tmp_path / "n.json", layout)
-    assert list(found) == list(neurons) and found.origin == {"method": "CULNIG", "file": "n.json"}
+    assert list(found) == list(neurons) and found.provenance == {"method": "CULNIG", "file": "n.json"}
 
 
 def test_lapes_sets_say_whose_they_are_and_as_many_groups_are_wanted_as_there_are(tmp_path):
     path = tmp_path / "lape.pth"
     torch.save([[torch.tensor([1]), torch.tensor([2])]] * 2, path)
     found = published.read_lape(path, GATE, ["en", "zh"], {"id": "m"})
-    assert {group: (s.origin, s.model) for group, s in found.items()} == {
+    assert {group: (s.provenance, s.model) for group, s in found.items()} == {
         group: ({"method": "LAPE", "group": group, "file": "lape.pth"}, {"id": "m"}) for group in ("en", "zh")
     }
     with pytest.raises(gs.GatescopeError, match=r"holds 2 languages of \[2\] layers; 3 groups"):

@@ -13,7 +13,7 @@ import gatescope as gs
 from gatescope.core.answers import Reading
 from gatescope.data import Example
 from gatescope.statistics.table import Row, Table
-from gatescope.traces.ask import READOUTS, ask
+from gatescope.traces.batch import READOUTS, run_batch
 from gatescope.traces.encoding import collate
 from gatescope.traces.readouts.argmax import next_token
 from gatescope.traces.readouts.generated import Short
@@ -65,7 +65,7 @@ def tokens_of(plain, text: str) -> list[int]:
 
 @pytest.mark.parametrize("readout", ["loglik", "loglik_mean"])
 def test_option_log_likelihood_is_a_plain_loops(llama, plain, questions, readout):
-    found, _ = ask(llama, collate(llama, questions), readout=readout)
+    found, _ = run_batch(llama, collate(llama, questions), readout=readout)
     for (text, reading), example in zip(found, questions, strict=True):
         scores = []
         for choice in example.choices:
@@ -77,7 +77,7 @@ def test_option_log_likelihood_is_a_plain_loops(llama, plain, questions, readout
 
 
 def test_the_label_read_out_is_a_plain_loops(llama, plain, questions):
-    found, _ = ask(llama, collate(llama, questions), readout="label")
+    found, _ = run_batch(llama, collate(llama, questions), readout="label")
     for (label, reading), example in zip(found, questions, strict=True):
         prompt = asked(example)
         scores = [log_likelihood(plain, prompt, tokens_of(plain, name)) for name in LABELS]
@@ -87,7 +87,7 @@ def test_the_label_read_out_is_a_plain_loops(llama, plain, questions):
 
 def test_a_scale_to_ten_is_read_over_its_two_tokens(llama, plain):
     examples = [scale(10, "7", number) for number in range(2)] + [scale(4, "2", 2)]
-    found, _ = ask(llama, collate(llama, examples), readout="likert_label")
+    found, _ = run_batch(llama, collate(llama, examples), readout="likert_label")
     for (label, reading), example in zip(found, examples, strict=True):
         chance = [
             torch.tensor(log_likelihood(plain, str(example.prompt), tokens_of(plain, c))).exp().item() for c in example.choices
@@ -113,7 +113,7 @@ def test_options_that_begin_others_by_hand():
 def test_generation_is_a_plain_loops(llama, plain, questions):
     """Greedy, one row at a time, 6 tokens; then Algorithm 1."""
     model, tokenizer = plain
-    found, _ = ask(llama, collate(llama, questions), readout="generate", max_new_tokens=6)
+    found, _ = run_batch(llama, collate(llama, questions), readout="generate", max_new_tokens=6)
     for (text, _), example in zip(found, questions, strict=True):
         ids = tokenizer(asked(example)).input_ids
         start = len(ids)
@@ -153,7 +153,7 @@ def test_labels_are_compared_in_float32_whatever_the_weights(llama_path, questio
             logits = model._module(**batch.inputs).logits[0, -1]
         best = logits[tokens].float().argmax()
         blind += int(logits.log_softmax(-1)[tokens].argmax() != best)
-        ((found, _),), _ = ask(model, batch, readout="label")
+        ((found, _),), _ = run_batch(model, batch, readout="label")
         assert found == LABELS[best]
     assert blind, "bfloat16 can tell all of these apart"
 
@@ -172,7 +172,7 @@ def test_a_short_answer_is_right_if_any_accepted_one_is_in_it(taught):
     model, examples = taught
     short = [
         dataclasses.replace(e, prompt=gs.data.prompts.multiple_choice(e.question, e.choices, image=False),
-                            choices=(), accepted=answers, answer=answers[0])
+                            choices=(), references=answers, answer=answers[0])
         for e, answers in zip(examples, [("K",), ("zz", "k"), ("zz",)] * 2, strict=True)
     ]  # fmt: skip
     table = gs.sweep(model, short, {}, readout="short", progress=False)
@@ -335,7 +335,7 @@ def test_passages_need_the_read_out_none_and_do_not_mix_with_questions(llama):
 def test_examples_are_read_by_what_all_of_them_have_unless_it_is_said(llama, questions):
     read = gs.data.example.readout_of
     bare = [dataclasses.replace(e, labels=()) for e in questions]
-    short = [dataclasses.replace(e, accepted=(e.answer,)) for e in questions]
+    short = [dataclasses.replace(e, references=(e.answer,)) for e in questions]
     assert [read(some) for some in (questions, bare, [*questions, bare[0]], short)] == [
         "label",
         "generate",
@@ -346,7 +346,7 @@ def test_examples_are_read_by_what_all_of_them_have_unless_it_is_said(llama, que
     own, said = (gs.sweep(llama, questions, {}, readout=r, progress=False).rows for r in (None, "label"))
     assert own == said and {row.text for row in own} <= set(LABELS)
     counts = gs.record(llama, questions, only_correct=False, progress=False)
-    assert counts.origin["readout"] == "label"
+    assert counts.provenance["readout"] == "label"
 
 
 def test_passages_run_no_further_than_the_last_neuron_that_is_read(llama):
@@ -382,7 +382,7 @@ def test_a_pass_that_was_stopped_leaves_nothing_behind(llama, run):
 
 
 def test_a_scale_may_begin_at_zero():
-    from gatescope.traces.ask import readout_named
+    from gatescope.traces.batch import readout_named
 
     choices = ("0", "1", "2")
     example = Example("x", "north", "How much?", choices, "0", labels=choices)
@@ -394,7 +394,7 @@ def test_a_short_answer_is_read_in_the_language_of_its_example():
     """A Korean particle is no part of the answer; where no language is said it is English, which has none."""
 
     def example(**facts):
-        return Example("x", "north", "What?", (), "연", accepted=("연",), prompt="What?", facts=facts)
+        return Example("x", "north", "What?", (), "연", references=("연",), prompt="What?", facts=facts)
 
     read = Short().reading
     assert read("연을", example(language="ko")).correct

@@ -22,7 +22,7 @@ def reference(path, model, examples, batch_size, layers_path="model.language_mod
     totals = None
     for start in range(0, len(examples), batch_size):
         batch = collate(model, examples[start : start + batch_size])
-        k, s, t = prefill_counters(plain, modules, batch.inputs, batch.valid)
+        k, s, t = prefill_counters(plain, modules, batch.inputs, batch.token_mask)
         if totals is None:
             totals = [torch.zeros(len(groups), *k.shape[1:], dtype=d) for d in (torch.int64, torch.float64)]
             totals.append(torch.zeros(len(groups), dtype=torch.int64))
@@ -64,7 +64,7 @@ def test_batch_size_and_padding_do_not_change_the_counts(organism_model, example
 def test_padding_and_markers_are_not_counted(organism_model, examples):
     batch = collate(organism_model, examples[:4])
     pieces = [organism_model.tokenizer.convert_ids_to_tokens(row.tolist()) for row in batch.inputs["input_ids"]]
-    for row, counts in zip(pieces, batch.valid.tolist(), strict=True):
+    for row, counts in zip(pieces, batch.token_mask.tolist(), strict=True):
         expected = [not (p.startswith("<|") and p != "<|image_pad|>") for p in row]
         assert counts == expected
         assert "user" in [p for p, c in zip(row, counts, strict=True) if c]
@@ -134,7 +134,7 @@ def test_sums_over_the_examples_of_a_batch_are_float64_to_the_bit(llama):
     finally:
         for handle in handles:
             handle.remove()
-    each = torch.stack([torch.where(batch.valid[..., None], out, 0).clamp(min=0).sum(1) for out in seen])  # [l, b, n]
+    each = torch.stack([torch.where(batch.token_mask[..., None], out, 0).clamp(min=0).sum(1) for out in seen])  # [l, b, n]
     assert each.dtype == torch.float32
     exact = each.double().sum(1)
     assert torch.equal(found.S[0], exact)
@@ -190,7 +190,7 @@ def test_groups_stand_in_the_order_in_which_they_are_met(llama):
     examples = text_examples(groups=("southward", "north", "east"), each=1)
     found = gs.record(llama, examples, only_correct=False, max_new_tokens=1, progress=False)
     assert found.groups == ("southward", "north", "east")
-    lengths = [int(collate(llama, [e]).valid.sum()) for e in examples]
+    lengths = [int(collate(llama, [e]).token_mask.sum()) for e in examples]
     assert found.T.tolist() == lengths and len(set(lengths)) == 3
 
 
@@ -204,7 +204,7 @@ def test_an_example_that_is_wrong_is_seen_and_not_counted(llama):
         dataclasses.replace(e, answer=next(c for c, name in zip(e.choices, e.labels, strict=True) if name != said[e.id]))
         for i, e in enumerate(examples)
     ]  # fmt: skip
-    tokens = {g: sum(int(collate(llama, [e]).valid.sum()) for i, e in enumerate(right) if i % 3 and e.group == g)
+    tokens = {g: sum(int(collate(llama, [e]).token_mask.sum()) for i, e in enumerate(right) if i % 3 and e.group == g)
               for g in ("north", "south")}  # fmt: skip
     for sizes in ({"batch_size": 12}, {"batch_size": 2, "shard_size": 4}):
         found = gs.record(llama, right, readout="label", progress=False, **sizes)

@@ -40,7 +40,9 @@ def counters(groups, seed=0):
     drawn = np.random.default_rng(seed)
     fired = torch.from_numpy(drawn.integers(0, 100, (len(groups), 4, 50)))
     sizes = [torch.full((len(groups),), n, dtype=torch.int64) for n in (100, 8, 7)]
-    return gs.Counters(tuple(groups), LAYOUT, fired, fired.double() * 0.5, *sizes, model=MODEL, origin={"token_rule": "all"})
+    return gs.Counters(
+        tuple(groups), LAYOUT, fired, fired.double() * 0.5, *sizes, model=MODEL, provenance={"token_rule": "all"}
+    )
 
 
 def synthetic(path, groups=("north", "south", "east"), selectors=("RND", "CAS"), each=6, seed=0, word="boat", question="What?"):

@@ -52,7 +52,7 @@ def test_counters_are_the_sums_of_all_shards_and_say_where_they_came_from(run):
         assert found.groups == ("a", "b") and found.layout == LAYOUT
         assert found.model == MODEL | {"dtype": "bfloat16"}  # what the shards were computed in
         wanted = {k: v for k, v in RECORD.items() if k not in ("tokens", "max_new_tokens")} | {"tokens": tokens}
-        assert found.origin == wanted
+        assert found.provenance == wanted
     with pytest.raises(gs.GatescopeError, match=r"has counters of \['text', 'image'\]; ask for one: run.counters_of\('text'\)"):
         _ = run.counters
 
@@ -68,7 +68,7 @@ def test_attributions_are_the_sums_of_all_shards_and_say_where_they_came_from(ru
     (name, found), *more = run.attributions.items()
     assert (name, more) == ("culture", [])
     assert all(torch.equal(getattr(found, part), sum(parts[part] for parts in kept)) for part in ("sums", "clamped", "seen"))
-    assert (found.items, found.origin, found.model["dtype"]) == (7, told, "bfloat16")
+    assert (found.items, found.provenance, found.model["dtype"]) == (7, told, "bfloat16")
 
 
 def chosen(name, *indices):
@@ -213,7 +213,7 @@ def asked(run, step, examples, **facts):
 
 HARD = [
     example("1", "Qué\u2028es? \u0085 {{x}}", labels=("A", "B"), item="i", system="s", prefix="{", facts={"language": "es"}),
-    gs.data.Example("2", "b", "Who?", (), "Ana", prompt="", accepted=("Ana", "Anna")),
+    gs.data.Example("2", "b", "Who?", (), "Ana", prompt="", references=("Ana", "Anna")),
     gs.data.Example.passage("3", "c", "The drums are heard at dusk."),
 ]
 

@@ -85,5 +85,5 @@ def test_a_selection_survives_saving(tmp_path):
         again = Selection.load(tmp_path / "s.safetensors")
         assert {g: list(s) for g, s in again.items()} == {g: list(s) for g, s in chosen.items()}
         assert (again.method, again.wanted) == (chosen.method, chosen.wanted)
-        assert again["a"].origin == chosen["a"].origin and again["a"].model == {"id": "m", "digest": "d"}
+        assert again["a"].provenance == chosen["a"].provenance and again["a"].model == {"id": "m", "digest": "d"}
         assert (again.scores is None) if chosen.scores is None else torch.equal(again.scores, chosen.scores)

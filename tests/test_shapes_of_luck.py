@@ -120,7 +120,7 @@ def test_what_is_kept_comes_back_whole(shape, tmp_path):
     neurons.save(tmp_path / "n.safetensors")
     again = gs.NeuronSet.load(tmp_path / "n.safetensors")
     assert again.flat.tolist() == numbers and again.flat.dtype == torch.int64
-    assert again.layout == neurons.layout and again.origin == {"method": "luck"} and again == neurons
+    assert again.layout == neurons.layout and again.provenance == {"method": "luck"} and again == neurons
     rest = [n for n in range(neurons.layout.size) if n not in set(numbers)]
     assert neurons.complement().flat.tolist() == rest
     chosen = Selection("LUCK", {"a": neurons, "b": neurons.complement()}, len(numbers))
@@ -229,7 +229,7 @@ def told(llama, plain, questions):
 @pytest.mark.parametrize("together", [None, 1])
 def test_swept_each_has_the_answers_it_has_alone(llama, questions, told, together):
     masks = {"LUCK": {shape: gs.ablate(neurons_of(shape, llama)) for shape in SHAPES}}
-    table = gs.sweep(llama, questions, masks, together=together, max_new_tokens=4, readout="generate", progress=False)
+    table = gs.sweep(llama, questions, masks, masks_per_batch=together, max_new_tokens=4, readout="generate", progress=False)
     for shape in SHAPES:
         assert [row.text for row in table.rows if row.mask == shape] == told[shape], shape
         if "none" in shape:

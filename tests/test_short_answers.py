@@ -74,8 +74,8 @@ from gatescope.traces.readouts.short import lemmatizer, read_short, words
         ("az", "İNƏK BALIQ", ["inək balıq"], "inək balıq", False),  # dotted and dotless i
     ],
 )
-def test_reading(language, text, accepted, found, lemmatised):
-    reading = read_short(text, accepted, language)
+def test_reading(language, text, references, found, lemmatised):
+    reading = read_short(text, references, language)
     assert reading.correct == (found is not None)
     assert reading.fallback == (lemmatised or found is None)
     if found is not None:

@@ -93,7 +93,7 @@ def test_another_models_neurons_are_refused_before_anything_is_asked(llama, ques
     handle = llama._module.register_forward_pre_hook(lambda *_: asked.append(1))
     try:
         with pytest.raises(gs.GatescopeError, match="Cannot apply an intervention: one model is elsewhere"):
-            gs.sweep(llama, questions, {"a": foreign}, together=1, **QUICK)
+            gs.sweep(llama, questions, {"a": foreign}, masks_per_batch=1, **QUICK)
     finally:
         handle.remove()
     assert not asked

@@ -39,12 +39,12 @@ def case(request, tmp_path_factory):
     return model, varied_examples(5) if model.processor is not None else text_examples(each=3)
 
 
-@pytest.mark.parametrize("together", [3, None])
-def test_the_answers_are_those_of_one_mask_at_a_time(case, together):
+@pytest.mark.parametrize("masks_per_batch", [3, None])
+def test_the_answers_are_those_of_one_mask_at_a_time(case, masks_per_batch):
     model, examples = case
     options = {"batch_size": 3, "max_new_tokens": 5, "progress": False}
-    alone = gs.sweep(model, examples, masks_of(model), together=1, **options)
-    beside = gs.sweep(model, examples, masks_of(model), together=together, **options)
+    alone = gs.sweep(model, examples, masks_of(model), masks_per_batch=1, **options)
+    beside = gs.sweep(model, examples, masks_of(model), masks_per_batch=masks_per_batch, **options)
     assert beside.rows == alone.rows
 
 
@@ -70,7 +70,7 @@ def test_the_logits_are_those_of_each_mask_alone(case):
 def test_other_read_outs_go_side_by_side_too(llama, readout):
     examples = [dataclasses.replace(e, labels=("A", "B", "C", "D")) for e in text_examples(each=3)]
     options = {"batch_size": 4, "readout": readout, "progress": False}
-    tables = [gs.sweep(llama, examples, masks_of(llama), together=n, **options) for n in (1, 4)]
+    tables = [gs.sweep(llama, examples, masks_of(llama), masks_per_batch=n, **options) for n in (1, 4)]
     assert tables[0].rows == tables[1].rows
 
 
@@ -119,5 +119,5 @@ def test_a_mask_of_no_neurons_is_not_run_and_has_the_full_models_answers(llama):
 
 
 def test_at_least_one_mask_at_a_time(llama):
-    with pytest.raises(gs.GatescopeError, match="together is 0; at least one mask must be run at a time"):
-        gs.sweep(llama, text_examples(each=1), {}, together=0, progress=False)
+    with pytest.raises(gs.GatescopeError, match="masks_per_batch is 0; at least one mask must be run at a time"):
+        gs.sweep(llama, text_examples(each=1), {}, masks_per_batch=0, progress=False)

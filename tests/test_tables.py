@@ -61,9 +61,11 @@ def test_a_selection_brings_its_scores(library):
 
 
 def test_what_the_frame_does_not_hold_is_given_again():
-    back = from_table(to_table(gs.NeuronSet.of(LAYOUT, [("q", 0, 1)])), LAYOUT, model={"id": "m"}, origin={"method": "by hand"})
-    assert back.model == {"id": "m"} and back.origin == {"method": "by hand"}
-    assert groups_from_table(to_table({"JPN": back}), LAYOUT, origin={"method": "x"})["JPN"].origin == {
+    back = from_table(
+        to_table(gs.NeuronSet.of(LAYOUT, [("q", 0, 1)])), LAYOUT, model={"id": "m"}, provenance={"method": "by hand"}
+    )
+    assert back.model == {"id": "m"} and back.provenance == {"method": "by hand"}
+    assert groups_from_table(to_table({"JPN": back}), LAYOUT, provenance={"method": "x"})["JPN"].provenance == {
         "method": "x",
         "group": "JPN",
     }

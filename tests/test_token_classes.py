@@ -17,7 +17,7 @@ def test_text_and_image_tokens_add_up_to_all(organism_model, examples):
     assert torch.equal(parts["text"].T + parts["image"].T, parts["all"].T)
     torch.testing.assert_close(parts["text"].S + parts["image"].S, parts["all"].S, rtol=1e-6, atol=1e-5)
     alone = gs.record(organism_model, examples, tokens="image", **options)
-    assert torch.equal(alone.K, parts["image"].K) and alone.origin["tokens"] == "image"
+    assert torch.equal(alone.K, parts["image"].K) and alone.provenance["tokens"] == "image"
     sizes = {e.group: 0 for e in examples}
     for e in examples:
         width, height = e.picture().size

@@ -95,7 +95,7 @@ def test_a_layer_that_does_not_run_is_named_however_the_mask_is_put_on(mllama, t
 def test_a_sweep_names_it_too(mllama, texts, together, readout):
     masks = {"a": off(mllama, 0, 1, 2), "b": off(mllama, 0)}
     with pytest.raises(gs.GatescopeError, match=NOT_RUN):
-        gs.sweep(mllama, texts, masks, together=together, readout=readout, max_new_tokens=2, **QUIET)
+        gs.sweep(mllama, texts, masks, masks_per_batch=together, readout=readout, max_new_tokens=2, **QUIET)
 
 
 def test_so_do_counts_means_and_attributions(mllama, texts):

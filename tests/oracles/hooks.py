@@ -13,7 +13,7 @@ def activation_modules(module, layers_path: str, name: str = "mlp.act_fn"):
 
 
 @torch.no_grad()
-def prefill_counters(module, modules, inputs, valid):
+def prefill_counters(module, modules, inputs, token_mask):
     """K int64, S float64, both [b, l, n], T [b], from one plain forward pass."""
     seen = []
     handles = [m.register_forward_hook(lambda _m, _i, out: seen.append(out.detach().clone())) for m in modules]
@@ -27,11 +27,11 @@ def prefill_counters(module, modules, inputs, valid):
     s = torch.zeros(b, len(seen), n, dtype=torch.float64)
     for row in range(b):
         for layer, activation in enumerate(seen):
-            for position in valid[row].nonzero().flatten().tolist():
+            for position in token_mask[row].nonzero().flatten().tolist():
                 a = activation[row, position]
                 k[row, layer] += a > 0
                 s[row, layer] += a.clamp(min=0).double()
-    return k, s, valid.sum(1)
+    return k, s, token_mask.sum(1)
 
 
 @contextlib.contextmanager

@@ -199,7 +199,7 @@ def new_tokens(asked: int | None, readouts: Collection[str]) -> int:
     Raises:
         GatescopeError: if a number was asked for where no answer is generated.
     """
-    from gatescope.traces.ask import GENERATED
+    from gatescope.traces.batch import GENERATED
 
     if asked is not None and not set(readouts) & set(GENERATED):
         raise GatescopeError(

@@ -65,4 +65,4 @@ def _lines(example: Example) -> Iterator[str]:
         labels = [f"{label} " for label in example.labels] or [""] * len(example.choices)
         choices = map("".join, zip(labels, example.choices, strict=True))
         yield f"    options: {' | '.join(choices)}"
-    yield f"    answer: {' | '.join(example.accepted) or example.answer or '-'}"
+    yield f"    answer: {' | '.join(example.references) or example.answer or '-'}"

@@ -34,8 +34,8 @@ def tokens(
     loaded = load_model(model)
     batch = collate(loaded, [chosen])
     pieces = loaded.tokenizer.convert_ids_to_tokens(batch.inputs["input_ids"][0].tolist())
-    typer.echo(f"{chosen.id}: {int(batch.valid.sum())} of {len(pieces)} tokens count ({TOKEN_RULE}).")
-    for piece, counts in zip(pieces, batch.valid[0].tolist(), strict=True):
+    typer.echo(f"{chosen.id}: {int(batch.token_mask.sum())} of {len(pieces)} tokens count ({TOKEN_RULE}).")
+    for piece, counts in zip(pieces, batch.token_mask[0].tolist(), strict=True):
         typer.echo(f"  {'counts' if counts else '-':8}{piece}")
 
 

@@ -49,8 +49,8 @@ def _progress(shards: Shards) -> str:
     """How far a step is, how many examples it is of, and what it is."""
     left = len(shards.missing)
     state = f"{len(shards) - left} of {len(shards)} shards done" if left else "done"
-    examples = sum(len(batch) for shard in shards.facts["shards"] for batch in shard)
-    said = [f"{name} {shards.facts[name]}" for name in SAID if name in shards.facts]
+    examples = sum(len(batch) for shard in shards.metadata["shards"] for batch in shard)
+    said = [f"{name} {shards.metadata[name]}" for name in SAID if name in shards.metadata]
     return f"{state}: {examples} examples; {', '.join(said)}"
 
 

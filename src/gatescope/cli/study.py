@@ -229,7 +229,7 @@ def describe(model: object, study: Study, result: Result, out: Path | None, page
     typer.echo(f"examples    {len(study.identification)} to identify on, {len(study.evaluation)} to evaluate on")
     if shared := study.notes.get("shared"):
         typer.echo(f"            {shared}")
-    typer.echo(f"read-out    {result.counters.origin['readout']}: how answers were read (--readout)")
+    typer.echo(f"read-out    {result.counters.provenance['readout']}: how answers were read (--readout)")
     typer.echo(f"accuracy    {float(accuracy.mean()):.1f}% unmasked, mean of {len(accuracy)} groups")
     if out is not None:
         typer.echo(f"run         {out}")

@@ -23,11 +23,13 @@ from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
 from gatescope.core.neurons import check_same_model
+from gatescope.core.renamed import renamed, renamed_fields
 
 FORMAT = "gatescope.attributions/1"
 _SUMS = ("sums", "clamped", "seen")
 
 
+@renamed_fields(origin="provenance")
 @checked
 @dataclass(frozen=True, eq=False)
 class Attributions:
@@ -42,7 +44,7 @@ class Attributions:
         items: distinct items among all examples of all groups (variants of one item count once); CULNIG's code
             divides by it.
         model: identity of the model.
-        origin: dataset fingerprint, reduction, versions.
+        provenance: dataset fingerprint, reduction, versions.
     """
 
     groups: tuple[str, ...]
@@ -52,7 +54,7 @@ class Attributions:
     seen: Int64[Tensor, " g"]
     items: int
     model: Mapping[str, str] = field(default_factory=dict[str, str])
-    origin: Mapping[str, str] = field(default_factory=dict[str, str])
+    provenance: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         if tuple(self.sums.shape) != (len(self.groups), self.layout.size):
@@ -62,18 +64,19 @@ class Attributions:
             )
 
     @classmethod
+    @renamed(origin="provenance")
     def zeros(
         cls,
         groups: Sequence[str],
         layout: Layout,
         items: int,
         model: Mapping[str, str] | None = None,
-        origin: Mapping[str, str] | None = None,
+        provenance: Mapping[str, str] | None = None,
     ) -> Attributions:
         """Attributions of nothing yet."""
         sums = torch.zeros(len(groups), layout.size, dtype=torch.float64)
         seen = torch.zeros(len(groups), dtype=torch.int64)
-        return cls(tuple(groups), layout, sums, sums.clone(), seen, items, dict(model or {}), dict(origin or {}))
+        return cls(tuple(groups), layout, sums, sums.clone(), seen, items, dict(model or {}), dict(provenance or {}))
 
     def row(self, group: str) -> int:
         """A group's place on axis g.
@@ -103,7 +106,7 @@ class Attributions:
             )
         check_same_model(self.model, other.model, "add attributions")
         sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
-        return Attributions(self.groups, self.layout, **sums, items=self.items, model=self.model, origin=self.origin)
+        return Attributions(self.groups, self.layout, **sums, items=self.items, model=self.model, provenance=self.provenance)
 
     def save(self, path: str | Path) -> None:
         """Write the sums and their provenance as one safetensors file."""
@@ -112,7 +115,7 @@ class Attributions:
             "layout": self.layout.plain(),
             "items": self.items,
             "model": dict(self.model),
-            "origin": dict(self.origin),
+            "origin": dict(self.provenance),
         }
         artefacts.write(path, FORMAT, {name: getattr(self, name) for name in _SUMS}, metadata)
 

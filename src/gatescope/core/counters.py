@@ -25,11 +25,13 @@ from gatescope._typing import checked
 from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
+from gatescope.core.renamed import renamed, renamed_fields
 
 FORMAT = "gatescope.counters/1"
 _SUMS = ("K", "S", "T", "seen", "counted")
 
 
+@renamed_fields(origin="provenance")
 @checked
 @dataclass(frozen=True, eq=False)
 class Counters:
@@ -44,7 +46,7 @@ class Counters:
         seen: examples run, int64 [g].
         counted: examples whose tokens were counted (those answered correctly), int64 [g].
         model: identity of the model (see `gatescope.models.identity.identity`).
-        origin: dataset fingerprint, token rule, batch plan, versions: how the counters came to be.
+        provenance: dataset fingerprint, token rule, batch plan, versions: how the counters came to be.
 
     >>> c = Counters.zeros(["a", "b"], Layout.single("gate", layers=1, width=2))
     >>> (c + c).T.tolist()
@@ -59,7 +61,7 @@ class Counters:
     seen: Int64[Tensor, " g"]
     counted: Int64[Tensor, " g"]
     model: Mapping[str, str] = field(default_factory=dict[str, str])
-    origin: Mapping[str, str] = field(default_factory=dict[str, str])
+    provenance: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         site = self.layout.only()
@@ -70,12 +72,13 @@ class Counters:
             )
 
     @classmethod
+    @renamed(origin="provenance")
     def zeros(
         cls,
         groups: Sequence[str],
         layout: Layout,
         model: Mapping[str, str] | None = None,
-        origin: Mapping[str, str] | None = None,
+        provenance: Mapping[str, str] | None = None,
     ) -> Counters:
         """Counters of nothing yet."""
         site = layout.only()
@@ -90,7 +93,7 @@ class Counters:
             tokens.clone(),
             tokens.clone(),
             dict(model or {}),
-            dict(origin or {}),
+            dict(provenance or {}),
         )
 
     @property
@@ -120,7 +123,7 @@ class Counters:
 
     def _tokens(self) -> Float64[Tensor, "g 1 1"]:
         if self.empty:
-            readout = self.origin.get("readout", "an unknown read-out")
+            readout = self.provenance.get("readout", "an unknown read-out")
             raise GatescopeError(
                 f"No tokens were counted for {', '.join(map(repr, self.empty))}: none of their examples was answered "
                 f"correctly (read by {readout}). Leave them out with counters.with_tokens(), "
@@ -149,7 +152,7 @@ class Counters:
             raise GatescopeError(f"No counters for {unknown}; there are counters for {list(self.groups)}.")
         rows = torch.tensor([self.groups.index(g) for g in groups], dtype=torch.int64)
         parts = {name: getattr(self, name)[rows] for name in _SUMS}
-        return Counters(tuple(groups), self.layout, **parts, model=self.model, origin=self.origin)
+        return Counters(tuple(groups), self.layout, **parts, model=self.model, provenance=self.provenance)
 
     def __add__(self, other: Counters) -> Counters:
         """Counters of both sets of examples together; the provenance of the first is kept.
@@ -164,7 +167,7 @@ class Counters:
         if self.model != other.model:
             raise GatescopeError(f"Counters of two models cannot be added: {dict(self.model)} and {dict(other.model)}.")
         sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
-        return Counters(self.groups, self.layout, **sums, model=self.model, origin=self.origin)
+        return Counters(self.groups, self.layout, **sums, model=self.model, provenance=self.provenance)
 
     def save(self, path: str | Path) -> None:
         """Write the counters and their provenance as one safetensors file."""
@@ -172,7 +175,7 @@ class Counters:
             "groups": list(self.groups),
             "layout": self.layout.plain(),
             "model": dict(self.model),
-            "origin": dict(self.origin),
+            "origin": dict(self.provenance),
         }
         artefacts.write(path, FORMAT, {name: getattr(self, name) for name in _SUMS}, metadata)
 
@@ -185,4 +188,4 @@ class Counters:
         """
         sums, metadata = artefacts.read(path, FORMAT)
         layout = Layout.parse(metadata["layout"])
-        return cls(tuple(metadata["groups"]), layout, **sums, model=metadata["model"], origin=metadata["origin"])
+        return cls(tuple(metadata["groups"]), layout, **sums, model=metadata["model"], provenance=metadata["origin"])

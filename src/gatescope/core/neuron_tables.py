@@ -11,6 +11,7 @@ from typing import Any
 from gatescope.core.frames import frame, neuron_columns, neuron_rows
 from gatescope.core.layout import Layout
 from gatescope.core.neurons import NeuronSet
+from gatescope.core.renamed import renamed
 
 
 def to_table(neurons: NeuronSet | Mapping[str, NeuronSet], library: str = "pandas") -> Any:
@@ -37,12 +38,13 @@ def to_table(neurons: NeuronSet | Mapping[str, NeuronSet], library: str = "panda
     return frame(columns, library)
 
 
+@renamed(origin="provenance")
 def from_table(
     table: Any,
     layout: Layout,
     *,
     model: Mapping[str, str] | None = None,
-    origin: Mapping[str, str] | None = None,
+    provenance: Mapping[str, str] | None = None,
 ) -> NeuronSet:
     """The neurons of a data frame, in the order of its rows.
 
@@ -50,22 +52,23 @@ def from_table(
         table: a pandas or polars frame with the columns site, layer and index; others are left alone.
         layout: the space they are numbered in: `gs.sites_of(model)["gate"].layout`.
         model: identity of the model they belong to (`gatescope.models.identity.identity(model)`).
-        origin: how they were found.
+        provenance: how they were found.
 
     Raises:
         GatescopeError: for a frame of another kind, a column that is missing or holds something else, a neuron outside
             the layout (named by its row), or one listed twice; and for sets of several groups, which `groups_from_table`
             reads.
     """
-    return NeuronSet.of(layout, [neuron for _, neuron in neuron_rows(table, layout)], model, origin)
+    return NeuronSet.of(layout, [neuron for _, neuron in neuron_rows(table, layout)], model, provenance)
 
 
+@renamed(origin="provenance")
 def groups_from_table(
     table: Any,
     layout: Layout,
     *,
     model: Mapping[str, str] | None = None,
-    origin: Mapping[str, str] | None = None,
+    provenance: Mapping[str, str] | None = None,
 ) -> dict[str, NeuronSet]:
     """The sets of each group of a data frame, in the order in which the groups first appear.
 
@@ -73,7 +76,7 @@ def groups_from_table(
 
     Args:
         table: as for `from_table`, with a column group.
-        layout, model, origin: as for `from_table`.
+        layout, model, provenance: as for `from_table`.
 
     Raises:
         GatescopeError: as `from_table`.
@@ -81,4 +84,4 @@ def groups_from_table(
     sets: dict[str, list[tuple[str, int, int]]] = {}
     for group, neuron in neuron_rows(table, layout, grouped=True):
         sets.setdefault(group, []).append(neuron)
-    return {g: NeuronSet.of(layout, ns, model, {**(origin or {}), "group": g}) for g, ns in sets.items()}
+    return {g: NeuronSet.of(layout, ns, model, {**(provenance or {}), "group": g}) for g, ns in sets.items()}

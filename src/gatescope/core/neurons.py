@@ -20,10 +20,12 @@ from gatescope._typing import checked
 from gatescope.core import artefacts, frames
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
+from gatescope.core.renamed import renamed, renamed_fields
 
 FORMAT = "gatescope.neurons/1"
 
 
+@renamed_fields(origin="provenance")
 @checked
 @dataclass(frozen=True, eq=False)
 class NeuronSet:
@@ -33,7 +35,7 @@ class NeuronSet:
         layout: the space they are numbered in.
         flat: their numbers, int64 [k], distinct.
         model: identity of the model they belong to (see `gatescope.models.identity.identity`); may be empty.
-        origin: how they were found; may be empty.
+        provenance: how they were found; may be empty.
 
     >>> s = NeuronSet.of(Layout.single("gate", 2, 4), [("gate", 1, 3), ("gate", 0, 2)])
     >>> list(s), s.per_layer("gate").tolist()
@@ -45,7 +47,7 @@ class NeuronSet:
     layout: Layout
     flat: Int64[Tensor, " k"]
     model: Mapping[str, str] = field(default_factory=dict[str, str])
-    origin: Mapping[str, str] = field(default_factory=dict[str, str])
+    provenance: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
         if self.flat.numel() and not (int(self.flat.min()) >= 0 and int(self.flat.max()) < self.layout.size):
@@ -54,12 +56,13 @@ class NeuronSet:
             raise GatescopeError("A neuron is listed twice; a NeuronSet holds each neuron once.")
 
     @classmethod
+    @renamed(origin="provenance")
     def of(
         cls,
         layout: Layout,
         neurons: Iterable[tuple[str, int, int]],
         model: Mapping[str, str] | None = None,
-        origin: Mapping[str, str] | None = None,
+        provenance: Mapping[str, str] | None = None,
     ) -> NeuronSet:
         """A set from coordinates (site, layer, index).
 
@@ -72,7 +75,7 @@ class NeuronSet:
             if not (0 <= layer < shape.layers and 0 <= index < shape.width):
                 raise GatescopeError(f"No neuron {(site, layer, index)}; there is {layout}.")
             flat.append(start + layer * shape.width + index)
-        return cls(layout, torch.tensor(flat, dtype=torch.int64), dict(model or {}), dict(origin or {}))
+        return cls(layout, torch.tensor(flat, dtype=torch.int64), dict(model or {}), dict(provenance or {}))
 
     @classmethod
     def from_mask(cls, site: str, mask: Bool[Tensor, "l n"], model: Mapping[str, str] | None = None) -> NeuronSet:
@@ -124,7 +127,7 @@ class NeuronSet:
     def __or__(self, other: NeuronSet) -> NeuronSet:
         self._same_space(other)
         new = other.flat[~torch.isin(other.flat, self.flat)]
-        # Without an origin, here and below: what comes of two sets was found by neither's method.
+        # Without provenance, here and below: what comes of two sets was found by neither's method.
         return NeuronSet(self.layout, torch.cat([self.flat, new]), self.model)
 
     def __and__(self, other: NeuronSet) -> NeuronSet:
@@ -153,7 +156,7 @@ class NeuronSet:
             start, shape = self.layout.start(name)
             chosen = torch.ones(shape.layers).bool() if wanted is None else torch.isin(torch.arange(shape.layers), wanted)
             keep[start : start + shape.size] = chosen.repeat_interleave(shape.width)
-        return NeuronSet(self.layout, self.flat[keep[self.flat]], self.model, self.origin)
+        return NeuronSet(self.layout, self.flat[keep[self.flat]], self.model, self.provenance)
 
     def sample(self, count: int, *, seed: int) -> NeuronSet:
         """`count` of these neurons drawn at random, without replacement.
@@ -164,7 +167,9 @@ class NeuronSet:
         if not 0 <= count <= len(self):
             raise GatescopeError(f"Cannot draw {count} of {len(self)} neurons.")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
-        return NeuronSet(self.layout, self.flat[order], self.model, {**self.origin, "sample": str(count), "seed": str(seed)})
+        return NeuronSet(
+            self.layout, self.flat[order], self.model, {**self.provenance, "sample": str(count), "seed": str(seed)}
+        )
 
     def __repr__(self) -> str:
         return f"NeuronSet({len(self)} of {self.layout.size}: {self.layout})"
@@ -185,7 +190,7 @@ class NeuronSet:
 
     def save(self, path: str | Path) -> None:
         """Write the set and its provenance as one safetensors file."""
-        metadata = {"layout": self.layout.plain(), "model": dict(self.model), "origin": dict(self.origin)}
+        metadata = {"layout": self.layout.plain(), "model": dict(self.model), "origin": dict(self.provenance)}
         artefacts.write(path, FORMAT, {"flat": self.flat}, metadata)
 
     @classmethod

@@ -15,6 +15,7 @@ from PIL import Image
 
 from gatescope.core.answers import normalise
 from gatescope.core.errors import GatescopeError
+from gatescope.core.renamed import renamed_fields
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Encoded:
 Picture = Path | Image.Image | Encoded
 
 
+@renamed_fields(accepted="references")
 @dataclass(frozen=True)
 class Example:
     """One question, with choices or with accepted short answers; or a passage, with neither.
@@ -45,14 +47,14 @@ class Example:
         group: the culture, language or domain it belongs to.
         question: the question alone; the prompt is built round it.
         choices: the options, full text; none if the answer is a short one, or if there is none.
-        answer: the right option, as it stands in `choices`; the first of `accepted` where there are no choices.
+        answer: the right option, as it stands in `choices`; the first of `references` where there are no choices.
         image: a file, a PIL image, the bytes of a file (Encoded), or None.
         labels: what stands for each choice (A, B, ...), in their order; empty if the answer is the choice's text.
         prompt: the user's whole turn, where it is not the paper's multiple-choice prompt.
         prefix: what the model's answer is made to begin with, such as `{"answer_choice":"`.
         item: what the example is a variant of, where several share one; the id if empty.
         system: the system turn, where the model's chat template has one.
-        accepted: short answers that count as right.
+        references: short answers that count as right.
         chat: False for a passage: the model reads it as it stands, without a chat template.
         facts: what else is known about it (language, category, licence ...), for a reader and for read-outs.
 
@@ -73,7 +75,7 @@ class Example:
     prefix: str = ""
     item: str = ""
     system: str = ""
-    accepted: tuple[str, ...] = ()
+    references: tuple[str, ...] = ()
     chat: bool = True
     facts: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
 
@@ -83,13 +85,13 @@ class Example:
             return
         if self.labels and len(self.labels) != len(self.choices):
             raise GatescopeError(f"Example {self.id!r} has {len(self.labels)} labels for {len(self.choices)} choices.")
-        if self.choices or not self.accepted:
+        if self.choices or not self.references:
             self._check_choices()
-        elif self.answer not in self.accepted:
+        elif self.answer not in self.references:
             raise GatescopeError(f"Example {self.id!r}: the answer {self.answer!r} is not among those accepted.")
 
     def _check_passage(self) -> None:
-        if not self.prompt or self.choices or self.accepted:
+        if not self.prompt or self.choices or self.references:
             raise GatescopeError(f"Example {self.id!r} is a passage: it needs a text in `prompt`, and no choices.")
 
     def _check_choices(self) -> None:
@@ -265,7 +267,7 @@ def readout_of(examples: Sequence[Example]) -> str:
     """
     if all(not example.chat for example in examples):
         return "none"
-    if all(example.accepted for example in examples):
+    if all(example.references for example in examples):
         return "short"
     return "label" if all(example.labels for example in examples) else "generate"
 
@@ -277,7 +279,7 @@ def fingerprint(examples: Sequence[Example]) -> str:
         # The order of these is part of the digest: a run checks it before it is continued.
         text: list[object] = [example.id, example.group, example.question, list(example.choices), example.answer]
         text += [list(example.labels), example.prompt, example.prefix, example.item, example.system]
-        text += [list(example.accepted), example.chat, sorted(example.facts.items())]
+        text += [list(example.references), example.chat, sorted(example.facts.items())]
         digest.update(json.dumps(text, ensure_ascii=False).encode())
         if isinstance(example.image, Image.Image):
             digest.update(repr((example.image.size, example.image.mode)).encode() + example.image.tobytes())

@@ -131,11 +131,11 @@ def _fields(where: str, line: str) -> dict[str, Any]:
 
 
 def _check_accepted(where: str, fields: dict[str, Any]) -> None:
-    accepted: Any = fields.get("accepted")
-    if not accepted:
+    references: Any = fields.get("accepted")
+    if not references:
         return
-    if not isinstance(accepted, list) or not all(isinstance(answer, str) and answer.strip() for answer in accepted):
-        raise GatescopeError(f"{where}: the field 'accepted' is {accepted!r}; it must be a list of answers, text.")
+    if not isinstance(references, list) or not all(isinstance(answer, str) and answer.strip() for answer in references):
+        raise GatescopeError(f"{where}: the field 'accepted' is {references!r}; it must be a list of answers, text.")
 
 
 def _check_needed(where: str, fields: dict[str, Any]) -> None:
@@ -169,7 +169,7 @@ def _unknown(where: str, fields: dict[str, Any]) -> set[str]:
 
 
 def _example(where: str, fields: dict[str, Any], folder: Path) -> Example:
-    accepted: list[str] = fields.get("accepted") or []
+    references: list[str] = fields.get("accepted") or []
     # Those that are null or empty have Example's defaults.
     optional = {name: fields[name] for name in ("prefix", "item", "system", "facts") if fields.get(name)}
     try:
@@ -178,11 +178,11 @@ def _example(where: str, fields: dict[str, Any], folder: Path) -> Example:
             group=fields["group"],
             question=fields["question"],
             choices=tuple(fields.get("choices", ())),
-            answer=fields["answer"] if "answer" in fields else accepted[0],
+            answer=fields["answer"] if "answer" in fields else references[0],
             image=folder / fields["image"] if fields.get("image") else None,
             labels=tuple(fields.get("labels") or ()),
             prompt=fields.get("prompt"),
-            accepted=tuple(accepted),
+            references=tuple(references),
             chat=fields.get("chat") is not False,
             **optional,
         )

@@ -25,7 +25,7 @@ from gatescope.kernels.eager import attribution, count
 from gatescope.models.identity import identity
 from gatescope.models.sites import Site, embedding_path
 from gatescope.traces import vision
-from gatescope.traces.access import by_token, forward_options, read
+from gatescope.traces.access import forward_options, read, unflatten_tokens
 from gatescope.traces.encoding import Batch, placeholder_ids
 from gatescope.traces.readouts.generated import GREEDY
 
@@ -71,13 +71,13 @@ def _reached(patient: Patient) -> list[tuple[Site, int, str]]:
 
 
 def _counters(patient: Patient) -> Iterator[Finding]:
-    model, batch, valid = patient.model, patient.batch, patient.batch.valid
+    model, batch, token_mask = patient.model, patient.batch, patient.batch.token_mask
     reached = _reached(patient)
     with torch.no_grad(), model.trace(**batch.inputs, **patient.options):
         ours = []
         for site, _, path in reached:
-            gate = by_token(site.part(read(model, path, site.io)), valid)
-            ours.append(count(gate, valid.to(gate.device)))
+            gate = unflatten_tokens(site.part(read(model, path, site.io)), token_mask)
+            ours.append(count(gate, token_mask.to(gate.device)))
         ours = nnsight.save(ours)
     sites = list(patient.sites.values())
     seen = watched(patient.module, sites, lambda: patient.module(**batch.inputs, **patient.options))
@@ -85,8 +85,8 @@ def _counters(patient: Patient) -> Iterator[Finding]:
         same, off = True, 0.0
         for (other, _, path), (fired, summed) in zip(reached, ours, strict=True):
             if other is site:
-                gate = by_token(seen[path, site.io], valid)[..., columns(site)]
-                gate = gate * valid[..., None].to(gate.device)
+                gate = unflatten_tokens(seen[path, site.io], token_mask)[..., columns(site)]
+                gate = gate * token_mask[..., None].to(gate.device)
                 same &= torch.equal(fired, (gate > 0).sum(1))
                 off = max(off, apart(summed, gate.clamp(min=0).float().sum(1)))
         yield Finding(
@@ -96,7 +96,7 @@ def _counters(patient: Patient) -> Iterator[Finding]:
 
 def _attributions(patient: Patient) -> Iterator[Finding]:
     """Activation x gradient of the most probable next token, max over tokens."""
-    model, inputs, valid = patient.model, patient.batch.inputs, patient.batch.valid
+    model, inputs, token_mask = patient.model, patient.batch.inputs, patient.batch.token_mask
     reached = _reached(patient)
     with torch.enable_grad(), model.trace(**inputs, **patient.options):
         read(model, embedding_path(model), "output").requires_grad_(True)
@@ -104,8 +104,8 @@ def _attributions(patient: Patient) -> Iterator[Finding]:
         slopes = torch.autograd.grad(_chance(model.output.logits), wholes)
         ours = []
         for (site, _, _), whole, slope in zip(reached, wholes, slopes, strict=True):
-            a, g = (site.part(by_token(t, valid)) for t in (whole.detach(), slope))
-            ours.append(attribution(a, g, valid.to(a.device), "max"))
+            a, g = (site.part(unflatten_tokens(t, token_mask)) for t in (whole.detach(), slope))
+            ours.append(attribution(a, g, token_mask.to(a.device), "max"))
         ours = nnsight.save(ours)
     sites = list(patient.sites.values())
     found = products(patient.module, sites, lambda: _chance(patient.module(**inputs, **patient.options).logits))
@@ -113,8 +113,8 @@ def _attributions(patient: Patient) -> Iterator[Finding]:
         off, largest = 0.0, 0.0
         for (other, _, path), score in zip(reached, ours, strict=True):
             if other is site:
-                product = by_token(found[path, site.io], valid)[..., columns(site)]
-                theirs = product.masked_fill(~valid[..., None].to(product.device), -torch.inf).amax(1)
+                product = unflatten_tokens(found[path, site.io], token_mask)[..., columns(site)]
+                theirs = product.masked_fill(~token_mask[..., None].to(product.device), -torch.inf).amax(1)
                 off, largest = max(off, apart(score, theirs)), max(largest, theirs.abs().max().item())
         told = f"off by {off:.1e} relative" if largest else "the reference's scores are all 0, so nothing is proved"
         yield Finding(site.name, "attributions", off < 1e-4 and largest > 0, told, patient.inputs)
@@ -147,8 +147,8 @@ def _last(patient: Patient) -> Site:
 
 def _witness(site: Site, whole: Tensor, batch: Batch) -> Tensor:
     """Positive sums over a row's tokens [b, n]: a picture shows in them also where the last token does not see so far back."""
-    activation = by_token(whole, batch.valid)[..., columns(site)].float().clamp(min=0)
-    return torch.where(batch.valid[..., None].to(activation.device), activation, 0.0).sum(1)
+    activation = unflatten_tokens(whole, batch.token_mask)[..., columns(site)].float().clamp(min=0)
+    return torch.where(batch.token_mask[..., None].to(activation.device), activation, 0.0).sum(1)
 
 
 def _intervention(patient: Patient, site: Site, kind: str, theirs: Tensor) -> Finding:

@@ -17,7 +17,7 @@ from gatescope.doctor.checks import shaped
 from gatescope.doctor.inputs import Patient, questions
 from gatescope.doctor.references import apart, columns, places, watched
 from gatescope.doctor.report import Finding
-from gatescope.traces.access import by_token, forward_options
+from gatescope.traces.access import forward_options, unflatten_tokens
 from gatescope.traces.encoding import Batch, collate
 
 
@@ -37,13 +37,13 @@ def rows_alone(patient: Patient) -> Iterator[Finding]:
 
 def _read(patient: Patient, batch: Batch) -> tuple[Tensor, Tensor]:
     """Of each row, by hooks: the gate's positive sums [b, l n], and the next token's logits [b, vocabulary]."""
-    gate, batch = patient.sites["gate"], batch.to(patient.batch.valid.device)
+    gate, batch = patient.sites["gate"], batch.to(patient.batch.token_mask.device)
     options: dict[str, Any] = forward_options(patient.model, batch.inputs, keep=1)
     logits: list[Tensor] = []
     seen = watched(patient.module, [gate], lambda: logits.append(patient.module(**batch.inputs, **options).logits[:, -1]))
     sums: list[Tensor] = []
     for place in places(gate):
-        activation = by_token(seen[place], batch.valid)[..., columns(gate)].float().clamp(min=0)
-        counted = batch.valid[..., None].to(activation.device)
+        activation = unflatten_tokens(seen[place], batch.token_mask)[..., columns(gate)].float().clamp(min=0)
+        counted = batch.token_mask[..., None].to(activation.device)
         sums.append(torch.where(counted, activation, 0.0).sum(1).cpu())
     return torch.cat(sums, 1), logits[0]

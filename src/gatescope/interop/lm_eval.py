@@ -106,4 +106,4 @@ def _plain(intervention: Intervention | None) -> dict[str, Any]:
     if intervention is None:
         return {}
     neurons = intervention.neurons
-    return {"kind": intervention.kind, "neurons": len(neurons), "origin": dict(neurons.origin)}
+    return {"kind": intervention.kind, "neurons": len(neurons), "origin": dict(neurons.provenance)}

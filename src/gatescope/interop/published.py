@@ -118,8 +118,8 @@ def read_lape(
     sets: dict[str, NeuronSet] = {}
     for group, layers in zip(groups, indices, strict=True):
         neurons = [(site.site, layer, index) for layer, members in enumerate(layers) for index in members]
-        origin = {"method": "LAPE", "group": group, "file": Path(path).name}
-        sets[group] = NeuronSet.of(layout, neurons, model, origin)
+        provenance = {"method": "LAPE", "group": group, "file": Path(path).name}
+        sets[group] = NeuronSet.of(layout, neurons, model, provenance)
     return sets
 
 

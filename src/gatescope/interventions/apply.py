@@ -23,7 +23,7 @@ from gatescope.kernels.change import change_
 from gatescope.models.sites import site_of
 from gatescope.traces.access import change_all, read, write
 from gatescope.traces.passes import Masks
-from gatescope.traces.workers import beside, every_step
+from gatescope.traces.workers import every_step, run_alongside
 
 
 def hold(what: Change, model: TransformersModel) -> None:
@@ -45,7 +45,7 @@ def hold(what: Change, model: TransformersModel) -> None:
     if not _in_step(caller):
         _check_ahead(what, model, caller)
         held.add(what)
-        beside(caller, lambda: every_step(walk))
+        run_alongside(caller, lambda: every_step(walk))
     elif what not in held:
         walk()
     else:
@@ -96,11 +96,11 @@ def side_by_side(model: TransformersModel, masks: Sequence[Change | None]) -> No
             write(model, path, io, activation)
 
     if ordered:
-        beside(Mediator.current("side_by_side"), lambda: every_step(walk))
+        run_alongside(Mediator.current("side_by_side"), lambda: every_step(walk))
 
 
 def masks_of(model: TransformersModel, changes: Sequence[Change | None]) -> Masks:
-    """Changes for `gatescope.traces.ask.ask`, each in its own block of rows; None leaves its block as it is."""
+    """Changes for `gatescope.traces.batch.run_batch`, each in its own block of rows; None leaves its block as it is."""
 
     def alone(block: int) -> None:
         mask = changes[block]

@@ -42,7 +42,7 @@ def save_baked(intervention: Intervention, model: TransformersModel | PreTrained
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise GatescopeError(f"{path} is there already and not empty; a baked model is written to a new directory.")
-    neurons, origin = intervention.neurons, identity(model)
+    neurons, provenance = intervention.neurons, identity(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
@@ -54,8 +54,8 @@ def save_baked(intervention: Intervention, model: TransformersModel | PreTrained
                 "values": list(intervention.values),
                 "layout": neurons.layout.plain(),
                 "neurons": neurons.flat.tolist(),
-                "model": origin,
-                "origin": dict(neurons.origin),
+                "model": provenance,
+                "origin": dict(neurons.provenance),
                 "digest": identity(model)["digest"],
                 "versions": json.loads(versions()),
             }

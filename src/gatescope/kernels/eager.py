@@ -18,12 +18,12 @@ import torch
 SMALL = 2**15
 
 
-def count(gate: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def count(gate: torch.Tensor, token_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Firing counts and sums of positive activations over an example's valid tokens.
 
     Args:
         gate: activations [b, s, n], any float type.
-        valid: which tokens count, bool [b, s].
+        token_mask: which tokens count, bool [b, s].
 
     Returns:
         K, int64 [b, n], and S, float32 [b, n].
@@ -32,7 +32,7 @@ def count(gate: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.
     >>> count(gate, torch.tensor([[True, True, False]]))
     (tensor([[2, 1]]), tensor([[1.5000, 3.0000]]))
     """
-    fired, summed = count_classes(gate, valid.unsqueeze(0))
+    fired, summed = count_classes(gate, token_mask.unsqueeze(0))
     return fired[0], summed[0]
 
 
@@ -117,9 +117,9 @@ def attribution_masked(
     return total / real.sum(1, keepdim=True) if reduce == "mean" else total
 
 
-def total(activation: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+def total(activation: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
     """Sum of activations [b, s, n] over an example's valid tokens [b, s], signed, float64 [b, n]."""
-    return torch.where(valid.unsqueeze(-1), activation, 0).sum(1, dtype=torch.float64)
+    return torch.where(token_mask.unsqueeze(-1), activation, 0).sum(1, dtype=torch.float64)
 
 
 def first_nan(sums: list[torch.Tensor]) -> tuple[int, int] | None:

@@ -39,7 +39,7 @@ def _identification(manifest: Mapping[str, Any], counters: Counters | None) -> M
     """What was recorded; a run that holds counters alone has it from them."""
     if record := _short(manifest.get("record", {})):
         return record
-    return {} if counters is None else {name: value for name, value in counters.origin.items() if name != "versions"}
+    return {} if counters is None else {name: value for name, value in counters.provenance.items() if name != "versions"}
 
 
 def _steps(manifest: Mapping[str, Any]) -> Facts:
@@ -77,15 +77,15 @@ def plain(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _selector(name: str, selection: Selection, manifest: Mapping[str, Any]) -> str:
-    origin = dict(next(iter(selection.values())).origin) if len(selection) else {}
-    known = {k: v for k, v in origin.items() if k not in ("method", "group")}
+    provenance = dict(next(iter(selection.values())).provenance) if len(selection) else {}
+    known = {k: v for k, v in provenance.items() if k not in ("method", "group")}
     known |= manifest.get("study", {}).get("options", {}).get(name, {})
     wanted = "no fixed number" if selection.wanted is None else f"{selection.wanted:,} wanted for each group"
     return "; ".join([wanted, *(f"{k} {v}" for k, v in known.items())])
 
 
 def _versions(manifest: Mapping[str, Any], counters: Counters | None) -> Mapping[str, Any]:
-    text = manifest.get("record", {}).get("versions") or (counters.origin.get("versions") if counters is not None else None)
+    text = manifest.get("record", {}).get("versions") or (counters.provenance.get("versions") if counters is not None else None)
     try:
         return json.loads(text) if isinstance(text, str) else dict(text or {})
     except json.JSONDecodeError:

@@ -176,8 +176,8 @@ def _lape_tang2024(counters: Counters, rate: float, entropies: Float64[Tensor, "
     sets: dict[str, NeuronSet] = {}
     for g, group in enumerate(counters.groups):
         members = (pool & over[g]).flatten().nonzero().flatten()
-        origin = {"method": "LAPE (Tang 2024)", "group": group, "rate": str(rate)}
-        sets[group] = NeuronSet(counters.layout, members, counters.model, origin)
+        provenance = {"method": "LAPE (Tang 2024)", "group": group, "rate": str(rate)}
+        sets[group] = NeuronSet(counters.layout, members, counters.model, provenance)
     scores = torch.where(over & pool, -entropy(counters.P), -torch.inf)
     return Selection("LAPE (Tang 2024)", sets, None, scores)
 
@@ -218,16 +218,16 @@ def random(counters: Counters, rate: float, *, seed: int = 0, like: Selection | 
     generator = torch.Generator().manual_seed(seed)
     if like is None:
         order = torch.randperm(counters.layout.size, generator=generator)
-        origin = {"method": "RND", "rate": str(rate), "seed": str(seed)}
-        drawn = NeuronSet(counters.layout, order[:wanted], counters.model, origin)
+        provenance = {"method": "RND", "rate": str(rate), "seed": str(seed)}
+        drawn = NeuronSet(counters.layout, order[:wanted], counters.model, provenance)
         return Selection("RND", dict.fromkeys(counters.groups, drawn), wanted)
     site = counters.layout.only()
     sets: dict[str, NeuronSet] = {}
     for group, neurons in like.items():
         counts = neurons.per_layer(site.site).tolist()
         flat = [layer * site.width + torch.randperm(site.width, generator=generator)[:n] for layer, n in enumerate(counts)]
-        origin = {"method": "RND", "matched": f"layers of {like.method}", "group": group, "seed": str(seed)}
-        sets[group] = NeuronSet(counters.layout, torch.cat(flat), counters.model, origin)
+        provenance = {"method": "RND", "matched": f"layers of {like.method}", "group": group, "seed": str(seed)}
+        sets[group] = NeuronSet(counters.layout, torch.cat(flat), counters.model, provenance)
     return Selection("RND (layers)", sets, None)
 
 

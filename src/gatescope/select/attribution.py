@@ -69,7 +69,7 @@ def culnig_general(
         if exclude is not None:
             chosen = chosen[~torch.isin(chosen, _top(exclude.sums.sum(0), pool, exclude_rate))]
         found.append(chosen)
-    origin = {
+    provenance = {
         "method": "CULNIG-general",
         "mlp_rate": str(mlp_rate),
         "attention_rate": str(attention_rate),
@@ -77,7 +77,7 @@ def culnig_general(
         **_control_origin(control, clamp_control),
         "per_item": str(per_item),
     }
-    return NeuronSet(first.layout, torch.cat(found), first.model, origin)
+    return NeuronSet(first.layout, torch.cat(found), first.model, provenance)
 
 
 @checked
@@ -131,10 +131,10 @@ def culnig_specific(
             superficial = _top(exclude.sums[exclude.row(country)], pool, exclude_rate)
             chosen = chosen[~torch.isin(chosen, superficial)]
         chosen = chosen[zscores[row, chosen] >= z]
-        origin = {"method": "CULNIG-specific", "group": country, "rate": str(rate), "z": str(z), "ddof": str(ddof)}
+        provenance = {"method": "CULNIG-specific", "group": country, "rate": str(rate), "z": str(z), "ddof": str(ddof)}
         if control is None:
-            origin.update(_control_origin(control, clamp_control))
-        sets[country] = NeuronSet(first.layout, chosen, first.model, origin)
+            provenance.update(_control_origin(control, clamp_control))
+        sets[country] = NeuronSet(first.layout, chosen, first.model, provenance)
     rows = [first.row(country) for country in wanted]
     return Selection("CULNIG-specific", sets, count, zscores[rows][:, None, :])
 

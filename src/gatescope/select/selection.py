@@ -108,7 +108,7 @@ class Selection(Mapping[str, NeuronSet]):
             "wanted": self.wanted,
             "why_fewer": self.why_fewer,
             "groups": list(self.sets),
-            "origins": [dict(neurons.origin) for neurons in self.sets.values()],
+            "origins": [dict(neurons.provenance) for neurons in self.sets.values()],
             "layout": first.layout.plain(),
             "model": dict(first.model),
         }

@@ -108,7 +108,7 @@ class Attributing(Step[Attributions]):
         self.groups = tuple(dict.fromkeys(example.group for example in examples))
         self.items = len({example.item or example.id for example in examples})
         self.layout, self.card = layout_of(self.sites), identity(model)
-        self.origin = {
+        self.provenance = {
             "sites": ",".join(sites),
             "reduce": reduce,
             "pad_zero": str(pad_zero),
@@ -117,7 +117,7 @@ class Attributing(Step[Attributions]):
             "versions": versions(),
         }
         shape = {"groups": list(self.groups), "items": self.items, "layout": self.layout.plain()}
-        self.facts = self.origin | shape | {"kernel": compiled.mode()}
+        self.metadata = self.provenance | shape | {"kernel": compiled.mode()}
 
     def running(self) -> contextlib.AbstractContextManager[None]:
         """Eval mode."""
@@ -125,7 +125,7 @@ class Attributing(Step[Attributions]):
 
     def begin(self) -> Attributions:
         """Sums of nothing."""
-        return Attributions.zeros(self.groups, self.layout, self.items, self.card, self.origin)
+        return Attributions.zeros(self.groups, self.layout, self.items, self.card, self.provenance)
 
     def work(self, shard: Attributions, places: Sequence[int], batch: Batch) -> None:
         """Score a batch and add it to its groups."""
@@ -146,7 +146,7 @@ class Attributing(Step[Attributions]):
             self.items,
             reduce=self.reduce,
             pad_zero=self.pad_zero,
-            origin=self.origin,
+            provenance=self.provenance,
             remote=remote,
             ledger=ledger,
             dtype=dtype,

@@ -19,10 +19,10 @@ from gatescope.kernels import compiled
 from gatescope.kernels import eager as kernels
 from gatescope.models.sites import Site
 from gatescope.statistics.table import Row
-from gatescope.traces.ask import ask
+from gatescope.traces.batch import run_batch
 from gatescope.traces.counting import Layers, count_prompt, count_step, group_sums, no_counts
 from gatescope.traces.encoding import CLASSES, Batch, class_masks, uncounted_ids
-from gatescope.traces.workers import beside, every_step
+from gatescope.traces.workers import every_step, run_alongside
 
 
 def count_batch(
@@ -41,10 +41,10 @@ def count_batch(
 
     def inside() -> tuple[list[Layers], str]:
         if step is not None:
-            beside(Mediator.current("record"), lambda: every_step(step, start=1))
+            run_alongside(Mediator.current("record"), lambda: every_step(step, start=1))
         return count_prompt(model, site.places, masks, compiled.count_classes)
 
-    answered, (classes, _) = ask(model, batch, inside=inside, readout=readout, max_new_tokens=max_new_tokens)
+    answered, (classes, _) = run_batch(model, batch, inside=inside, readout=readout, max_new_tokens=max_new_tokens)
     tokens = list(masks.sum(2).cpu())
     if step is not None:
         classes.append(later or no_counts(len(fed), site.width, len(site.paths)))

@@ -36,10 +36,10 @@ class Manifest:
         except (OSError, json.JSONDecodeError) as error:
             raise GatescopeError(f"{self._manifest} cannot be read: {error}.") from error
 
-    def note(self, facts: Mapping[str, Any]) -> None:
+    def note(self, metadata: Mapping[str, Any]) -> None:
         """Add facts to the manifest."""
         before = self.manifest if self._manifest.is_file() else {}
-        text = json.dumps(before | dict(facts), indent=1, ensure_ascii=False)
+        text = json.dumps(before | dict(metadata), indent=1, ensure_ascii=False)
         artefacts.write_bytes(self._manifest, text.encode())
 
     @contextlib.contextmanager

@@ -43,14 +43,14 @@ def mean_activation(
         for start in range(0, len(examples), batch_size):
             batch = collate(model, examples[start : start + batch_size])
 
-            def inside(valid: Tensor = batch.valid) -> list[Tensor]:
+            def inside(token_mask: Tensor = batch.token_mask) -> list[Tensor]:
                 totals: list[Tensor] = []
                 for place in where.places:
-                    activation = neurons(model, place, valid)
-                    totals.append(total(activation, valid.to(activation.device)).sum(0).cpu())
+                    activation = neurons(model, place, token_mask)
+                    totals.append(total(activation, token_mask.to(activation.device)).sum(0).cpu())
                 return totals
 
             sums += torch.stack(forward_until(model, batch.inputs, inside))
-            tokens += int(batch.valid.sum())
+            tokens += int(batch.token_mask.sum())
             shown.update(len(batch.examples))
     return sums / tokens

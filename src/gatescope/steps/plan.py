@@ -150,7 +150,7 @@ def prepared(model: TransformersModel, batches: Iterable[Sequence[Example]], wor
 
     def encode(batch: Sequence[Example]) -> tuple[dict[str, Tensor], Tensor]:
         encoded = collate(model, batch)
-        return encoded.inputs, encoded.valid  # not the examples: their pictures need not travel back
+        return encoded.inputs, encoded.token_mask  # not the examples: their pictures need not travel back
 
     given = list(batches)
     # Forked, so that a worker has model and processor as they are; it never touches a device.
@@ -163,8 +163,8 @@ def prepared(model: TransformersModel, batches: Iterable[Sequence[Example]], wor
         pin_memory=model._module.device.type == "cuda",
         worker_init_fn=_one_thread,
     )
-    for batch, (inputs, valid) in zip(given, loader, strict=True):
-        yield Batch(tuple(batch), inputs, valid).to(model._module.device)
+    for batch, (inputs, token_mask) in zip(given, loader, strict=True):
+        yield Batch(tuple(batch), inputs, token_mask).to(model._module.device)
 
 
 def _one_thread(_worker: int) -> None:

@@ -31,7 +31,7 @@ from gatescope.steps.remote.record import record_shards
 from gatescope.steps.run import Run
 from gatescope.steps.runner import run_step
 from gatescope.steps.step import Options, Step
-from gatescope.traces.ask import GENERATED
+from gatescope.traces.batch import GENERATED
 from gatescope.traces.encoding import CLASSES, TOKEN_RULE, Batch
 
 PARTS = ("K", "S", "T", "seen", "counted")
@@ -128,7 +128,7 @@ def record_classes(
         return {name: outcome.total.counters[name] for name in tokens}
     if outcome.directory is None or outcome.stored is None or not outcome.complete:
         return {}
-    rows = (row for _, facts in outcome.stored.all() for row in facts["rows"])
+    rows = (row for _, metadata in outcome.stored.all() for row in metadata["rows"])
     outcome.directory.write_rows("identification.jsonl", rows)
     return {name: outcome.directory.counters_of(name) for name in tokens}
 
@@ -157,22 +157,22 @@ class Recording(Step[Counted]):
         max_new_tokens: int,
     ) -> None:
         super().__init__(model, examples)
-        self.site, self.facts = _facts(model, examples, site, tokens, only_correct, readout, max_new_tokens)
+        self.site, self.metadata = _facts(model, examples, site, tokens, only_correct, readout, max_new_tokens)
         self.card = identity(model)
         self.tokens = tokens
         self.settings = {"only_correct": only_correct, "readout": readout, "max_new_tokens": max_new_tokens}
 
     @property
-    def origin(self) -> dict[str, str]:
+    def provenance(self) -> dict[str, str]:
         """Where the counters come from."""
-        return {name: value for name, value in self.facts.items() if isinstance(value, str)}
+        return {name: value for name, value in self.metadata.items() if isinstance(value, str)}
 
     def begin(self) -> Counted:
         """Counters of nothing."""
-        groups, layout = tuple(self.facts["groups"]), self.site.layout
+        groups, layout = tuple(self.metadata["groups"]), self.site.layout
         counters = {}
         for name in self.tokens:
-            counters[name] = Counters.zeros(groups, layout, self.card, self.origin | {"tokens": name})
+            counters[name] = Counters.zeros(groups, layout, self.card, self.provenance | {"tokens": name})
         return Counted(counters, {})
 
     def work(self, shard: Counted, places: Sequence[int], batch: Batch) -> None:
@@ -188,9 +188,9 @@ class Recording(Step[Counted]):
             self.model,
             batches,
             self.site,
-            self.facts["groups"],
+            self.metadata["groups"],
             tokens=self.tokens,
-            origin=self.origin,
+            provenance=self.provenance,
             remote=remote,
             ledger=ledger,
             dtype=dtype,
@@ -229,7 +229,7 @@ def _facts(
     if readout == "none" and only_correct:
         raise GatescopeError("readout='none' reads no answer, so none can be correct; say only_correct=False.")
     where = site_of(model, site)
-    facts: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "site": site,
         "token_rule": TOKEN_RULE,
         "fingerprint": fingerprint(examples),
@@ -242,4 +242,4 @@ def _facts(
         "max_new_tokens": max_new_tokens,
         "layout": where.layout.plain(),
     }
-    return where, facts
+    return where, metadata

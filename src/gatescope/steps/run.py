@@ -96,9 +96,9 @@ class Run(Manifest):
     def counters_of(self, tokens: str) -> Counters:
         """The counters of one class of tokens; errors as for `counters`."""
 
-        def shard(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], **of: Any) -> Counters:
+        def shard(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], **of: Any) -> Counters:
             sums = {name.partition("/")[2]: sum_ for name, sum_ in tensors.items() if name.startswith(f"{tokens}/")}
-            return Counters(**of, **sums, origin=_origin(facts) | {"tokens": tokens})
+            return Counters(**of, **sums, provenance=_origin(metadata) | {"tokens": tokens})
 
         return self._added("record", shard)
 
@@ -110,8 +110,8 @@ class Run(Manifest):
     def attributions_of(self, step: str = "attribute") -> Attributions:
         """The attributions of one step, its shards' added in order; errors as for `counters`."""
 
-        def shard(tensors: Mapping[str, Tensor], facts: Mapping[str, Any], **of: Any) -> Attributions:
-            return Attributions(**of, **tensors, items=facts["items"], origin=_origin(facts))
+        def shard(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], **of: Any) -> Attributions:
+            return Attributions(**of, **tensors, items=metadata["items"], provenance=_origin(metadata))
 
         return self._added(step, shard)
 
@@ -119,9 +119,9 @@ class Run(Manifest):
         """The sums of a step: what `made` makes of every shard, added in order."""
         shards = Shards.of(self, step)
         model = self.manifest["model"]
-        of = {"groups": tuple(shards.facts["groups"]), "layout": Layout.parse(shards.facts["layout"])}
+        of = {"groups": tuple(shards.metadata["groups"]), "layout": Layout.parse(shards.metadata["layout"])}
         # A server may have the model in another dtype, and says so with each shard.
-        each = (made(sums, shards.facts, **of, model=model | about.get("model", {})) for sums, about in shards.all())
+        each = (made(sums, shards.metadata, **of, model=model | about.get("model", {})) for sums, about in shards.all())
         return reduce(operator.add, each)  # a plan has a shard at least
 
     def _names(self, kind: str) -> list[str]:
@@ -148,7 +148,7 @@ class Run(Manifest):
     @property
     def steps(self) -> dict[str, Shards]:
         """The shards of every step that was begun, by the step's name."""
-        begun = [step for step, facts in self.manifest.items() if isinstance(facts, dict) and "shards" in facts]
+        begun = [step for step, metadata in self.manifest.items() if isinstance(metadata, dict) and "shards" in metadata]
         return {step: Shards.of(self, step) for step in begun}
 
     def verify(self) -> list[str]:
@@ -162,8 +162,8 @@ class Run(Manifest):
             GatescopeError: if the run holds answers under other neurons of that name, which would then be told of these.
         """
         file, name = self.path / "selections" / f"{selection.method}.safetensors", selection.method
-        steps = (facts for facts in self.manifest.values() if isinstance(facts, Mapping))
-        swept = any(mask.startswith(f"{name}/") for facts in steps for mask in facts.get("masks", ()))
+        steps = (metadata for metadata in self.manifest.values() if isinstance(metadata, Mapping))
+        swept = any(mask.startswith(f"{name}/") for metadata in steps for mask in metadata.get("masks", ()))
         if swept and file.is_file() and dict(Selection.load(file)) != dict(selection):
             raise GatescopeError(
                 f"{self.path} holds answers under other {name} neurons than these (another rate or another recording). Choose "
@@ -236,9 +236,9 @@ def _answers(name: str) -> str:
     return f"answers.{name}.jsonl" if name else "answers.jsonl"
 
 
-def _origin(facts: Mapping[str, Any]) -> dict[str, str]:
+def _origin(metadata: Mapping[str, Any]) -> dict[str, str]:
     """What a step's sums say of where they came from; texts as they are, all else as JSON."""
-    return {name: v if isinstance(v, str) else json.dumps(v) for name, v in facts.items() if name in _ORIGIN}
+    return {name: v if isinstance(v, str) else json.dumps(v) for name, v in metadata.items() if name in _ORIGIN}
 
 
 def _wrong(step: str, shards: Shards) -> Iterator[str]:

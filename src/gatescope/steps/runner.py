@@ -76,8 +76,8 @@ def _begin(step: Step[S], options: Options) -> tuple[Run | None, Shards | None, 
         return None, None, planned()
     directory = Run.at(options.run, identity(step.model))
     ids = [example.id for example in step.examples]
-    with keeping(directory, step.name, step.facts["fingerprint"], step.examples):
-        return directory, *Shards.start(directory, step.name, step.facts, ids, planned)
+    with keeping(directory, step.name, step.metadata["fingerprint"], step.examples):
+        return directory, *Shards.start(directory, step.name, step.metadata, ids, planned)
 
 
 def _todo(stored: Shards | None, planned: Plan, options: Options) -> Iterator[int]:

@@ -40,14 +40,14 @@ class Shards:
 
     Attributes:
         path: their directory.
-        facts: what the manifest says of the step.
+        metadata: what the manifest says of the step.
     """
 
-    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, metadata: Mapping[str, Any]) -> None:
         self.path = path
-        self.facts = dict(facts)
+        self.metadata = dict(metadata)
         # What a shard says it is part of; versions and kernel may change in the middle of a run, the plan may not.
-        told = {name: value for name, value in self.facts.items() if name not in _MAY_DIFFER - {"shards"}}
+        told = {name: value for name, value in self.metadata.items() if name not in _MAY_DIFFER - {"shards"}}
         self.key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
 
     @classmethod
@@ -57,21 +57,21 @@ class Shards:
         Raises:
             GatescopeError: if it was not.
         """
-        facts = run.manifest.get(step)
-        if not facts or "shards" not in facts:
+        metadata = run.manifest.get(step)
+        if not metadata or "shards" not in metadata:
             raise GatescopeError(f"{run.path} holds no {step}.")
-        return cls(run.path / directory(step), facts)
+        return cls(run.path / directory(step), metadata)
 
     @classmethod
     def start(
-        cls, run: Manifest, step: str, facts: Mapping[str, Any], ids: Sequence[str], planned: Callable[[], Plan]
+        cls, run: Manifest, step: str, metadata: Mapping[str, Any], ids: Sequence[str], planned: Callable[[], Plan]
     ) -> tuple[Shards, Plan]:
         """Begin a step, or continue it where it was left.
 
         Args:
             run: the run.
             step: "record", "attribute", or "sweep".
-            facts: everything that decides the result, the batches excepted.
+            metadata: everything that decides the result, the batches excepted.
             ids: of the examples.
             planned: makes the batches, if they are not in the manifest yet.
 
@@ -85,14 +85,14 @@ class Shards:
         with run.locked():
             before = run.manifest.get(step)
             if before is None:
-                before = {**facts, "shards": planned().named(ids)}
+                before = {**metadata, "shards": planned().named(ids)}
                 run.note({step: before})
         # Through JSON, as what was read from the manifest has been.
-        _same(run.path, step, before, json.loads(json.dumps(dict(facts))))
+        _same(run.path, step, before, json.loads(json.dumps(dict(metadata))))
         return cls(run.path / directory(step), before), Plan.of(before["shards"], ids)
 
     def __len__(self) -> int:
-        return len(self.facts["shards"])
+        return len(self.metadata["shards"])
 
     def file(self, index: int) -> Path:
         """Where a shard is, or will be."""
@@ -103,13 +103,13 @@ class Shards:
         """Shards that are not done."""
         return [index for index in range(len(self)) if not self.file(index).is_file()]
 
-    def save(self, index: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def save(self, index: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
         """Store a shard.
 
         Raises:
             GatescopeError: if it cannot be written: a full disk, a read-only directory.
         """
-        artefacts.write(self.file(index), FORMAT, tensors, dict(facts) | {"of": self.key, "index": index})
+        artefacts.write(self.file(index), FORMAT, tensors, dict(metadata) | {"of": self.key, "index": index})
 
     def load(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """A shard's tensors and facts.
@@ -117,13 +117,13 @@ class Shards:
         Raises:
             GatescopeError: if it is truncated, altered, or a shard of something else; it is never merged then.
         """
-        tensors, facts = artefacts.read(self.file(index), FORMAT)
-        if (facts["of"], facts["index"]) != (self.key, index):
+        tensors, metadata = artefacts.read(self.file(index), FORMAT)
+        if (metadata["of"], metadata["index"]) != (self.key, index):
             raise GatescopeError(
-                f"{self.file(index)} is shard {facts['index']} of {facts['of']}; shard {index} of {self.key} belongs here. It "
-                f"came from another run: delete it, and run the same command again."
+                f"{self.file(index)} is shard {metadata['index']} of {metadata['of']}; shard {index} of {self.key} belongs here. "
+                f"It came from another run: delete it, and run the same command again."
             )
-        return tensors, facts
+        return tensors, metadata
 
     @property
     def dtype(self) -> str | None:

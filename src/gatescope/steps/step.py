@@ -56,14 +56,14 @@ class Step(ABC, Generic[S]):
         name: of the step in a run's manifest, such as "record" or "attribute of control".
         doing, unit: what its progress bar says: "recording", in "examples".
         times: how many units one example is.
-        facts: everything that decides the result, the plan excepted.
+        metadata: everything that decides the result, the plan excepted.
     """
 
     name: str
     doing: str
     unit: str = "examples"
     times: int = 1
-    facts: Mapping[str, Any]
+    metadata: Mapping[str, Any]
 
     def __init__(self, model: TransformersModel, examples: Sequence[Example]) -> None:
         self.model = model

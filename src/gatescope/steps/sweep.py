@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gatescope.core.answers import Reading
 from gatescope.core.errors import GatescopeError
+from gatescope.core.renamed import renamed
 from gatescope.data.example import Example, fingerprint, listed, readout_of
 from gatescope.interventions.apply import masks_of
 from gatescope.interventions.intervention import Intervention
@@ -29,7 +30,7 @@ from gatescope.steps.runner import run_step
 from gatescope.steps.shards import Shards
 from gatescope.steps.step import Options, Step
 from gatescope.traces import vision
-from gatescope.traces.ask import ask
+from gatescope.traces.batch import run_batch
 from gatescope.traces.encoding import Batch
 
 Interventions = Mapping[str, Intervention] | Mapping[str, Mapping[str, Intervention]]
@@ -39,6 +40,7 @@ Masks = Sequence[Change | None]
 ROWS = {"cpu": 64, "cuda": 256}  # at most so many rows side by side, unless a batch alone has more
 
 
+@renamed(together="masks_per_batch")
 def sweep(
     model: TransformersModel,
     examples: Sequence[Example],
@@ -48,7 +50,7 @@ def sweep(
     name: str = "",
     batch_size: int | str = 16,
     shard_size: int = 256,
-    together: int | None = None,
+    masks_per_batch: int | None = None,
     readout: str | None = None,
     max_new_tokens: int = 20,
     workers: int = 0,
@@ -67,7 +69,7 @@ def sweep(
         run: directory for shards, answers and manifest. What is done there already is not done again.
         name: of this sweep in the run, where it has several.
         batch_size, shard_size, workers, remote: as for `record`.
-        together: masks side by side in one batch; as many as fit well if None, 1 for one at a time.
+        masks_per_batch: masks side by side in one batch; as many as fit well if None, 1 for one at a time.
         readout: how an answer is read (see `gatescope.traces.readouts`): "generate", "label", "loglik", "short", ...; None
             takes what fits the examples, as for `record`.
         max_new_tokens: at most this many tokens an answer (the paper: 20).
@@ -80,7 +82,7 @@ def sweep(
         GatescopeError: without examples, if neurons belong to another model, or if `run` was begun with something else.
     """
     readout = readout or readout_of(listed(examples))
-    step = Sweeping(model, examples, interventions, together, readout, max_new_tokens, name)
+    step = Sweeping(model, examples, interventions, masks_per_batch, readout, max_new_tokens, name)
     outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, progress=progress))
     shards = [outcome.total] if outcome.total is not None else step.unpacked(outcome.stored)
     under = [[answer for shard in shards for answer in shard[which]] for which in range(len(step.masks))]
@@ -100,23 +102,23 @@ class Sweeping(Step[Answers]):
         model: TransformersModel,
         examples: Sequence[Example],
         interventions: Interventions,
-        together: int | None,
+        masks_per_batch: int | None,
         readout: str,
         max_new_tokens: int,
         name: str = "",
     ) -> None:
         if not examples:
             raise GatescopeError("A sweep needs examples; there are none.")
-        if together is not None and together < 1:
-            raise GatescopeError(f"together is {together}; at least one mask must be run at a time.")
+        if masks_per_batch is not None and masks_per_batch < 1:
+            raise GatescopeError(f"masks_per_batch is {masks_per_batch}; at least one mask must be run at a time.")
         super().__init__(model, examples)
         self.name = f"sweep of {name}" if name else "sweep"
-        self.together = together
+        self.masks_per_batch = masks_per_batch
         self.how = {"readout": readout, "max_new_tokens": max_new_tokens}
         self.named = _by_selector(interventions)
         self.masks = _different(model, self.named)
         self.times = len(self.masks)
-        self.facts = {
+        self.metadata = {
             "fingerprint": fingerprint(examples),
             **self.how,
             "masks": {f"{s}/{g}": mask.digest() for s, masks in self.named.items() for g, mask in masks.items()},
@@ -130,7 +132,7 @@ class Sweeping(Step[Answers]):
 
     def work(self, shard: Answers, places: Sequence[int], batch: Batch) -> None:
         """Answer a batch under every mask."""
-        for mine, answers in zip(shard, _all_masks(self.model, batch, self.masks, self.together, self.how), strict=True):
+        for mine, answers in zip(shard, _all_masks(self.model, batch, self.masks, self.masks_per_batch, self.how), strict=True):
             mine += answers
 
     def there(
@@ -150,20 +152,20 @@ class Sweeping(Step[Answers]):
     def unpacked(self, stored: Shards | None) -> list[Answers]:
         """The answers of every stored shard, in order."""
         found = () if stored is None else stored.all()
-        return [[[_parse(answer) for answer in answers] for answers in facts["answers"]] for _, facts in found]
+        return [[[_parse(answer) for answer in answers] for answers in metadata["answers"]] for _, metadata in found]
 
 
 def _all_masks(
-    model: TransformersModel, batch: Batch, masks: Masks, together: int | None, how: Mapping[str, Any]
+    model: TransformersModel, batch: Batch, masks: Masks, masks_per_batch: int | None, how: Mapping[str, Any]
 ) -> list[list[Answer]]:
     """A batch's answers under every mask."""
     rows = len(batch.examples)
-    most = together or max(1, ROWS.get(model._module.device.type, 64) // rows)
+    most = masks_per_batch or max(1, ROWS.get(model._module.device.type, 64) // rows)
     # Masks act on the language model alone, so a picture's features are the same under all of them.
     pictures = vision.features(model, batch) if len(masks) > 1 else None
 
     def some(side: Masks) -> list[list[Answer]]:
-        answered, _ = ask(model, vision.repeated(batch, len(side), pictures), masks=masks_of(model, side), **how)
+        answered, _ = run_batch(model, vision.repeated(batch, len(side), pictures), masks=masks_of(model, side), **how)
         return [answered[start : start + rows] for start in range(0, len(answered), rows)]
 
     under: list[list[Answer]] = []

@@ -37,7 +37,7 @@ from gatescope.steps.attribute import attribute
 from gatescope.steps.run import Run
 from gatescope.steps.sweep import sweep
 from gatescope.studies.culnig_result import GENERAL, SEEDS, SPECIFIC, UNFILTERED, CulnigResult
-from gatescope.traces.ask import readout_named
+from gatescope.traces.batch import readout_named
 
 
 def run_culnig(
@@ -209,8 +209,8 @@ def matched_random(neurons: NeuronSet, seed: int) -> NeuronSet:
         start, _ = neurons.layout.start(shape.site)
         count = int(neurons.mask(shape.site).sum())
         drawn.append(start + torch.randperm(shape.size, generator=generator)[:count])
-    origin = {"method": "RND", "matched": "sites", "seed": str(seed)}
-    return NeuronSet(neurons.layout, torch.cat(drawn), neurons.model, origin)
+    provenance = {"method": "RND", "matched": "sites", "seed": str(seed)}
+    return NeuronSet(neurons.layout, torch.cat(drawn), neurons.model, provenance)
 
 
 def _rows(table: Table, name: str) -> list[Row]:

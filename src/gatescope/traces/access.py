@@ -18,7 +18,7 @@ from gatescope.traces.jobs import MaskRow
 from gatescope.traces.workers import unreached
 
 
-def by_token(activation: Tensor, like: Tensor) -> Tensor:
+def unflatten_tokens(activation: Tensor, like: Tensor) -> Tensor:
     """The activation as [b, s, n], given any [..., b, s] tensor; OPT's MLP sees the tokens of all rows as one list."""
     return activation if activation.ndim == 3 else activation.unflatten(0, like.shape[-2:])
 
@@ -48,7 +48,7 @@ def write(model: TransformersModel, path: str, io: str, value: Tensor) -> None:
 def neurons(model: TransformersModel, place: Place, like: Tensor) -> Tensor:
     """Inside a trace: the activations [b, s, n] of the neurons at a place, given any [..., b, s] tensor."""
     path, io, columns = place
-    return take(by_token(read(model, path, io), like), columns)
+    return take(unflatten_tokens(read(model, path, io), like), columns)
 
 
 def change_all(model: TransformersModel, mask: list[MaskRow], moved: dict[int, tuple[Tensor, Tensor]]) -> None:

@@ -39,19 +39,19 @@ class Batch:
     Attributes:
         examples: the examples, one a row.
         inputs: what the model takes: input_ids and attention_mask [b, s], and the images' tensors if any.
-        valid: which positions count, bool [b, s].
+        token_mask: which positions count, bool [b, s].
     """
 
     examples: tuple[Example, ...]
     inputs: dict[str, Tensor]
-    valid: Bool[Tensor, "b s"]
+    token_mask: Bool[Tensor, "b s"]
 
     def to(self, device: torch.device) -> Batch:
         """The batch with its tensors on a device; copied without waiting where they are pinned."""
         if device.type in ("cpu", "meta"):
             return self
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
-        return Batch(self.examples, moved, self.valid.to(device, non_blocking=True))
+        return Batch(self.examples, moved, self.token_mask.to(device, non_blocking=True))
 
 
 def collate(model: TransformersModel, examples: Sequence[Example]) -> Batch:
@@ -187,22 +187,22 @@ def valid_tokens(model: TransformersModel, inputs: dict[str, Tensor]) -> Bool[Te
     """Which positions of encoded prompts count; the rule is this module's docstring."""
     ids = inputs["input_ids"]
     markers = torch.tensor(sorted(marker_ids(model)), dtype=ids.dtype, device=ids.device)
-    valid = inputs["attention_mask"].bool() & ~torch.isin(ids, markers)
+    token_mask = inputs["attention_mask"].bool() & ~torch.isin(ids, markers)
     breaks = _image_line_breaks(model, inputs)
-    return valid if breaks is None else valid & ~breaks
+    return token_mask if breaks is None else token_mask & ~breaks
 
 
 def token_classes(model: TransformersModel, batch: Batch) -> dict[str, Bool[Tensor, "b s"]]:
     """The prompt's tokens that count: all, and apart those of the text and those that carry a picture's patches."""
     ids = batch.inputs["input_ids"]
     placeholder = torch.isin(ids, torch.tensor(sorted(placeholder_ids(model)), dtype=torch.long, device=ids.device))
-    return {"all": batch.valid, "text": batch.valid & ~placeholder, "image": batch.valid & placeholder}
+    return {"all": batch.token_mask, "text": batch.token_mask & ~placeholder, "image": batch.token_mask & placeholder}
 
 
 def class_masks(model: TransformersModel, batch: Batch, names: Collection[str]) -> Bool[Tensor, "c b s"]:
     """The masks of those named of the prompt's classes of tokens, in the order of `CLASSES`."""
     masks = [mask for name, mask in token_classes(model, batch).items() if name in names]
-    return torch.stack(masks) if masks else batch.valid.new_zeros(0, *batch.valid.shape)
+    return torch.stack(masks) if masks else batch.token_mask.new_zeros(0, *batch.token_mask.shape)
 
 
 def marker_ids(model: TransformersModel) -> set[int]:

@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def answer_logs(logits: Tensor, answers: Sequence[list[int]]) -> Tensor:
+def answer_logprobs(logits: Tensor, answers: Sequence[list[int]]) -> Tensor:
     """log P(y|x) [b] in float32: the sum over an answer's tokens, the last of which is predicted at the last position.
 
     Args:
         logits: [b, k, vocabulary] of the last k positions, k at least the longest answer's length.
         answers: token ids of each row's answer.
     """
-    logs = logits.float().log_softmax(-1)
+    logprobs = logits.float().log_softmax(-1)
     rows = []
     for row, ids in enumerate(answers):
-        tokens = torch.tensor(ids, device=logs.device)
-        rows.append(logs[row, -len(ids) :].gather(-1, tokens[:, None]).sum())
+        tokens = torch.tensor(ids, device=logprobs.device)
+        rows.append(logprobs[row, -len(ids) :].gather(-1, tokens[:, None]).sum())
     return torch.stack(rows)
 
 
-def option_logs(logits: Tensor, tokens: Sequence[list[list[int]]]) -> list[Tensor]:
+def option_logprobs(logits: Tensor, tokens: Sequence[list[list[int]]]) -> list[Tensor]:
     """Each row's log-probabilities [o] of its options of one token each, from the next token's logits [b, vocabulary]."""
     rows = zip(logits.log_softmax(-1), tokens, strict=True)
     return [row[torch.tensor(options).flatten()] for row, options in rows]
@@ -50,13 +50,13 @@ def next_logits(
     return logits.float().cpu(), kept
 
 
-def forced_logs(model: TransformersModel, chunks: Iterable[Forced], change: Callable[[], None]) -> Tensor:
+def forced_logprobs(model: TransformersModel, chunks: Iterable[Forced], change: Callable[[], None]) -> Tensor:
     """log P(y|x) of the answers forced in every row of every chunk, under a change."""
-    logs = []
+    logprobs = []
     for chunk in chunks:
         keep = max(map(len, chunk["forced"]))
         with torch.no_grad(), model.trace(**chunk["inputs"], **chunk["options"]):
             change()
-            found = nnsight.save(answer_logs(model.output.logits[:, -keep:], chunk["forced"]))
-        logs.append(found.cpu())
-    return torch.cat(logs)
+            found = nnsight.save(answer_logprobs(model.output.logits[:, -keep:], chunk["forced"]))
+        logprobs.append(found.cpu())
+    return torch.cat(logprobs)

@@ -16,8 +16,8 @@ from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.kernels.change import take
-from gatescope.traces.access import by_token, read
-from gatescope.traces.likelihood import answer_logs
+from gatescope.traces.access import read, unflatten_tokens
+from gatescope.traces.likelihood import answer_logprobs
 
 if TYPE_CHECKING:
     from gatescope.traces.jobs import Forced, Projection, Scoring
@@ -35,12 +35,12 @@ def score_batch(model: TransformersModel, what: Scoring, batch: Forced, kernel: 
         read(model, what["embedding"], "output").requires_grad_(True)
         # In the order of the forward pass, each module once: sites may share one, as q, k and v of a fused projection do.
         whole = {(path, io): read(model, path, io) for path, io in what["order"]}
-        probability = answer_logs(model.output.logits[:, -keep:], answers).exp()
+        probability = answer_logprobs(model.output.logits[:, -keep:], answers).exp()
         gradients = dict(zip(whole, torch.autograd.grad(probability.sum(), list(whole.values())), strict=True))
         scores, there, dtype = [], {}, ""
         for (path, io, columns), projection in what["places"]:
-            activation = take(by_token(whole[path, io].detach(), real), columns)
-            gradient = take(by_token(gradients[path, io], real), columns)
+            activation = take(unflatten_tokens(whole[path, io].detach(), real), columns)
+            gradient = take(unflatten_tokens(gradients[path, io], real), columns)
             dtype = str(activation.dtype).replace("torch.", "")
             if projection is not None:
                 activation = activation - bias(model, projection, activation)

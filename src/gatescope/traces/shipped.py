@@ -23,7 +23,7 @@ from gatescope.core.answers import read_choice
 from gatescope.kernels.eager import attribution, count_classes
 from gatescope.traces.access import change_all
 from gatescope.traces.counting import count_prompt, count_step, group_sums, no_counts
-from gatescope.traces.likelihood import forced_logs, next_logits, option_logs
+from gatescope.traces.likelihood import forced_logprobs, next_logits, option_logprobs
 from gatescope.traces.readouts.options import best
 from gatescope.traces.scoring import add_scores, score_batch
 from gatescope.traces.workers import every_step
@@ -46,7 +46,7 @@ def record(model: TransformersModel, job: RecordJob) -> dict[str, Any]:
     """
     decides = "client" if job["decides"] == "text" and model.tokenizer is None else job["decides"]
     if decides == "client":
-        return {"undecided": True, "answers": [ask(model, job, batch, []) for batch in job["batches"]]}
+        return {"undecided": True, "answers": [run_batch(model, job, batch, []) for batch in job["batches"]]}
     groups = job["groups"]
     K = torch.zeros(job["classes"], groups, len(job["places"]), job["width"], dtype=torch.int64)
     S = torch.zeros(K.shape, dtype=torch.float64)
@@ -90,7 +90,7 @@ def count_batch(model: TransformersModel, job: RecordJob, batch: Asked) -> tuple
     return classes, tokens, ids, dtype
 
 
-def ask(model: TransformersModel, job: RecordJob | SweepJob, batch: Asked, mask: list[MaskRow]) -> Any:
+def run_batch(model: TransformersModel, job: RecordJob | SweepJob, batch: Asked, mask: list[MaskRow]) -> Any:
     """One batch's answer under a mask, held at the prompt and at every generated token; an empty one changes nothing."""
     if batch["way"] == "generate":
         return generate(model, batch["inputs"], job["generation"], lambda: hold(model, mask) if mask else None)[0]
@@ -128,9 +128,9 @@ def read_options(model: TransformersModel, batch: Asked, logits: Tensor | None, 
     if batch["way"] == "argmax":
         return logits.argmax(-1).to(torch.int32)
     if batch["way"] == "next":
-        return option_logs(logits, batch["tokens"])
-    logs = forced_logs(model, batch["chunks"], lambda: change_all(model, mask, {}))
-    return list(logs.split([len(options) for options in batch["tokens"]]))
+        return option_logprobs(logits, batch["tokens"])
+    logprobs = forced_logprobs(model, batch["chunks"], lambda: change_all(model, mask, {}))
+    return list(logprobs.split([len(options) for options in batch["tokens"]]))
 
 
 def attribute(model: TransformersModel, job: AttributeJob) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def sweep(model: TransformersModel, job: SweepJob) -> dict[str, Any]:
     answers = [[] for _ in job["masks"]]
     for batch in job["batches"]:
         for under, mask in zip(answers, job["masks"], strict=True):
-            under.append(ask(model, job, batch, mask))
+            under.append(run_batch(model, job, batch, mask))
     return {"answers": answers}
 
 
@@ -178,7 +178,7 @@ def right(model: TransformersModel, decides: str, batch: Asked, answer: Any) -> 
         return answer == batch["right"]
     if decides == "option":
         rows = zip(answer, batch["tokens"], batch["right"], strict=True)
-        return torch.tensor([each[best(logs, tokens, batch["how"])] for logs, tokens, each in rows])
+        return torch.tensor([each[best(logprobs, tokens, batch["how"])] for logprobs, tokens, each in rows])
     texts = model.tokenizer.batch_decode(answer.tolist(), skip_special_tokens=True)
     rows = zip(texts, batch["choices"], batch["answer"], strict=True)
     return torch.tensor([read_choice(text, choices, truth)[1] for text, choices, truth in rows])

@@ -43,7 +43,7 @@ def repeated(batch: Batch, times: int, pictures: ModelOutput | None = None) -> B
     }
     if pictures is not None:
         inputs["mm_encoder_outputs"] = {"image": _tiled(pictures, times)}
-    return Batch(batch.examples * times, inputs, _repeat(batch.valid, times))
+    return Batch(batch.examples * times, inputs, _repeat(batch.token_mask, times))
 
 
 def _tiled(pictures: ModelOutput, times: int) -> ModelOutput:

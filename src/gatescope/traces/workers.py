@@ -12,7 +12,7 @@ from nnsight.intervention.interleaver import Mediator, OutOfOrderError
 from nnsight.intervention.iterator import Iterations
 
 
-def beside(caller: Mediator, block: Callable[[], None]) -> None:
+def run_alongside(caller: Mediator, block: Callable[[], None]) -> None:
     """Run a block as a worker of its own in the caller's run, on the caller's rows, before the caller is served."""
     worker = Mediator(compile("block()", "<gatescope worker>", "exec"), {}, {"block": block})
     worker.batch_group = caller.batch_group

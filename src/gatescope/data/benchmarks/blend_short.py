@@ -106,7 +106,7 @@ def _examples(
             choices=(),
             answer=references[0],
             prompt=prompt,
-            accepted=references,
+            references=references,
             facts={
                 "language": LANGUAGES[country] if native else "en",
                 "topic": topic_of[key],

@@ -35,7 +35,7 @@ def attribute_shards(
     *,
     reduce: str = "max",
     pad_zero: bool = False,
-    origin: Mapping[str, str] | None = None,
+    provenance: Mapping[str, str] | None = None,
     remote: bool | str | Server = True,
     ledger: Path | None = None,
     dtype: str | None = None,
@@ -49,7 +49,7 @@ def attribute_shards(
         groups: names, in the order of axis g.
         items: distinct items among all examples of all groups.
         reduce, pad_zero: as for `gatescope.attribute`.
-        origin, remote, ledger, dtype: as for `record_shards`.
+        provenance, remote, ledger, dtype: as for `record_shards`.
 
     Raises:
         GatescopeError: see `gatescope.steps.remote.jobs`; or if the server computes in another dtype than before.
@@ -58,7 +58,7 @@ def attribute_shards(
     build = builder(model, shards, sites, groups, reduce, pad_zero)
     settings = [[site.name for site in sites], list(groups), reduce, pad_zero]
     card, layout = identity(model), layout_of(list(sites))
-    facts = {**(origin or {}), "server": server.address}
+    metadata = {**(provenance or {}), "server": server.address}
     for number, pieces in run_jobs("attribute", model, server, shards, build, settings, ledger):
         dtype = plan.same_dtype(server, dtype, pieces)
         yield (
@@ -71,7 +71,7 @@ def attribute_shards(
                 seen=plan.total(pieces, "seen"),
                 items=items,
                 model=card | {"dtype": dtype},
-                origin=facts,
+                provenance=metadata,
             ),
         )
 

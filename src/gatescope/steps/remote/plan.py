@@ -18,7 +18,7 @@ from gatescope.models.identity import identity
 from gatescope.statistics.table import Row
 from gatescope.steps.batches import Batches
 from gatescope.steps.remote.server import Server
-from gatescope.traces.ask import readout_named
+from gatescope.traces.batch import readout_named
 from gatescope.traces.encoding import Batch
 from gatescope.traces.jobs import Asked, MaskRow
 

@@ -20,7 +20,7 @@ from gatescope.steps.remote import plan
 from gatescope.steps.remote.jobs import builder_of, run_jobs
 from gatescope.steps.remote.line import Build
 from gatescope.steps.remote.server import Server
-from gatescope.traces.ask import readout_named
+from gatescope.traces.batch import readout_named
 from gatescope.traces.encoding import CLASSES, class_masks, collate, uncounted_ids
 from gatescope.traces.jobs import Asked, RecordJob
 from gatescope.traces.readouts.generated import generation
@@ -36,7 +36,7 @@ def record_shards(
     only_correct: bool = True,
     readout: str = "generate",
     max_new_tokens: int = 20,
-    origin: Mapping[str, str] | None = None,
+    provenance: Mapping[str, str] | None = None,
     remote: bool | str | Server = True,
     ledger: Path | None = None,
     dtype: str | None = None,
@@ -49,7 +49,7 @@ def record_shards(
         site: which neurons.
         groups: names, in the order of the counters' axis g.
         tokens, only_correct, readout, max_new_tokens: as for `gatescope.record`.
-        origin: provenance the counters carry; the class of tokens and the server are added.
+        provenance: provenance the counters carry; the class of tokens and the server are added.
         remote: True for NDIF, an address, or a `Server`.
         ledger: file to remember jobs in (`RUN/jobs.json`); without one a killed client begins again.
         dtype: what shards stored earlier were computed in; another is refused.
@@ -64,7 +64,7 @@ def record_shards(
     build = builder(model, shards, site, groups, tokens, only_correct, readout, max_new_tokens)
     settings = [site.name, list(groups), list(tokens), only_correct, readout, max_new_tokens]
     card = identity(model)
-    facts = {**(origin or {}), "server": server.address}
+    metadata = {**(provenance or {}), "server": server.address}
     for number, pieces in run_jobs("record", model, server, shards, build, settings, ledger):
         dtype = plan.same_dtype(server, dtype, pieces)
         sums = {part: plan.total(pieces, part) for part in ("K", "S", "T", "seen", "counted")}
@@ -79,7 +79,7 @@ def record_shards(
                 seen=sums["seen"],
                 counted=sums["counted"],
                 model=card | {"dtype": dtype},
-                origin=facts | {"tokens": name},
+                provenance=metadata | {"tokens": name},
             )
         answers = [answer for piece in pieces for answer in piece["answers"]]
         rows = plan.read(model, shards[number], answers, readout)

@@ -102,7 +102,7 @@ class Readout(ABC):
 
 
 def _fitting(example: Example) -> str:
-    if example.accepted:
+    if example.references:
         return "short"
     if not example.choices:
         return "none"

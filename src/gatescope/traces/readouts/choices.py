@@ -22,7 +22,7 @@ from gatescope.traces.encoding import Batch, collate
 from gatescope.traces.forced import forced_batch
 from gatescope.traces.jobs import Asked, Forced
 from gatescope.traces.labels import label_tokens, text_tokens
-from gatescope.traces.likelihood import forced_logs, next_logits, option_logs
+from gatescope.traces.likelihood import forced_logprobs, next_logits, option_logprobs
 from gatescope.traces.readouts import likert, options
 from gatescope.traces.readouts.base import Answer, Asking, Readout, forward_data
 
@@ -64,18 +64,18 @@ class Choices(Readout):
         tokens = self.tokens(model, batch.examples)
         if self.next_only(tokens):
             logits, kept = next_logits(model, **forward_data(model, batch), inside=asking.work)
-            return option_logs(logits, tokens), kept
+            return option_logprobs(logits, tokens), kept
         kept = None
         if asking.inside is not None:  # the prompts by themselves: what is counted must not hold the options
             kept = next_logits(model, **forward_data(model, batch), inside=asking.work)[1]
         rows = len(batch.examples) // asking.masks.blocks
-        logs: list[Tensor] = []
+        logprobs: list[Tensor] = []
         for block in range(asking.masks.blocks):
             mine = slice(block * rows, (block + 1) * rows)
             chunks = _chunks(model, batch.examples[mine], tokens[mine])
-            found = forced_logs(model, chunks, partial(asking.masks.alone, block))
-            logs += found.split([len(options) for options in tokens[mine]])
-        return logs, kept
+            found = forced_logprobs(model, chunks, partial(asking.masks.alone, block))
+            logprobs += found.split([len(options) for options in tokens[mine]])
+        return logprobs, kept
 
     def job(self, model: TransformersModel, batch: Batch) -> Asked:
         """The options' tokens, and which of them are right."""
@@ -90,8 +90,8 @@ class Choices(Readout):
     def read(self, model: TransformersModel, examples: Sequence[Example], outcome: Sequence[Tensor]) -> list[Answer]:
         """The most probable option of each row."""
         found: list[Answer] = []
-        for example, logs, tokens in zip(examples, outcome, self.tokens(model, examples), strict=True):
-            which = options.best(logs, tokens, self.how)
+        for example, logprobs, tokens in zip(examples, outcome, self.tokens(model, examples), strict=True):
+            which = options.best(logprobs, tokens, self.how)
             found.append((self.text(example, which), self.reading(example, which)))
         return found
 

@@ -113,11 +113,11 @@ class Short(Generated):
 
     def lacks(self, example: Example) -> str | None:
         """Accepted answers."""
-        return None if example.accepted else "accepted answers"
+        return None if example.references else "accepted answers"
 
     def reading(self, text: str, example: Example) -> Reading:
         """Whether an accepted answer is in the text, as lemmas of its language."""
-        return short.read_short(text, example.accepted, example.facts.get("language", "en"))
+        return short.read_short(text, example.references, example.facts.get("language", "en"))
 
 
 class Likert(Generated):

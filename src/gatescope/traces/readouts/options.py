@@ -16,11 +16,11 @@ from gatescope._typing import checked
 
 
 @checked
-def exclusive(logs: Float[Tensor, " o"], options: Sequence[Sequence[int]]) -> Float[Tensor, " o"]:
+def exclusive(logprobs: Float[Tensor, " o"], options: Sequence[Sequence[int]]) -> Float[Tensor, " o"]:
     """The probability of each option and of no longer one.
 
     Args:
-        logs: log-probability of each option's tokens, one after the other.
+        logprobs: log-probability of each option's tokens, one after the other.
         options: their tokens.
 
     "1" is 0.6 likely, and "0" follows it half of the time; "2" is 0.4 likely:
@@ -28,7 +28,7 @@ def exclusive(logs: Float[Tensor, " o"], options: Sequence[Sequence[int]]) -> Fl
     >>> exclusive(torch.tensor([0.6, 0.4, 0.3]).log(), [[1], [2], [1, 0]])
     tensor([0.3000, 0.4000, 0.3000])
     """
-    whole = logs.exp()
+    whole = logprobs.exp()
     own = whole.clone()
     for short, tokens in enumerate(options):
         longer = [i for i, other in enumerate(options) if _extends(other, tokens)]
@@ -43,7 +43,7 @@ def _extends(other: Sequence[int], tokens: Sequence[int]) -> bool:
 
 
 @checked
-def best(logs: Float[Tensor, " o"], options: Sequence[Sequence[int]], how: str) -> int:
+def best(logprobs: Float[Tensor, " o"], options: Sequence[Sequence[int]], how: str) -> int:
     """The option that is read as the answer; of equal ones the first.
 
     Args:
@@ -58,5 +58,5 @@ def best(logs: Float[Tensor, " o"], options: Sequence[Sequence[int]], how: str) 
     (1, 0)
     """
     if how == "label":
-        return int(exclusive(logs, options).argmax())
-    return int((logs / torch.tensor([len(o) for o in options]) if how == "loglik_mean" else logs).argmax())
+        return int(exclusive(logprobs, options).argmax())
+    return int((logprobs / torch.tensor([len(o) for o in options]) if how == "loglik_mean" else logprobs).argmax())

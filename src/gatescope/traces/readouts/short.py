@@ -35,12 +35,12 @@ _PARTICLES = (
 
 
 @checked
-def read_short(text: str, accepted: Sequence[str], language: str) -> Reading:
+def read_short(text: str, references: Sequence[str], language: str) -> Reading:
     """Read a generated text as one of the accepted answers, the first that is contained in it.
 
     Args:
         text: what the model wrote.
-        accepted: the right answers, best first.
+        references: the right answers, best first.
         language: ISO 639 code of both, such as "es"; a region after it does not count.
 
     Returns:
@@ -61,22 +61,22 @@ def read_short(text: str, accepted: Sequence[str], language: str) -> Reading:
     contains = _containment(code)
     # Before anything is read: whether simplemma is missing must not depend on the answer.
     lemma = lemmatizer(code) if contains is _words else None
-    answer = _contained(accepted, spoken, code, str.casefold, contains)
+    answer = _contained(references, spoken, code, str.casefold, contains)
     if answer is not None:
         return Reading(answer, True, fallback=False)
     if lemma is not None:
-        answer = _contained(accepted, spoken, code, lemma, contains)
+        answer = _contained(references, spoken, code, lemma, contains)
         if answer is not None:
             return Reading(answer, True, fallback=True)
     return Reading(" ".join(word.casefold() for word in spoken), False, fallback=True)
 
 
 def _contained(
-    accepted: Sequence[str], spoken: list[str], code: str, form: Callable[[str], str], contains: Callable[..., bool]
+    references: Sequence[str], spoken: list[str], code: str, form: Callable[[str], str], contains: Callable[..., bool]
 ) -> str | None:
     """The first of the accepted answers that is contained in what was said, each word in some form."""
     text = [form(word) for word in spoken]
-    for answer in accepted:
+    for answer in references:
         wanted = [form(word) for word in words(answer, code)]
         if wanted and contains(wanted, text):
             return answer

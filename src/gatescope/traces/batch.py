@@ -30,7 +30,7 @@ def readout_named(name: str) -> Readout:
     return READOUTS[one_of("readout", name, tuple(READOUTS))]
 
 
-def ask(
+def run_batch(
     model: TransformersModel,
     batch: Batch,
     *,
