@@ -154,7 +154,7 @@ def test_no_neurons_need_no_hooks(llama, llama_bridge):
 
 
 def test_what_is_no_bridge_is_refused_with_the_line_to_write(llama):
-    with pytest.raises(gs.GatescopeError, match=r"this is a TransformersModel. Make one with .*build_bridge_from_module\("):
+    with pytest.raises(gs.GatescopeError, match=r"not a TransformersModel. Make one with .*build_bridge_from_module\("):
         lens_hooks(gs.ablate(third(llama)), llama)
 
 
