@@ -120,7 +120,8 @@ class Shards:
         tensors, metadata = artefacts.read(self.file(index), FORMAT)
         if (metadata["of"], metadata["index"]) != (self.key, index):
             raise GatescopeError(
-                f"{self.file(index)} is shard {metadata['index']} of {metadata['of']}; shard {index} of {self.key} belongs here. "
+                f"{self.file(index)} is shard {metadata['index']} of {metadata['of']}; "
+                f"shard {index} of {self.key} belongs here. "
                 f"It came from another run: delete it, and run the same command again."
             )
         return tensors, metadata
