@@ -35,6 +35,7 @@ def test_documented_block(block, fewer_questions, tmp_path, monkeypatch):
     """As a script of its own."""
     script = tmp_path / "block.py"
     script.write_text(BLOCKS[block])
+    monkeypatch.setattr(sys, "argv", [str(script)])  # one block is a recipe, which reads its own options
     monkeypatch.chdir(tmp_path)
     there = dict(gs.data.CARDS)
     try:
