@@ -287,7 +287,7 @@ def test_a_tables_accuracy_is_the_mean_score_where_there_are_scores():
         ("likert_label", {"labels": ("A", "B")}, "no choices that are numbers on a scale, which readout='likert_label' needs"),
         ("likert_label", {}, r"Example 'x' has no labels, which readout='likert_label' needs.*labels=\('A', 'B', \.\.\.\)"),
         ("short", {}, "Example 'x' has no accepted answers, which readout='short' needs; 'generate' can read it"),
-        ("generate", {"choices": (), "accepted": ("a",)}, "Example 'x' has no choices, .*; 'short' can read it"),
+        ("generate", {"choices": (), "references": ("a",)}, "Example 'x' has no choices, .*; 'short' can read it"),
         ("read", {}, "readout is 'read'; it must be 'generate' or 'short' or"),
     ],
 )

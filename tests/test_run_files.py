@@ -12,6 +12,7 @@ from gatescope.core.answers import Reading
 from gatescope.select.selection import Selection
 from gatescope.statistics.table import Row, Table
 from gatescope.steps import shards as module
+from gatescope.steps.batches import Plan
 from gatescope.steps.questions import keeping
 from gatescope.steps.run import occupied
 from gatescope.steps.shards import Shards
@@ -19,7 +20,7 @@ from gatescope.steps.shards import Shards
 MODEL = {"id": "org/m", "digest": "d1", "dtype": "float32"}
 LAYOUT = gs.Layout.single("gate", 2, 3)
 IDS = ["p", "q", "r", "s"]
-PLAN = [[[0, 1]], [[2]], [[3]]]
+PLAN = Plan([[[0, 1]], [[2]], [[3]]])
 
 
 @pytest.fixture
@@ -132,8 +133,11 @@ def test_everything_that_is_wrong_is_told_and_each_once(run, tmp_path):
 def test_a_shard_belongs_to_one_plan_one_set_of_facts_and_one_place(tmp_path):
     """Of runs that differ in one thing, a shard of one is refused by the other."""
     kinds = {
-        "first": {}, "batches": {"plan": [[[0], [1]], [[2]], [[3]]]}, "data": {"fingerprint": "f2"}, "site": {"site": "up"},
-    }  # fmt: skip
+        "first": {},
+        "batches": {"plan": Plan([[[0], [1]], [[2]], [[3]]])},
+        "data": {"fingerprint": "f2"},
+        "site": {"site": "up"},
+    }
     made = {name: begun(gs.Run.at(tmp_path / name, MODEL), **how) for name, how in kinds.items()}
     assert len({shards.key for shards in made.values()}) == len(kinds)
     made["first"].save(1, {"x": torch.zeros(1)}, {})
@@ -152,7 +156,7 @@ def test_a_shard_belongs_to_one_plan_one_set_of_facts_and_one_place(tmp_path):
 
 
 def test_a_process_takes_its_own_shards_first_and_then_the_others(run, monkeypatch):
-    shards = begun(run, plan=[[[i % 4]] for i in range(7)])
+    shards = begun(run, plan=Plan([[[i % 4]] for i in range(7)]))
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "3")
     order = []
@@ -208,7 +212,7 @@ def asked(run, step, examples, **facts):
     """A step begun on examples, as the runner begins one."""
     digest = gs.data.fingerprint(examples)
     with keeping(run, step, digest, examples):
-        Shards.start(run, step, facts | {"fingerprint": digest}, [e.id for e in examples], lambda: [[[0]]])
+        Shards.start(run, step, facts | {"fingerprint": digest}, [e.id for e in examples], lambda: Plan([[[0]]]))
 
 
 HARD = [

@@ -13,7 +13,7 @@ from gatescope.traces.readouts.short import lemmatizer, read_short, words
 
 
 @pytest.mark.parametrize(
-    ("language", "text", "accepted", "found", "lemmatised"),
+    ("language", "text", "references", "found", "lemmatised"),
     [
         # English
         ("en", "The answer is: **Blimb Pie**!", ["blimb pie"], "blimb pie", False),

@@ -79,7 +79,7 @@ def looped(model, inputs, mask) -> None:
 def shipped(model, inputs, mask) -> None:
     """As a server runs it."""
     job = {"generation": generation(model, 4)}
-    travel.shipped().ask(model, job, {"way": "generate", "inputs": inputs}, plain(model, mask))
+    travel.shipped().run_batch(model, job, {"way": "generate", "inputs": inputs}, plain(model, mask))
 
 
 @pytest.mark.parametrize("layers", [(0, 1, 2), (0, 1), (1,)], ids=str)

@@ -127,5 +127,6 @@ class Attributions:
             GatescopeError: if the file cannot be read or holds something else.
         """
         sums, metadata = artefacts.read(path, FORMAT)
-        layout = Layout.parse(metadata.pop("layout"))
-        return cls(tuple(metadata.pop("groups")), layout, **sums, **metadata)
+        layout = Layout.parse(metadata["layout"])
+        named = {"items": metadata["items"], "model": metadata["model"], "provenance": metadata["origin"]}
+        return cls(tuple(metadata["groups"]), layout, **sums, **named)
