@@ -199,7 +199,7 @@ def test_shards_only_add_up(qwen3):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"pad_zero": True}, r'was begun \(attribute\) with pad_zero "False", and this is pad_zero "True"'),
+        ({"pad_zero": True}, r'was started \(attribute\) with pad_zero "False", and this is pad_zero "True"'),
         ({"reduce": "mean"}, 'with reduce "max", and this is reduce "mean"'),
         ({"sites": ("gate",)}, 'with sites "gate_pre,q,k,v", and this is sites "gate"'),
         ({"attention": "eager"}, 'with attention "sdpa", and this is attention "eager"'),

@@ -288,7 +288,9 @@ def test_neurons_of_another_model_or_shape_are_refused(module, llama):
 
 
 def test_a_checkpoint_is_not_written_over_another(llama, llama_path, tmp_path):
-    with pytest.raises(gs.GatescopeError, match=r"is there already and not empty; a baked model is written to a new directory"):
+    with pytest.raises(
+        gs.GatescopeError, match=r"already exists and is not empty; a baked model is written to a new directory"
+    ):
         save_baked(one(llama, "gate"), llama, llama_path)
     (tmp_path / "empty").mkdir()
     assert save_baked(one(llama, "gate"), llama, tmp_path / "empty") == tmp_path / "empty"

@@ -74,7 +74,7 @@ def test_there_is_never_more_than_one_bos(chat_path, template):
 
 
 def test_a_base_model_is_asked_in_plain_text_and_that_is_said(llama):
-    with pytest.warns(UserWarning, match="LlamaForCausalLM has no chat template: it is asked in plain text"):
+    with pytest.warns(UserWarning, match="LlamaForCausalLM has no chat template: prompts are sent as plain text"):
         text = prompt(llama, example(system="You are from Arveni.", prefix="The"))
     assert text == "You are from Arveni.\n\nWhich?\nA. a\nB. bThe"
 

@@ -190,7 +190,7 @@ def test_culnigs_own_rates_reach_the_selectors_and_the_run(tmp_path):
         (["--selector", "CASS"], "selector is 'CASS'; it must be 'RND' or 'LAP'"),
         (["--selector", "LAPE"], "LAPE needs rho, the percentage of neurons of lowest entropy"),
         (["--readout", "label"], "has no labels, which readout='label' needs"),
-        (["--control", "--site", "gate"], "--site is 'gate', and CULNIG (--control) is of gate_pre, q, k and v together"),
+        (["--control", "--site", "gate"], "--site is 'gate', and CULNIG (--control) always uses gate_pre, q, k and v"),
         (
             ["--control", "--exclude-rate", "0.1"],
             "--exclude-rate needs a reading set, and there is none: leave it out, or add --ex",

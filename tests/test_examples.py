@@ -26,7 +26,7 @@ GIVEN = {
 }
 ROW = "[Example(row['id'], row['group'], row['question'], tuple(row['choices']), row['answer']) for row in {}]."
 TEXT = "Make one of each text: [Example.passage(id, group, text)], recorded with readout='none' and only_correct=False."
-LIST = "Examples are given as a list, and {} was given. "
+LIST = "Examples must be a list, and {} was given. "
 SAID = {
     "dicts": "Item 0 of the examples is a dict, and each must be an Example. Make one of each row: " + ROW.format("rows"),
     "one dict among examples": "Item 2 of the examples is a dict, and each must be an Example. Make one of each row: "

@@ -46,7 +46,7 @@ def test_a_run_is_opened_and_verified(run):
     assert opened.verify() == ["sweep: 1 of 3 shards are not done: 2."]
 
 
-@pytest.mark.filterwarnings("ignore:.*was begun with")
+@pytest.mark.filterwarnings("ignore:.*was started with")
 def test_a_run_is_continued_to_the_same_answers_and_reported(run, model):
     masks = {"CAS": gs.ablate(gs.open_run(run).selections["CAS"])}
     table = gs.sweep(model, questions(), masks, run=run, readout="label", shard_size=10, batch_size=4, progress=False)
@@ -57,7 +57,7 @@ def test_a_run_is_continued_to_the_same_answers_and_reported(run, model):
     assert "CAS" in page.read_text()
 
 
-@pytest.mark.filterwarnings("ignore:.*was begun with")
+@pytest.mark.filterwarnings("ignore:.*was started with")
 def test_a_finished_step_is_not_done_again(run, model):
     options = {"run": run, "shard_size": 10, "batch_size": 4, "progress": False}
     counters = gs.record(model, questions(), only_correct=False, readout="label", **options)

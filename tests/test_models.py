@@ -166,7 +166,7 @@ def test_a_pipeline_is_refused_with_the_parts_to_give(plain, tokenizer):
 
 def test_a_model_in_memory_without_its_tokenizer_is_told_to_bring_it(plain):
     message = (
-        r"^The LlamaForCausalLM was given without its tokenizer, and a model in memory does not have one. Give "
+        r"^The LlamaForCausalLM was given without its tokenizer, which a model in memory does not include. Give "
         r"tokenizer=AutoTokenizer.from_pretrained\(...\) with it.$"
     )
     with pytest.raises(gs.GatescopeError, match=message):
@@ -262,7 +262,7 @@ def test_a_package_that_reads_quantised_weights_is_named(copied, method, package
     file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": method, "bits": 4}}))
     with pytest.raises(gs.GatescopeError) as refused:
         gs.load_model(copied)
-    start = f"The weights of {copied} are to be read quantised ({method}), and a package for that is missing: "
+    start = f"The weights of {copied} are quantised ({method}), and a package they need is missing: "
     assert str(refused.value).startswith(start) and package in str(refused.value).removeprefix(start)
 
 

@@ -341,7 +341,7 @@ def test_a_server_that_is_killed_and_started_again_is_asked_again(server, here, 
             {"faults": [{"kind": "status", "code": 400, "detail": "Client nnsight version 0.8.1 is below the minimum."}]},
             r"does not accept this client: Client nnsight version 0.8.1 is below the minimum. nnsight here is",
         ),
-        ({"version": "0.7.2"}, r"runs nnsight 0.7.2; here is nnsight .*pip install 'nnsight==0.7.2'"),
+        ({"version": "0.7.2"}, r"runs nnsight 0.7.2; this machine has nnsight .*pip install 'nnsight==0.7.2'"),
         (
             {"faults": [{"kind": "late", "batches": 0, "times": 9}]},
             r"is one batch and cannot be made smaller.*smaller batch_size",

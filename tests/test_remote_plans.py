@@ -51,7 +51,7 @@ def test_every_difference_between_works_is_in_their_digests(monkeypatch):
 
 
 def test_a_sweeps_work_is_of_its_readout_its_masks_and_how_many_tokens_it_may_answer(llama, monkeypatch, tmp_path):
-    """Seen in the ledgers: of a sweep begun with other settings none is taken up."""
+    """Seen in the ledgers: of a sweep started with other settings none is taken up."""
     seen = []
 
     def stop(path, work, key):

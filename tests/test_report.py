@@ -381,7 +381,7 @@ def test_examples_that_are_not_all_the_runs_own_are_refused(small, tmp_path):
     refused(own[:-2], r"2 of the 18 examples this run asked are not among those given, such as 'east-4'")
     refused(
         [example("north-0", "north", "Which?"), *own[1:]],
-        "The 18 examples given have the ids of those this run asked, and other",
+        "The 18 examples given have the same ids as this run's, but other",
     )
     refused(
         [example("north-0", "north", image=Image.new("RGB", (2, 2))), *own[1:]], "other texts, prompts, options or pictures"
@@ -417,7 +417,7 @@ def test_the_command_refuses_the_examples_of_another_seed(tmp_path):
     page = run.path / "report.html"
     assert 0 < foreign < 20
     wrong = told("--data", data, "--seed", 1)
-    assert f"{foreign} of the 20 examples given were not asked in this run's sweep" in str(wrong.exception)
+    assert f"{foreign} of the 20 examples given are not part of this run's sweep" in str(wrong.exception)
     assert "--path, --group and --seed go with --data, which was not given" in str(told("--seed", 3).exception)
     assert not page.exists()
     for arguments in ((), ("--data", data, "--seed", 3)):  # those the run holds, or those it is given

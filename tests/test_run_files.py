@@ -245,7 +245,7 @@ OTHERS = {
     "text": (lambda e: [*e[:2], example("r", "Who?")], "'r': its question was 'What\\?', and is 'Who\\?'"),
     "group": (lambda e: [e[0], example("q", group="b"), e[2]], "'q': its group was 'a', and is 'b'"),
     "order": (lambda e: [e[1], e[0], e[2]], "number 1: it was example 'p', and is 'q'"),
-    "fewer": (lambda e: e[:2], "begun with 3 examples, and these are 2; as far as both go they are the same"),
+    "fewer": (lambda e: e[:2], "started with 3 examples, and these are 2; as far as both go they are the same"),
     "picture": (
         lambda e: [e[0], example("q", image=Image.new("RGB", (2, 2))), e[2]], "'q': it has another picture",
     ),

@@ -225,7 +225,7 @@ def test_another_model_is_refused(questions, finished, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"site": "up"}, r'was begun \(record\) with site "gate", and this is site "up"'),
+        ({"site": "up"}, r'was started \(record\) with site "gate", and this is site "up"'),
         ({"readout": "label"}, r'with readout "generate", and this is readout "label"'),
         ({"only_correct": True}, r'with only_correct "False", and this is only_correct "True"'),
         ({"tokens": "text"}, r'with tokens \["all"\], and this is tokens \["text"\]'),
@@ -259,7 +259,7 @@ def test_other_versions_are_told_not_refused(llama, questions, finished):
     manifest = json.loads((finished / "manifest.json").read_text())
     manifest["record"]["versions"] = manifest["record"]["versions"].replace("torch", "tensors")
     (finished / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.warns(UserWarning, match="was begun with .* and is continued with .*: sums may differ in their last bit"):
+    with pytest.warns(UserWarning, match="was started with .* and is continued with .*: sums may differ in their last bit"):
         do("record", llama, questions, finished)
 
 

@@ -125,7 +125,7 @@ def test_a_fused_attention_that_nobody_has_read_has_no_q_k_and_v_and_says_why():
         "The model has no site 'k'; it has 'gate_pre', 'gate', 'up', 'hidden'. Its attention, Unread, makes q, k and v in "
         in (str(problem.value))
     )
-    assert "in one projection (qkv_proj), and which of its columns are which is known of Phi3Attention, " in str(problem.value)
+    assert "in one projection (qkv_proj), and the layout of its columns is known only for Phi3Attention, " in str(problem.value)
 
 
 def test_layers_that_share_one_activation_are_refused():

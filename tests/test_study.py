@@ -185,9 +185,11 @@ def test_one_group_is_not_a_study(llama, tmp_path):
 def test_another_rate_in_the_same_run_is_refused_before_anything_is_written(result, organism, organism_model):
     path, found = result
     before = {p.name: p.read_bytes() for p in (path / "selections").iterdir()}
-    with pytest.raises(gs.GatescopeError, match=r"was begun with rate 0.01, and this is rate 0.02"):
+    with pytest.raises(gs.GatescopeError, match=r"was started with rate 0.01, and this is rate 0.02"):
         gs.run_study(organism_model, organism.study, rate=0.02, out=path)
-    with pytest.raises(gs.GatescopeError, match=r"was begun with selectors \['RND', 'CAS'\], and this is selectors \['CAS'\]"):
+    with pytest.raises(
+        gs.GatescopeError, match=r"was started with selectors \['RND', 'CAS'\], and this is selectors \['CAS'\]"
+    ):
         gs.run_study(organism_model, organism.study, rate=0.01, out=path, selectors=["CAS"])
     run = gs.open_run(path)
     with pytest.raises(gs.GatescopeError, match="holds answers under other CAS neurons than these"):

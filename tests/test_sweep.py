@@ -31,7 +31,7 @@ def questions():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"members": [(0, 1), (2, 4)]}, r"was begun \(sweep\) with other interventions: their neurons, rate or kind differ"),
+        ({"members": [(0, 1), (2, 4)]}, r"was started \(sweep\) with other interventions: their neurons, rate or kind differ"),
         ({"factor": 3.0}, "with other interventions: their neurons, rate or kind differ"),
         ({"readout": "loglik"}, 'with readout "generate", and this is readout "loglik"'),
         ({"max_new_tokens": 2}, "with max_new_tokens 3, and this is max_new_tokens 2"),

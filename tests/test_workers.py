@@ -23,7 +23,7 @@ from tiny import text_examples, varied_examples
 
 GREEDY = {"max_new_tokens": 4, "do_sample": False}
 QUIET = {"progress": False, "batch_size": 2}
-NOT_RUN = r"language_model\.layers\.1\.mlp\.act_fn did not run where it was waited for"
+NOT_RUN = r"language_model\.layers\.1\.mlp\.act_fn did not run when expected"
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,7 @@ def _check_selectors(selectors: list[str], control: bool, site: str | None, rho:
     if control and (rho is not None or selectors):
         raise GatescopeError("--control runs CULNIG, which has its own selectors; leave --selector and --rho out.")
     if control and site is not None:
-        raise GatescopeError(f"--site is {site!r}, and CULNIG (--control) is of gate_pre, q, k and v together; leave it out.")
+        raise GatescopeError(f"--site is {site!r}, and CULNIG (--control) always uses gate_pre, q, k and v; leave it out.")
     if "CULNIG" in selectors:
         raise GatescopeError("CULNIG compares data with its control: give --control in place of --selector CULNIG.")
     if selectors:

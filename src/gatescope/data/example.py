@@ -210,7 +210,7 @@ def listed(examples: Any) -> Sequence[Example]:
         )
     # A string is a sequence too, of its letters.
     if isinstance(examples, str) or not isinstance(examples, Sequence):
-        raise GatescopeError(f"Examples are given as a list, and {_what(examples)} was given. {_instead(examples)}")
+        raise GatescopeError(f"Examples must be a list, and {_what(examples)} was given. {_instead(examples)}")
     for number, example in enumerate(examples):
         if not isinstance(example, Example):
             way = _OF_TEXTS if isinstance(example, str) else _OF_ROWS.format(rows="rows")

@@ -90,7 +90,7 @@ def check_rows(name: str, found: int, published: int | None) -> None:
     """Warn if a table has more or fewer rows than were published, with both numbers."""
     if published is not None and found != published:
         warnings.warn(
-            f"{name}: {found} rows, where {published} were published; the result is of this copy, not of the whole.",
+            f"{name}: {found} rows, where {published} were published; the results are of this copy, not of the whole.",
             stacklevel=3,  # the loader that opened the table
         )
 

@@ -43,7 +43,7 @@ def _check(name: str, own: Wording) -> None:
     if unknown:
         raise GatescopeError(
             f"A wording of {name} asks for {_braced(unknown)}; its rows have {_braced(known)}. "
-            f"A brace that is meant as one is written twice."
+            f"A literal brace is written twice."
         )
     needed = published[0].labels
     if len(own.labels) != len(needed):

@@ -59,7 +59,7 @@ def _check_ahead(what: Change, model: TransformersModel, caller: Mediator) -> No
     if len(set(runs)) > 1:
         behind = next(path for (path, _), count in zip(places, runs, strict=True) if count == max(runs))
         raise GatescopeError(
-            f"The model is past {behind} already, and not yet at all of the intervention's neurons. Apply it before the "
+            f"The model is past {behind} already, but not all of the intervention's neurons. Apply it before the "
             f"line that reads {behind} or anything after it."
         )
 

@@ -41,7 +41,7 @@ def save_baked(intervention: Intervention, model: TransformersModel | PreTrained
     """
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise GatescopeError(f"{path} is there already and not empty; a baked model is written to a new directory.")
+        raise GatescopeError(f"{path} already exists and is not empty; a baked model is written to a new directory.")
     neurons, provenance = intervention.neurons, identity(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

@@ -128,7 +128,7 @@ def _values(neurons: NeuronSet, values: float | Tensor) -> tuple[float, ...]:
     if len(neurons.layout.sites) == 1 and given.shape == (neurons.layout.only().layers, neurons.layout.only().width):
         return tuple(given.flatten()[neurons.flat].tolist())
     raise GatescopeError(
-        f"Values of shape {tuple(given.shape)} fit no way of giving them to {neurons}: one number, one for each of the "
+        f"Values of shape {tuple(given.shape)} do not match {neurons}: one number, one for each of the "
         f"{len(neurons)} neurons, or a table [layers, width] where there is one site."
     )
 

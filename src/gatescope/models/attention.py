@@ -63,8 +63,8 @@ def why_missing(block: nn.Module) -> str:
     for part in block.modules():
         if (fused := _fused(part)) is not None and _class(part) not in _LAYOUTS:
             return (
-                f"Its attention, {type(part).__name__}, makes q, k and v in one projection ({fused}), and which of its columns "
-                f"are which is known of {', '.join(_LAYOUTS)} only."
+                f"Its attention, {type(part).__name__}, makes q, k and v in one projection ({fused}), and the layout of its "
+                f"columns is known only for {', '.join(_LAYOUTS)}."
             )
     return "q, k and v are sites where every layer has q_proj, k_proj and v_proj, or one projection of a known layout."
 

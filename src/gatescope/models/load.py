@@ -158,7 +158,7 @@ def _own(what: str, source: Any, revision: str | None) -> Any:
     auto: Any = {"tokenizer": transformers.AutoTokenizer, "processor": transformers.AutoProcessor}[what]
     if not isinstance(source, str):
         raise GatescopeError(
-            f"The {type(module_of(source)).__name__} was given without its {what}, and a model in memory does not have one. "
+            f"The {type(module_of(source)).__name__} was given without its {what}, which a model in memory does not include. "
             f"Give {what}={auto.__name__}.from_pretrained(...) with it."
         )
     try:
@@ -185,7 +185,7 @@ def _load(source: Any, task: str, config: Any, options: dict[str, Any]) -> nnsig
         how = f"dtype={dtype!r}" if quantization(dtype) is not None else _quantised(config)
         if how and isinstance(error, ImportError):
             raise GatescopeError(
-                f"The weights of {named} are to be read quantised ({how}), and a package for that is missing: {error}"
+                f"The weights of {named} are quantised ({how}), and a package they need is missing: {error}"
             ) from error
         quantised = f" (quantised: {how})" if how else ""
         raise GatescopeError(f"The weights of {named} cannot be loaded{quantised}: {_cause(error)}") from error

@@ -172,7 +172,7 @@ def _decoder(module: PreTrainedModel) -> tuple[str, nn.ModuleList, Any]:
     """Where the text decoder's blocks are, the blocks, and its config, whose fields every architecture names anew."""
     if getattr(module.config, "is_encoder_decoder", False):
         raise GatescopeError(
-            f"{type(module).__name__} has an encoder and a decoder, and gatescope reads models that are a decoder alone: "
+            f"{type(module).__name__} has an encoder and a decoder, and gatescope reads decoder-only models: "
             f"what it would find first are the encoder's neurons. Use a decoder-only model."
         )
     outer: Any = module.config

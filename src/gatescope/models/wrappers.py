@@ -111,8 +111,8 @@ def _no_adapter(module: nn.Module) -> None:
     where = next((name for name, part in module.named_modules() if isinstance(part, BaseTunerLayer)), None)
     if where is not None:
         raise GatescopeError(
-            f"The {type(module).__name__} has layers of a PEFT adapter in it ({where}), among which neurons are not found. "
-            f"Merge the adapter first and give what comes out: {MERGED}."
+            f"The {type(module).__name__} has layers of a PEFT adapter in it ({where}), and neurons cannot be found among "
+            f"them. Merge the adapter first and give what comes out: {MERGED}."
         )
 
 

@@ -126,7 +126,7 @@ def asked_of(table: Table, examples: Sequence[Example], digest: str | None) -> d
         same = True
     if not same:
         raise GatescopeError(
-            f"The {len(known)} examples given have the ids of those this run asked, and other texts, prompts, options or "
+            f"The {len(known)} examples given have the same ids as this run's, but other texts, prompts, options or "
             f"pictures; {_THOSE}"
         )
     return known
@@ -141,7 +141,7 @@ def _check_ids(asked: Mapping[str, str], known: Mapping[str, Example], examples:
         )
     if foreign := [example.id for example in examples if example.id not in asked]:
         raise GatescopeError(
-            f"{len(foreign)} of the {len(examples)} examples given were not asked in this run's sweep, such as {foreign[0]!r}; "
+            f"{len(foreign)} of the {len(examples)} examples given are not part of this run's sweep, such as {foreign[0]!r}; "
             f"{_THOSE}"
         )
     for example in known.values():

@@ -72,7 +72,7 @@ def attribute(
 
     Raises:
         GatescopeError: without examples, for an unknown site, a label that is not one token, "norm" for a site that is
-            not a projection's output, if `run` was begun with something else, or if the model gives NaN.
+            not a projection's output, if `run` was started with something else, or if the model gives NaN.
     """
     step = Attributing(model, examples, sites, reduce, pad_zero, name)
     outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, progress=progress))

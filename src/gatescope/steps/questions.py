@@ -26,7 +26,7 @@ Line = dict[str, Any]  # an example as JSON holds it
 
 @contextlib.contextmanager
 def keeping(run: Manifest, step: str, digest: str, examples: Sequence[Example]) -> Iterator[None]:
-    """Keep a step's examples once it has begun; if it is refused, say which of them is not the one it was begun with.
+    """Keep a step's examples once it has begun; if it is refused, say which of them is not the one it was started with.
 
     Args:
         run, step: which.
@@ -71,7 +71,7 @@ def first_difference(before: Sequence[Line], now: Sequence[Line]) -> str:
                 how = f"its {field} was {was[field]!r}, and is {example.get(field)!r}"
                 how = "it has another picture" if field == "image" else how
                 return f"The first that differs is example {was['id']!r}: {how}."
-    return f"It was begun with {len(before)} examples, and these are {len(now)}; as far as both go they are the same."
+    return f"It was started with {len(before)} examples, and these are {len(now)}; as far as both go they are the same."
 
 
 def _file(run: Manifest, digest: str) -> Path:

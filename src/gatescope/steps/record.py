@@ -77,7 +77,7 @@ def record(
         Counters over all groups, including those in which nothing was counted (`counters.empty`).
 
     Raises:
-        GatescopeError: without examples, for an unknown site or class of tokens, if `run` was begun with something else or
+        GatescopeError: without examples, for an unknown site or class of tokens, if `run` was started with something else or
             holds a damaged shard, or if the model gives NaN.
     """
     counters = record_classes(

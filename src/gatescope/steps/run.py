@@ -125,7 +125,7 @@ class Run(Manifest):
         return reduce(operator.add, each)  # a plan has a shard at least
 
     def _names(self, kind: str) -> list[str]:
-        """The names under which a kind of step was begun, such as those of several sweeps."""
+        """The names under which a kind of step was started, such as those of several sweeps."""
         return [key.removeprefix(kind).removeprefix(" of ") for key in self.manifest if key.split(" of ")[0] == kind]
 
     def questions(self, name: str = "") -> tuple[Example, ...]:
@@ -147,7 +147,7 @@ class Run(Manifest):
 
     @property
     def steps(self) -> dict[str, Shards]:
-        """The shards of every step that was begun, by the step's name."""
+        """The shards of every step that was started, by the step's name."""
         begun = [step for step, metadata in self.manifest.items() if isinstance(metadata, dict) and "shards" in metadata]
         return {step: Shards.of(self, step) for step in begun}
 

@@ -47,7 +47,7 @@ def run_step(step: Step[S], options: Options) -> Outcome[S]:
     """Run a step, or what is left of it.
 
     Raises:
-        GatescopeError: if the run directory was begun with something else or holds a damaged shard, if an example does not
+        GatescopeError: if the run directory was started with something else or holds a damaged shard, if an example does not
             fit into memory, or as the step does.
     """
     directory, stored, planned = _begin(step, options)

@@ -52,7 +52,7 @@ class Shards:
 
     @classmethod
     def of(cls, run: Manifest, step: str) -> Shards:
-        """The shards of a step that was begun.
+        """The shards of a step that was started.
 
         Raises:
             GatescopeError: if it was not.
@@ -79,7 +79,7 @@ class Shards:
             The shards, and the plan.
 
         Raises:
-            GatescopeError: if ids are not unique, or the step was begun with other facts; the message names both.
+            GatescopeError: if ids are not unique, or the step was started with other facts; the message names both.
         """
         _refuse_twice(ids)
         with run.locked():
@@ -208,7 +208,7 @@ def _same(path: Path, step: str, before: Mapping[str, Any], now: Mapping[str, An
         raise GatescopeError(_changed(path, step, changed[0], _short(before.get(changed[0])), _short(now[changed[0]])))
     if before.get("versions") != now.get("versions"):
         warnings.warn(
-            f"{path} was begun with {before.get('versions')} and is continued with {now.get('versions')}: sums may differ in "
+            f"{path} was started with {before.get('versions')} and is continued with {now.get('versions')}: sums may differ in "
             f"their last bit from those of one version.",
             stacklevel=4,
         )
@@ -217,11 +217,11 @@ def _same(path: Path, step: str, before: Mapping[str, Any], now: Mapping[str, An
 def _changed(path: Path, step: str, name: str, was: str, now: str) -> str:
     if name in _TOLD:
         return (
-            f"{path} was begun ({step}) with other {_TOLD[name]}. Continue it with those it was begun with, or choose "
+            f"{path} was started ({step}) with other {_TOLD[name]}. Continue it with the same, or choose "
             f"another directory. ({name}: {was}, and this is {now}.)"
         )
     return (
-        f"{path} was begun ({step}) with {name} {was}, and this is {name} {now}. Continue it with what it was begun with, or "
+        f"{path} was started ({step}) with {name} {was}, and this is {name} {now}. Continue it with the same, or "
         f"choose another directory."
     )
 

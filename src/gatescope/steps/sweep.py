@@ -79,7 +79,7 @@ def sweep(
         The table of answers.
 
     Raises:
-        GatescopeError: without examples, if neurons belong to another model, or if `run` was begun with something else.
+        GatescopeError: without examples, if neurons belong to another model, or if `run` was started with something else.
     """
     readout = readout or readout_of(listed(examples))
     step = Sweeping(model, examples, interventions, masks_per_batch, readout, max_new_tokens, name)

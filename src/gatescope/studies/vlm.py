@@ -90,7 +90,7 @@ def run_study(
         model: from `load_model`.
         study: the examples.
         rate: share of all neurons to select for each group, in (0, 1].
-        out: run directory; new, or one in which the same study was begun, which is continued.
+        out: run directory; new, or one in which the same study was started, which is continued.
         selectors: of RND, LAP, LAPE, MAD, CAS (from counters) and ATT (from attributions).
         options: keyword arguments of a selector, by its name; LAPE needs {"LAPE": {"rho": percent}}.
         site: which neurons.
@@ -201,7 +201,7 @@ def _check_begun(out: str | Path, rate: float, options: Mapping[str, Mapping[str
     for name, now in (("rate", rate), ("selectors", list(options))):
         if before.get(name, now) != now:
             raise GatescopeError(
-                f"{out} was begun with {name} {before[name]}, and this is {name} {now}. Continue it with what it was begun "
+                f"{out} was started with {name} {before[name]}, and this is {name} {now}. Continue it with what it was started "
                 f"with, or choose another directory."
             )
 

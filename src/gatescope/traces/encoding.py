@@ -127,7 +127,8 @@ def prompt(model: TransformersModel, example: Example) -> str:
         return str(example.prompt)
     if not _has_template(model):
         warnings.warn(
-            f"{type(model._module).__name__} has no chat template: it is asked in plain text, as a base model is.", stacklevel=2
+            f"{type(model._module).__name__} has no chat template: prompts are sent as plain text, as to a base model.",
+            stacklevel=2,
         )
         return _bare(model, example) + example.prefix
     text, tool = prompts.asked(example), _tool(model)

@@ -51,7 +51,7 @@ def unreached(error: OutOfOrderError, place: str) -> Exception:
     except ImportError:  # on a server, where this function travels
         GatescopeError = RuntimeError
     return GatescopeError(
-        f"{place} did not run where it was waited for, so what was to be read or changed there was not. Either the model runs "
+        f"{place} did not run when expected, so nothing was read or changed there. Either the model runs "
         f"it for some inputs only, as Llama 3.2 Vision does its cross-attention layers, which run where there is a picture: "
         f"leave its neurons out, or give pictures. Or it had run before it was asked for: ask in the order of the layers."
     )

@@ -120,7 +120,7 @@ class Ledger:
         """What is said of a ledger of other work."""
         return GatescopeError(
             f"{self.path} holds jobs of other work (other examples, model, server or settings). Finish that with what it "
-            f"was begun with, or remove the file to give its jobs up."
+            f"was started with, or remove the file to give its jobs up."
         )
 
     def write(self) -> None:

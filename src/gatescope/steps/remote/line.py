@@ -186,7 +186,7 @@ class Line:
         silent, reason = now - self.silent_since, what.splitlines()[0]
         if silent > self.server.patience:
             raise GatescopeError(
-                f"{self.server.address} has not answered for {silent:.0f} seconds ({reason}). Its jobs are remembered where a "
+                f"{self.server.address} has not answered for {silent:.0f} seconds ({reason}). Its jobs are saved if a "
                 f"run directory was given: start the same command again."
             ) from error
 

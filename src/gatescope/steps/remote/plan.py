@@ -59,7 +59,7 @@ def same_dtype(server: Server, before: str | None, pieces: Sequence[dict[str, An
         if before is not None and piece["dtype"] != before:
             raise GatescopeError(
                 f"{server.address} now computes in {piece['dtype']}; the shards before were computed in {before}, and the two "
-                f"cannot be added up. Finish the run where it was begun, or begin another in a new directory."
+                f"cannot be added up. Finish the run where it was started, or begin another in a new directory."
             )
         before = piece["dtype"]
     return str(before)

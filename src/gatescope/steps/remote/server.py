@@ -64,6 +64,6 @@ def greet(server: Server) -> None:
     ours = version("nnsight")
     if theirs and theirs.split(".")[:2] != ours.split(".")[:2]:
         raise GatescopeError(
-            f"{server.address} runs nnsight {theirs}; here is nnsight {ours}, and the two do not read each other's requests. "
-            f"Install the server's: pip install 'nnsight=={theirs}'."
+            f"{server.address} runs nnsight {theirs}; this machine has nnsight {ours}, and the two do not read each other's "
+            f"requests. Install the server's: pip install 'nnsight=={theirs}'."
         )
