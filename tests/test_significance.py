@@ -10,8 +10,9 @@ from scipy import stats
 
 import gatescope as gs
 from gatescope.core.answers import Reading
-from gatescope.statistics import significance
-from gatescope.statistics.significance import against_random, benjamini_hochberg, bootstrap, holm, mcnemar
+from gatescope.statistics import intervals
+from gatescope.statistics.intervals import bootstrap
+from gatescope.statistics.significance import against_random, benjamini_hochberg, holm, mcnemar
 from gatescope.statistics.table import Row, Table
 
 EACH, OWN = 150, torch.eye(2).bool()
@@ -82,7 +83,7 @@ def test_an_interval_is_the_percentiles_of_a_plain_bootstrap():
 def test_chunks_do_not_change_the_draws(monkeypatch):
     study = simulate(torch.Generator().manual_seed(1))
     whole = bootstrap(*study, GROUP, OWN, resamples=50)
-    monkeypatch.setattr(significance, "_DRAWN_AT_ONCE", 7 * EACH)
+    monkeypatch.setattr(intervals, "_DRAWN_AT_ONCE", 7 * EACH)
     assert str(bootstrap(*study, GROUP, OWN, resamples=50)) == str(whole)
 
 

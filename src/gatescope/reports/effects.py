@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from gatescope.reports.words import Value, count, number, probability, span
+from gatescope.statistics.intervals import EffectInterval, Intervals
 from gatescope.statistics.metrics import SelfCross
-from gatescope.statistics.significance import EffectInterval, Intervals, holm
+from gatescope.statistics.significance import holm
 from gatescope.statistics.table import ALL, FULL, Table
 
 MEASURES = {"accuracy": "accuracy change (points)", "flips": "flip rate (%)"}

@@ -11,7 +11,7 @@ from gatescope.core.errors import GatescopeError
 from gatescope.reports import found
 from gatescope.reports.effects import Cell, Effect, Matrix, cells, effects, intervals, lead, together
 from gatescope.select.selection import Selection
-from gatescope.statistics.significance import Intervals
+from gatescope.statistics.intervals import Intervals
 from gatescope.statistics.table import Table
 from gatescope.steps.run import Run
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gatescope.core.counters import Counters
 from gatescope.select.selection import Selection
-from gatescope.statistics.significance import Intervals
+from gatescope.statistics.intervals import Intervals
 
 LONG = ("shards", "groups", "versions", "masks", "layout")  # of a step; told elsewhere on the page, or too long to tell
 STEPS = {"attribute": "Attribution", "sweep": "Evaluation"}

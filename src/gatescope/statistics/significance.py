@@ -1,21 +1,17 @@
-"""How sure the effects are: bootstrap intervals, McNemar's test, corrections, and CULNIG's test against random sets.
+"""Whether an effect is there: McNemar's test, corrections, and CULNIG's test against random sets.
 
-The examples are the sample; masks and groups are fixed. An example is answered by the full model and under every
-mask, so all tests are paired: a resample draws examples with replacement within each evaluation group, and the same
-draw serves the full model and every mask. Examples count as independent; where several vary one item (the same
-question under other prompts) they are not, and intervals are too narrow.
+The examples are the sample, and each is answered by the full model and under every mask, so all tests are paired (see
+`gatescope.statistics.intervals`).
 
-    interval    quantiles (1 - level) / 2 and (1 + level) / 2 over the resamples (percentile bootstrap)
     McNemar     exact: of the examples only one of the two got right, b + c, the b are Binomial(b + c, 1/2)
     Holm        max over j <= i of (k - j + 1) p_(j), for the i-th smallest of k p-values
     BH          min over j >= i of k p_(j) / j (Benjamini and Hochberg 1995)
 
-The VLM paper reports neither intervals nor tests; that part is ours. Everything random takes a seed, kept in the result.
+The VLM paper reports no tests; that part is ours. Everything random takes a seed, kept in the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,42 +22,7 @@ from torch import Tensor
 
 from gatescope._typing import checked
 from gatescope.core.errors import GatescopeError
-
-_DRAWN_AT_ONCE = 2**22  # examples drawn at a time, so that memory does not grow with the number of resamples
-
-
-@dataclass(frozen=True)
-class EffectInterval:
-    """Where one effect lies, in points or percent.
-
-    Attributes:
-        low, high: bounds of every cell [m, g].
-        self_, cross, gap: (low, high) of the means over cells; NaN where there are no such cells.
-    """
-
-    low: Float64[Tensor, "m g"]
-    high: Float64[Tensor, "m g"]
-    self_: tuple[float, float]
-    cross: tuple[float, float]
-    gap: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """Bootstrap intervals of a selector's effects, and how they were drawn.
-
-    Attributes:
-        accuracy: of the accuracy change, in points.
-        flips: of the flip rate, in percent.
-        level: share of intervals that should cover the truth, one interval at a time.
-        resamples, seed: what they were drawn with.
-    """
-
-    accuracy: EffectInterval
-    flips: EffectInterval
-    level: float
-    resamples: int
-    seed: int
+from gatescope.statistics.intervals import check_draws, check_pairs, draws
 
 
 @dataclass(frozen=True)
@@ -78,65 +39,6 @@ class AgainstRandom:
     single: float
     resamples: int
     seed: int
-
-
-@checked
-def bootstrap(
-    before: Bool[Tensor, " e"] | Float64[Tensor, " e"],
-    after: Bool[Tensor, "m _e"] | Float64[Tensor, "m _e"],
-    flipped: Bool[Tensor, "_m _e"],
-    group: Int64[Tensor, " _e"],
-    own: Bool[Tensor, "_m g"],
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Intervals:
-    """Percentile bootstrap intervals of accuracy change, flip rate, and their self, cross and gap.
-
-    Args:
-        before: whether the full model is right on an example, or its score in [0, 1].
-        after: the same under each mask.
-        flipped: whether the mask changed its answer.
-        group: which group an example is of, 0 .. g - 1. A group's draws depend on the seed and its own place only.
-        own: True where the mask was found on that group.
-        level: e.g. 0.95.
-        resamples: how many.
-        seed: of the draws.
-
-    Raises:
-        GatescopeError: for a group without examples, fewer than 2 resamples, a level outside (0, 1), or shapes that do
-            not pair.
-
-    Where every example lost its answer, every resample says so (and a percentile bootstrap has no width):
-
-    >>> right, member = torch.tensor([True, True]), torch.tensor([0, 0])
-    >>> found = bootstrap(right, ~right[None], right[None], member, torch.tensor([[True]]), resamples=10)
-    >>> found.accuracy.low.item(), found.accuracy.high.item(), found.flips.self_, found.flips.cross
-    (-100.0, -100.0, (100.0, 100.0), (nan, nan))
-    """
-    _check_draws(resamples)
-    if not 0 < level < 1:
-        raise GatescopeError(f"level is {level}; it is the share of intervals that cover the truth, so in (0, 1): try 0.95.")
-    _check_pairs(before, after, group, own.shape[1])
-    if flipped.shape != after.shape or len(own) != len(after):
-        raise GatescopeError(
-            f"There are answers of shape {tuple(after.shape)} [masks, examples], flips of shape {tuple(flipped.shape)} and "
-            f"own groups of {len(own)} masks; they must be of the same masks and examples."
-        )
-    change = after.double() - before.double()
-    effects = torch.stack([change, flipped.double()]).numpy()  # [2, m, e]
-    cells = np.empty((resamples, 2, *own.shape))
-    for g in range(own.shape[1]):
-        mine = (group == g).numpy()
-        values = effects[:, :, mine].reshape(-1, mine.sum()).T
-        start = 0
-        for counts in _draws(len(values), resamples, np.random.default_rng([seed, g])):
-            stop = start + len(counts)
-            cells[start:stop, :, :, g] = (100 / len(values) * (counts @ values)).reshape(-1, *effects.shape[:2])
-            start = stop
-    accuracy, flips = (_interval(cells[:, i], own.numpy(), level) for i in range(2))
-    return Intervals(accuracy, flips, level, resamples, seed)
 
 
 @checked
@@ -160,7 +62,7 @@ def mcnemar(
     >>> mcnemar(before, after, torch.tensor([0, 0, 0, 0]), 1).item()
     0.25
     """
-    _check_pairs(before, after, group, groups)
+    check_pairs(before, after, group, groups)
     member = torch.nn.functional.one_hot(group, groups)
     lost, won = (which.long() @ member for which in (before & ~after, ~before & after))
     table = torch.ones(len(after), groups, dtype=torch.float64)
@@ -238,7 +140,7 @@ def against_random(
     >>> against_random(torch.zeros(8).bool(), torch.ones(10, 8).bool())
     AgainstRandom(mean=0.0, single=0.0, resamples=2000, seed=0)
     """
-    _check_draws(resamples)
+    check_draws(resamples)
     if not len(random) or not len(tested):
         raise GatescopeError(
             f"A test against random sets needs both examples and random sets; there are {len(tested)} and {len(random)}."
@@ -250,48 +152,11 @@ def against_random(
         )
     drop = (tested.double() - random.double()).T.numpy()  # [e, r]
     generator = np.random.default_rng(seed)
-    drawn = np.concatenate([counts @ drop for counts in _draws(len(drop), resamples, generator)])
+    drawn = np.concatenate([counts @ drop for counts in draws(len(drop), resamples, generator)])
     single = np.take_along_axis(drawn, generator.integers(len(random), size=(resamples, 1)), 1)
     tie = -1e-9 * max(np.abs(drop).max(), 1) * len(drop)  # scores that are equal but for rounding
     mean, single = ((value >= tie).mean().item() for value in (drawn.mean(1), single))
     return AgainstRandom(mean, single, resamples, seed)
-
-
-def _draws(count: int, resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """How often each example is in each resample, float64 [resamples, count], some resamples at a time."""
-    chunk = max(_DRAWN_AT_ONCE // count, 1)
-    for start in range(0, resamples, chunk):
-        rows = min(chunk, resamples - start)
-        drawn = generator.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
-        yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
-
-
-def _interval(cells: np.ndarray, own: np.ndarray, level: float) -> EffectInterval:
-    """Quantiles of cells [resample, m, g] and of their means over own and other cells."""
-    bounds = ((1 - level) / 2, (1 + level) / 2)
-    nothing = np.full(len(cells), np.nan)
-    self_, cross = (cells[:, which].mean(1) if which.any() else nothing for which in (own, ~own))
-    low, high = (torch.from_numpy(np.ascontiguousarray(q)) for q in np.quantile(cells, bounds, axis=0))
-    means = [tuple(np.quantile(mean, bounds).tolist()) for mean in (self_, cross, self_ - cross)]
-    return EffectInterval(low, high, *means)
-
-
-def _check_draws(resamples: int) -> None:
-    if resamples < 2:
-        raise GatescopeError(f"resamples is {resamples}; a bootstrap needs at least 2, and 2000 is usual.")
-
-
-def _check_pairs(before: Tensor, after: Tensor, group: Tensor, groups: int) -> None:
-    if not len(before) == after.shape[1] == len(group):
-        raise GatescopeError(
-            f"The full model answered {len(before)} examples, the masks {after.shape[1]}, and {len(group)} have a group; "
-            f"they must be the same ones."
-        )
-    if len(group) and not 0 <= group.min() <= group.max() < groups:
-        raise GatescopeError(f"Groups are numbered 0 to {groups - 1}; there is a {group.min()} and a {group.max()}.")
-    empty: list[int] = (torch.bincount(group, minlength=groups) == 0).nonzero().flatten().tolist()
-    if empty:
-        raise GatescopeError(f"Group {empty[0]} of {groups} has no examples; leave it out.")
 
 
 def _probabilities(p: Tensor) -> np.ndarray:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from gatescope.core.answers import Reading
 from gatescope.core.errors import GatescopeError
+from gatescope.statistics.intervals import Intervals, bootstrap
 from gatescope.statistics.metrics import SelfCross, group_means, self_cross
-from gatescope.statistics.significance import Intervals, bootstrap, mcnemar
+from gatescope.statistics.significance import mcnemar
 
 FULL = ("", "")  # the key of the unmasked model
 ALL = "*"  # the group of a mask that is the same for all groups
@@ -118,7 +119,7 @@ class Table:
         return group_means(self._flipped(selector), self._member, len(self.groups))
 
     def intervals(self, selector: str, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Intervals:
-        """Bootstrap intervals of `changes`, `flips` and of self, cross and gap; see `significance.bootstrap`.
+        """Bootstrap intervals of `changes`, `flips` and of self, cross and gap; see `intervals.bootstrap`.
 
         Raises:
             GatescopeError: for a selector that is not in the table, fewer than 2 resamples, or a level outside (0, 1).
