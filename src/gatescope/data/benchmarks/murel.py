@@ -52,12 +52,12 @@ def murel(
     if evaluation < 1 or identification < 1:
         raise GatescopeError(f"MUREL: evaluation and identification must be 1 or more; got {evaluation} and {identification}.")
     roots = _roots(path)
-    wanted = chosen_groups("MUREL", groups, roots)
+    languages = chosen_groups("MUREL", groups, roots)
     measure = len if tokenizer is None else _token_counter(tokenizer)
     first: list[Example] = []
     second: list[Example] = []
     for language, root in roots.items():
-        if language not in wanted:
+        if language not in languages:
             continue
         passages = _passages(language, root)
         evaluated, evaluated_size = _take(passages, evaluation, measure)
@@ -81,14 +81,14 @@ def _token_counter(tokenizer: Any) -> Callable[[str], int]:
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _take(passages: Iterator[Example], wanted: int, measure: Callable[[str], int]) -> tuple[list[Example], int]:
+def _take(passages: Iterator[Example], limit: int, measure: Callable[[str], int]) -> tuple[list[Example], int]:
     """The next passages, up to the one that reaches what is wanted, and how much text they are."""
     taken: list[Example] = []
     size = 0
     for passage in passages:
         taken.append(passage)
         size += measure(passage.prompt or "")
-        if size >= wanted:
+        if size >= limit:
             break
     return taken, size
 
