@@ -90,10 +90,10 @@ def picture_questions(model: nnsight.TransformersModel) -> Batch:
 
 def questions() -> list[Example]:
     """The questions, with pictures of coarse noise: whatever a processor does to their size, they stay different."""
-    chance = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     examples: list[Example] = []
     for row, (width, height) in enumerate(SIZES):
-        noise = chance.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        noise = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         picture = Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST)
         question = "What is this?" + " Say what you see." * row
         examples.append(Example(f"picture {row}", "doctor", question, ("a kite", "a boat"), "a kite", picture))
@@ -102,6 +102,6 @@ def questions() -> list[Example]:
 
 def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
     yield config
-    for part in vars(config).values():
-        if isinstance(part, PreTrainedConfig):
-            yield from _configs(part)
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            yield from _configs(value)
