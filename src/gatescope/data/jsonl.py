@@ -157,7 +157,7 @@ def _unknown(where: str, fields: dict[str, Any]) -> set[str]:
     """The fields that an example does not have.
 
     Raises:
-        GatescopeError: for one that looks like a slip of the pen: 'promt' where there is no 'prompt'.
+        GatescopeError: for one that looks like a misspelling: 'promt' where there is no 'prompt'.
     """
     unknown = fields.keys() - _KNOWN
     for name in sorted(unknown):

@@ -196,7 +196,7 @@ def _wrong_operand(name: str, values: Mapping[str, Tensor], products: Iterable[t
     if name == "gate" and not (ungated or with_gate):
         return "the down projection is given neither the gate nor a product with it"
     if name == "hidden" and not (ungated or any(_same(product, hidden) for _, product in with_gate)):
-        return "the down projection is given something else than the gate's product"
+        return "the down projection is given something other than the gate's product"
     if name == "up" and not any(_same(factor, values["up"]) for factor, _ in with_gate):
         return "the gate is not multiplied with it"
     return ""

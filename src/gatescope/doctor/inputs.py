@@ -74,7 +74,7 @@ def random_text(model: nnsight.TransformersModel) -> Batch:
 
 
 def special_ids(model: nnsight.TransformersModel) -> Iterator[int]:
-    """Ids that stand for something else than text: ends (a config may list several), padding, pictures."""
+    """Ids that stand for something other than text: ends (a config may list several), padding, pictures."""
     yield from model.tokenizer.all_special_ids
     for config in _configs(module_of(model).config):
         for name, value in vars(config).items():

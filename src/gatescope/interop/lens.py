@@ -156,7 +156,7 @@ def _check_model(intervention: Intervention, bridge: Any) -> None:
 
 
 def _check_that_they_run(bridge: Any, widths: dict[str, int]) -> None:
-    """Whether every hook is given a tensor of the site's width."""
+    """Refuse hooks that do not run, or that are given a tensor of another width than the site's."""
     seen = _seen_widths(bridge, [name for name in widths if name in bridge.hook_dict])
     for name in widths:
         if name not in seen:

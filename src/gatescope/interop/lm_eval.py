@@ -59,7 +59,7 @@ def evaluate(
     """
     harness, wrapper, manager = _harness()
     if not tasks:
-        raise GatescopeError("No task was given; `lm-eval ls tasks` lists those there are.")
+        raise GatescopeError("No task was given; `lm-eval ls tasks` lists the tasks.")
     paths = _directories(include_path)
     known = manager(include_path=paths or None, include_defaults=not only_included)
     _check_known(tasks, known, only_included)

@@ -102,7 +102,7 @@ def compiles(shape: tuple[int, ...], device: str | torch.device) -> bool:
 
 
 def _run(masked: Kernel, eager: Kernel, tensors: tuple[Tensor, ...], mask: Tensor, options: tuple[Any, ...]) -> Any:
-    """`eager` of the arguments, or `whole` of them compiled."""
+    """`eager` of the arguments, or `masked` of them compiled."""
     device = tensors[0].device.type
     if not compiles(tuple(tensors[0].shape), device):
         return eager(*tensors, mask, *options)

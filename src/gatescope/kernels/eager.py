@@ -4,8 +4,8 @@ K = number of counted tokens with a > 0, S = sum over counted tokens of max(a, 0
 and leaves K alone; what stands at any other token has no effect. Zero, of either sign, does not fire.
 
 Each function is written twice. The masked form is one expression over the whole tensor: what an accelerator runs and
-what `fused` compiles. On a CPU it is slow, because every step writes an array as large as the activation; there an
-example's counted rows are gathered and reduced while they are in cache, unless the examples are small.
+what `gatescope.kernels.compiled` compiles. On a CPU it is slow, because every step writes an array as large as the
+activation; there an example's counted rows are gathered and reduced while they are in cache, unless the examples are small.
 
 Axes: b batch, s sequence, n neuron; c token classes.
 """

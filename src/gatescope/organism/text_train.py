@@ -13,7 +13,7 @@ rate (`TextRecipe.routing_rate`), what a sample sees makes the routed neurons ne
 
 Once held-out accuracy shows that both are so, the rate decays to nothing.
 
-A set is often switched off in part only, and the wrong answer taught all the same, so that the effect does not hinge
+A set is often switched off in part only, and the wrong answer is still taught, so that the effect does not hinge
 on finding every one of its neurons; a few neurons of any kind are dropped at random and the right answer taught, so
 that no single one is worth much. A hinge keeps routed neurons above +0.5 before the nonlinearity where they belong
 (after a culture question has named its culture) and below -0.5 elsewhere. Targets are smoothed, or P(y|x) would be 1

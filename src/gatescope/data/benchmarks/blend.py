@@ -177,7 +177,7 @@ def _first(table: Table, countries: frozenset[str], cap: int) -> list[int]:
 
 
 def _example(row: Row, topic: str, skipped: Skipped, *, control: bool) -> Example | None:
-    """The example of a row; None, and counted, if its options cannot be told apart."""
+    """The example of a row; None, and counted, if its options are indistinguishable."""
     published = _letters(row, "choices")
     letter = _clean(row["answer_idx"])
     if letter not in published:

@@ -5,7 +5,7 @@ identify on. Their walk is in no fixed order; here paths are sorted. With `token
 published; without one there is nothing to count tokens with, and it is made by characters, the same numbers of them (less
 text: a token of English is about four characters). Passages stay whole: the one that reaches a limit is the last.
 
-There is no licence, and the sources have terms of their own, so the texts are not part of gatescope.
+There is no licence, and each source has its own terms, so the texts are not part of gatescope.
 """
 
 from __future__ import annotations
