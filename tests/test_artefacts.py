@@ -51,7 +51,7 @@ def test_a_change_is_noticed_of(path, what):
     tensors, about = held(path)
     CHANGES[what](tensors, about)
     save_file(tensors, path, {"about": json.dumps(about)})
-    with pytest.raises(GatescopeError, match=r"x\.safetensors was altered after it was written: its checksum does not fit"):
+    with pytest.raises(GatescopeError, match=r"x\.safetensors was altered after it was written: its checksum does not match"):
         artefacts.read(path, FORMAT)
 
 
@@ -66,7 +66,7 @@ def test_a_file_of_another_format_is_refused_by_both_names(path):
 def test_a_write_that_fails_leaves_what_was_there_and_nothing_else(path):
     before = path.read_bytes()
     (path.parent / "taken").mkdir()
-    with pytest.raises(GatescopeError, match=r"taken cannot be written: .*What was written before is whole; make room"):
+    with pytest.raises(GatescopeError, match=r"taken cannot be written: .*What was written before is intact; make room"):
         artefacts.write_bytes(path.parent / "taken", b"new")
     assert sorted(p.name for p in path.parent.iterdir()) == ["taken", "x.safetensors"] and path.read_bytes() == before
 

@@ -111,7 +111,7 @@ def test_altered_missing_and_renamed_pictures_are_noticed(own, how):
 
 def test_a_missing_file_is_named(own):
     (own / "selective" / "tokenizer.json").unlink()
-    with pytest.raises(gs.GatescopeError, match=r"'selective' is not whole: .*selective/tokenizer.json is missing. Install"):
+    with pytest.raises(gs.GatescopeError, match=r"'selective' is incomplete: .*selective/tokenizer.json is missing. Install"):
         gs.organism.load()
 
 

@@ -184,7 +184,7 @@ def test_a_finished_run_is_not_run_again(llama, questions, finished):
     ("damage", "message"),
     [
         ("truncated", r"00003\.safetensors cannot be read as gatescope\.shard/1: .* It may be truncated: delete it"),
-        ("altered", r"00003\.safetensors was altered after it was written: its checksum does not fit"),
+        ("altered", r"00003\.safetensors was altered after it was written: its checksum does not match"),
         (
             "misplaced",
             r"00003\.safetensors is shard 4 of \w+; shard 3 of \w+ belongs here\. It came from another run: delete it",

@@ -67,13 +67,15 @@ def read_choice(text: str, choices: Sequence[str], answer: str) -> tuple[str, bo
     servers.
     """
     text, truth = normalise(text), normalise(answer)
-    last, found = -1, None
+    last, chosen = -1, None
     for choice in [normalise(choice) for choice in choices]:
+        # Not \b, which needs a word character at the edge: "C++" and "$5" have none there.
         for match in re.finditer(rf"(?<!\w){re.escape(choice)}(?!\w)", text):
             if match.start() > last:  # not >=: of two choices at one place the first listed wins
-                last, found = match.start(), choice
-    if found is not None:
-        return found, found == truth, False
+                last, chosen = match.start(), choice
+    if chosen is not None:
+        return chosen, chosen == truth, False
+    # Here a substring is enough: "boats" counts for "boat".
     if truth and truth in text:
         return truth, True, True
     return text, False, True

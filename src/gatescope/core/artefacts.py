@@ -25,7 +25,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         GatescopeError: if it cannot be written: a full disk, a read-only directory.
     """
-    # A name of its own: several processes may write the same file.
+    # A unique name: several processes may write the same file.
     partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         raise GatescopeError(
-            f"{path} cannot be written: {error.strerror or error}. What was written before is whole; make room, or give a "
+            f"{path} cannot be written: {error.strerror or error}. What was written before is intact; make room, or give a "
             f"directory that can be written to, and run the same command again."
         ) from error
     finally:
@@ -49,32 +49,34 @@ def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], metadata
 
     The metadata is one text, since safetensors keeps several in no order: the same content gives the same bytes.
     """
-    owned = _unshared({name: _whole(tensor) for name, tensor in tensors.items()})
+    owned = _unshared({name: _contiguous(tensor) for name, tensor in tensors.items()})
     about = {"format": format, **metadata}
     about["checksum"] = checksum(owned, about)
     write_bytes(Path(path), save(owned, {"about": json.dumps(about)}))
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def _contiguous(tensor: Tensor) -> Tensor:
     """A tensor as safetensors takes it, contiguous and alone in its storage; itself where it is that already."""
     plain = tensor.detach().cpu().contiguous()
     return plain if plain.untyped_storage().nbytes() == plain.nbytes else plain.clone()
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with storage of their own: groups may share one (a draw of all neurons), which safetensors refuses."""
-    seen: set[int] = set()
+    """The tensors, each in separate storage: groups may share one (a draw for all), which safetensors refuses."""
+    storages: set[int] = set()
     for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        if place and place in seen:
+        storage = tensor.untyped_storage().data_ptr()
+        # An empty tensor has the address 0, which several may have.
+        if storage and storage in storages:
             tensors[name] = tensor.clone()
-        seen.add(place)
+        storages.add(storage)
     return tensors
 
 
 def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
     """SHA-256 over every tensor and every word of the metadata."""
     digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    # Sorted: safetensors gives tensors back in its own order.
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(_bytes(tensor).numpy().data)
@@ -82,8 +84,8 @@ def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> str:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    """A contiguous tensor's bytes, uint8 [b]. `view` wants a stride of 1, and where there are not two elements to step
-    between the stride may be anything: NumPy's is 0 for an empty array.
+    """A contiguous tensor's bytes, uint8 [b]. `view` needs a stride of 1, but with fewer than two
+    elements the stride is arbitrary: NumPy's is 0 for an empty array.
     """
     return tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
 
@@ -103,7 +105,7 @@ def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, An
         return tensors, {key: json.loads(value) for key, value in texts.items()}
     if about.pop("checksum", None) != checksum(tensors, {"format": format, **about}):
         raise GatescopeError(
-            f"{path} was altered after it was written: its checksum does not fit. Delete it and make it again."
+            f"{path} was altered after it was written: its checksum does not match. Delete it and make it again."
         )
     return tensors, about
 
@@ -126,7 +128,7 @@ def _contents(path: Path, format: str) -> tuple[dict[str, Tensor], dict[str, str
 
 
 def _neighbours(folder: Path) -> str:
-    """What else is there, for a message: a name may be misspelt."""
+    """The other files of the folder, for a message: a name may be misspelt."""
     names = sorted(path.name for path in folder.glob("*.safetensors"))
     if not names:
         return ""

@@ -31,6 +31,7 @@ _SUMS = ("sums", "clamped", "seen")
 
 @renamed_fields(origin="provenance")
 @checked
+# Compared by identity: == of two tensors is a tensor, which is neither true nor false.
 @dataclass(frozen=True, eq=False)
 class Attributions:
     """Sums of scores over each group's examples.
@@ -76,6 +77,7 @@ class Attributions:
         """Attributions of nothing yet."""
         sums = torch.zeros(len(groups), layout.size, dtype=torch.float64)
         seen = torch.zeros(len(groups), dtype=torch.int64)
+        # Cloned, or adding to one in place would change the other.
         return cls(tuple(groups), layout, sums, sums.clone(), seen, items, dict(model or {}), dict(provenance or {}))
 
     def row(self, group: str) -> int:
@@ -105,6 +107,7 @@ class Attributions:
                 f"{other.layout} ({other.items} items) cannot be added."
             )
         check_same_model(self.model, other.model, "add attributions")
+        # Not the items: both sets of examples have the same ones, and they are counted once.
         sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
         return Attributions(self.groups, self.layout, **sums, items=self.items, model=self.model, provenance=self.provenance)
 
@@ -115,6 +118,7 @@ class Attributions:
             "layout": self.layout.plain(),
             "items": self.items,
             "model": dict(self.model),
+            # Called origin in files since the first release, which must stay readable.
             "origin": dict(self.provenance),
         }
         artefacts.write(path, FORMAT, {name: getattr(self, name) for name in _SUMS}, metadata)

@@ -33,6 +33,7 @@ _SUMS = ("K", "S", "T", "seen", "counted")
 
 @renamed_fields(origin="provenance")
 @checked
+# Compared by identity: == of two tensors is a tensor, which is neither true nor false.
 @dataclass(frozen=True, eq=False)
 class Counters:
     """Sums over the tokens of each group's counted examples.
@@ -88,7 +89,9 @@ class Counters:
             tuple(groups),
             layout,
             torch.zeros(shape, dtype=torch.int64),
+            # float64: over many examples a float32 sum would swallow small activations.
             torch.zeros(shape, dtype=torch.float64),
+            # Cloned below, or adding to one in place would change all three.
             tokens,
             tokens.clone(),
             tokens.clone(),
@@ -122,6 +125,7 @@ class Counters:
         return self.S / self._tokens()
 
     def _tokens(self) -> Float64[Tensor, "g 1 1"]:
+        # No 0 / 0: only prompts answered correctly are counted, and a group may have none.
         if self.empty:
             readout = self.provenance.get("readout", "an unknown read-out")
             raise GatescopeError(
@@ -150,9 +154,10 @@ class Counters:
         unknown = [g for g in groups if g not in self.groups]
         if unknown:
             raise GatescopeError(f"No counters for {unknown}; there are counters for {list(self.groups)}.")
+        # The dtype is given because an empty list would become float, which cannot index.
         rows = torch.tensor([self.groups.index(g) for g in groups], dtype=torch.int64)
-        parts = {name: getattr(self, name)[rows] for name in _SUMS}
-        return Counters(tuple(groups), self.layout, **parts, model=self.model, provenance=self.provenance)
+        sums = {name: getattr(self, name)[rows] for name in _SUMS}
+        return Counters(tuple(groups), self.layout, **sums, model=self.model, provenance=self.provenance)
 
     def __add__(self, other: Counters) -> Counters:
         """Counters of both sets of examples together; the provenance of the first is kept.
@@ -164,6 +169,7 @@ class Counters:
             raise GatescopeError(f"Counters of groups {self.groups} and {other.groups} cannot be added.")
         if self.layout != other.layout:
             raise GatescopeError(f"Counters of {self.layout} and {other.layout} cannot be added.")
+        # Every field must agree, the dtype too: rounding decides whether an activation near 0 fires.
         if self.model != other.model:
             raise GatescopeError(f"Counters of two models cannot be added: {dict(self.model)} and {dict(other.model)}.")
         sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
@@ -175,6 +181,7 @@ class Counters:
             "groups": list(self.groups),
             "layout": self.layout.plain(),
             "model": dict(self.model),
+            # Called origin in files since the first release, which must stay readable.
             "origin": dict(self.provenance),
         }
         artefacts.write(path, FORMAT, {name: getattr(self, name) for name in _SUMS}, metadata)

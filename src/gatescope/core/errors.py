@@ -2,7 +2,7 @@
 
 
 class GatescopeError(ValueError):
-    """A mistake a user can make and mend; the command line prints it without a traceback."""
+    """A mistake a user can make and fix; the command line prints it without a traceback."""
 
 
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:

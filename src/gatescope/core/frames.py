@@ -52,7 +52,7 @@ def frame(columns: Mapping[str, Sequence[Any]], library: str = "pandas") -> Any:
 
 
 def neuron_rows(table: Any, layout: Layout, *, grouped: bool = False) -> list[tuple[str, Neuron]]:
-    """The neurons of a frame in the order of its rows, each with its group ("" where groups are not asked for).
+    """The neurons of a frame in the order of its rows, each with its group ("" where groups are not read).
 
     Raises:
         GatescopeError: for a frame of another kind, a column that is missing or holds something else, a neuron outside
@@ -61,7 +61,7 @@ def neuron_rows(table: Any, layout: Layout, *, grouped: bool = False) -> list[tu
     _check_columns(table, (*COLUMNS, "group") if grouped else COLUMNS)
     if not grouped:
         _check_one_group(table)
-    sites, layers, indices = _texts(table, "site"), _whole(table, "layer"), _whole(table, "index")
+    sites, layers, indices = _texts(table, "site"), _integers(table, "layer"), _integers(table, "index")
     owners = _texts(table, "group") if grouped else [""] * len(sites)
     shapes = {shape.site: shape for shape in layout.sites}
     seen: dict[tuple[str, Neuron], int] = {}
@@ -75,13 +75,13 @@ def neuron_rows(table: Any, layout: Layout, *, grouped: bool = False) -> list[tu
     return list(seen)
 
 
-def _check_columns(table: Any, wanted: Sequence[str]) -> None:
+def _check_columns(table: Any, required: Sequence[str]) -> None:
     if not hasattr(table, "columns") or not hasattr(table, "__getitem__"):
         raise GatescopeError(f"Expected a pandas or polars data frame, not a {type(table).__name__}.")
     present = [str(name) for name in table.columns]
-    for name in wanted:
+    for name in required:
         if name not in present:
-            raise GatescopeError(f"The table has no column {name!r}; it has {present}, and {', '.join(wanted)} are needed.")
+            raise GatescopeError(f"The table has no column {name!r}; it has {present}, and {', '.join(required)} are needed.")
 
 
 def _check_one_group(table: Any) -> None:
@@ -101,15 +101,15 @@ def _texts(table: Any, name: str) -> list[str]:
     return texts
 
 
-def _whole(table: Any, name: str) -> list[int]:
+def _integers(table: Any, name: str) -> list[int]:
     """Whole numbers; as floats too, which pandas makes of a column with a gap."""
     numbers: list[int] = []
     for row, value in enumerate(table[name]):
-        whole: Any = int(value) if isinstance(value, float) and value.is_integer() else value
+        number: Any = int(value) if isinstance(value, float) and value.is_integer() else value
         # index() takes NumPy's whole numbers too, but also True and False, which are no layer.
-        if isinstance(value, bool) or not hasattr(whole, "__index__"):
+        if isinstance(value, bool) or not hasattr(number, "__index__"):
             raise GatescopeError(f"Row {row} of the table: {name} is {value!r}; it must be a whole number.")
-        numbers.append(operator.index(whole))
+        numbers.append(operator.index(number))
     return numbers
 
 

@@ -71,6 +71,7 @@ class Layout:
 
     def plain(self) -> list[list[Any]]:
         """As lists, for JSON; `parse` reads it back."""
+        # Lists, which JSON gives back unchanged; tuples would come back as lists.
         return [[s.site, s.layers, s.width] for s in self.sites]
 
     @classmethod

@@ -29,11 +29,12 @@ def to_table(neurons: NeuronSet | Mapping[str, NeuronSet], library: str = "panda
     """
     if isinstance(neurons, NeuronSet):
         return neurons.to_table(library)
-    columns = neuron_columns(neuron for found in neurons.values() for neuron in found)
-    columns["group"] = [group for group, found in neurons.items() for _ in range(len(found))]
+    columns = neuron_columns(neuron for members in neurons.values() for neuron in members)
+    columns["group"] = [group for group, members in neurons.items() for _ in range(len(members))]
     scores = getattr(neurons, "scores", None)  # [g, l, n], of a Selection
     if scores is not None:
-        rows = [scores[g].flatten()[found.flat] for g, found in enumerate(neurons.values())]
+        # Flat numbers run over [l, n] in this order, so they index the flattened scores.
+        rows = [scores[g].flatten()[members.flat] for g, members in enumerate(neurons.values())]
         columns["score"] = [score for row in rows for score in row.tolist()]
     return frame(columns, library)
 

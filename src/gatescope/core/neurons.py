@@ -50,6 +50,7 @@ class NeuronSet:
     provenance: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def __post_init__(self) -> None:
+        # An empty tensor has no min or max.
         if self.flat.numel() and not (int(self.flat.min()) >= 0 and int(self.flat.max()) < self.layout.size):
             raise GatescopeError(f"Neuron numbers must lie in 0 .. {self.layout.size - 1} for {self.layout}.")
         if self.flat.unique().numel() != self.flat.numel():
@@ -110,6 +111,7 @@ class NeuronSet:
                 if number < site.size:
                     yield site.site, number // site.width, number % site.width
                     break
+                # Sites lie one after the other; what remains counts from the start of the next.
                 number -= site.size
 
     def __contains__(self, neuron: object) -> bool:
@@ -122,6 +124,7 @@ class NeuronSet:
         return self.layout == other.layout and torch.equal(self.flat.sort().values, other.flat.sort().values)
 
     def __hash__(self) -> int:
+        # Sorted because == ignores the order, and equal sets need equal hashes.
         return hash((self.layout, tuple(sorted(self.flat.tolist()))))
 
     def __or__(self, other: NeuronSet) -> NeuronSet:
@@ -140,9 +143,9 @@ class NeuronSet:
 
     def complement(self) -> NeuronSet:
         """Every neuron of the space that is not in the set, in flat order."""
-        rest = torch.ones(self.layout.size, dtype=torch.bool)
-        rest[self.flat] = False
-        return NeuronSet(self.layout, rest.nonzero().flatten(), self.model)
+        outside = torch.ones(self.layout.size, dtype=torch.bool)
+        outside[self.flat] = False
+        return NeuronSet(self.layout, outside.nonzero().flatten(), self.model)
 
     def restrict(self, *, sites: Iterable[str] | None = None, layers: Iterable[int] | None = None) -> NeuronSet:
         """The neurons of some sites or layers, in their order; the space stays the same.
@@ -151,10 +154,14 @@ class NeuronSet:
             GatescopeError: for a site that the layout does not have.
         """
         keep = torch.zeros(self.layout.size, dtype=torch.bool)
-        wanted = None if layers is None else torch.tensor(list(layers), dtype=torch.int64)
+        chosen_layers = None if layers is None else torch.tensor(list(layers), dtype=torch.int64)
         for name in [s.site for s in self.layout.sites] if sites is None else sites:
             start, shape = self.layout.start(name)
-            chosen = torch.ones(shape.layers).bool() if wanted is None else torch.isin(torch.arange(shape.layers), wanted)
+            chosen = (
+                torch.ones(shape.layers).bool()
+                if chosen_layers is None
+                else torch.isin(torch.arange(shape.layers), chosen_layers)
+            )
             keep[start : start + shape.size] = chosen.repeat_interleave(shape.width)
         return NeuronSet(self.layout, self.flat[keep[self.flat]], self.model, self.provenance)
 
@@ -162,10 +169,11 @@ class NeuronSet:
         """`count` of these neurons drawn at random, without replacement.
 
         Raises:
-            GatescopeError: if there are not that many.
+            GatescopeError: if the set has fewer.
         """
         if not 0 <= count <= len(self):
             raise GatescopeError(f"Cannot draw {count} of {len(self)} neurons.")
+        # A separate generator leaves torch's global random state as it was.
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
         return NeuronSet(
             self.layout, self.flat[order], self.model, {**self.provenance, "sample": str(count), "seed": str(seed)}
@@ -190,6 +198,7 @@ class NeuronSet:
 
     def save(self, path: str | Path) -> None:
         """Write the set and its provenance as one safetensors file."""
+        # Called origin in files since the first release, which must stay readable.
         metadata = {"layout": self.layout.plain(), "model": dict(self.model), "origin": dict(self.provenance)}
         artefacts.write(path, FORMAT, {"flat": self.flat}, metadata)
 
@@ -205,10 +214,10 @@ class NeuronSet:
             GatescopeError: if the file is not a neuron set, or belongs to another model than `model`.
         """
         tensors, metadata = artefacts.read(path, FORMAT)
-        found = cls(Layout.parse(metadata["layout"]), tensors["flat"], metadata["model"], metadata["origin"])
+        neurons = cls(Layout.parse(metadata["layout"]), tensors["flat"], metadata["model"], metadata["origin"])
         if model is not None:
-            check_same_model(found.model, model, f"use {path}")
-        return found
+            check_same_model(neurons.model, model, f"use {path}")
+        return neurons
 
 
 def check_same_model(ours: Mapping[str, str], theirs: Mapping[str, str], what: str) -> None:

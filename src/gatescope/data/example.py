@@ -213,8 +213,8 @@ def listed(examples: Any) -> Sequence[Example]:
         raise GatescopeError(f"Examples must be a list, and {_what(examples)} was given. {_instead(examples)}")
     for number, example in enumerate(examples):
         if not isinstance(example, Example):
-            way = _OF_TEXTS if isinstance(example, str) else _OF_ROWS.format(rows="rows")
-            raise GatescopeError(f"Item {number} of the examples is {_what(example)}, and each must be an Example. {way}")
+            advice = _OF_TEXTS if isinstance(example, str) else _OF_ROWS.format(rows="rows")
+            raise GatescopeError(f"Item {number} of the examples is {_what(example)}, and each must be an Example. {advice}")
     return examples
 
 
@@ -277,10 +277,10 @@ def fingerprint(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
         # The order of these is part of the digest: a run checks it before it is continued.
-        text: list[object] = [example.id, example.group, example.question, list(example.choices), example.answer]
-        text += [list(example.labels), example.prompt, example.prefix, example.item, example.system]
-        text += [list(example.references), example.chat, sorted(example.facts.items())]
-        digest.update(json.dumps(text, ensure_ascii=False).encode())
+        content: list[object] = [example.id, example.group, example.question, list(example.choices), example.answer]
+        content += [list(example.labels), example.prompt, example.prefix, example.item, example.system]
+        content += [list(example.references), example.chat, sorted(example.facts.items())]
+        digest.update(json.dumps(content, ensure_ascii=False).encode())
         if isinstance(example.image, Image.Image):
             digest.update(repr((example.image.size, example.image.mode)).encode() + example.image.tobytes())
         elif example.image is not None:

@@ -63,18 +63,18 @@ def jsonl(path: str | Path, *, seed: int = 0, groups: Iterable[str] | None = Non
         UserWarning: for fields that an example does not have.
     """
     path = Path(path)
-    rows = _read(path)
+    rows = _checked_rows(path)
     _check_labels(path, rows)
-    rows = _of_groups(path, rows, groups)
+    rows = _in_groups(path, rows, groups)
     _check_splits(path, rows)
     examples = [row.example for row in rows]
     # Either all rows have a split now, or none has.
     halved = any(row.split is None for row in rows)
-    identification, evaluation, notes = _halved(examples, seed) if halved else _as_given(rows)
+    identification, evaluation, notes = _halved(examples, seed) if halved else _by_split(rows)
     return Study(path.stem, identification, evaluation, notes, readout_of(examples))
 
 
-def _read(path: Path) -> list[_Row]:
+def _checked_rows(path: Path) -> list[_Row]:
     """Every row of the file, each of them checked, with one warning for all fields that are not used."""
     lines = _lines(path)
     rows: list[_Row] = []
@@ -157,14 +157,14 @@ def _unknown(where: str, fields: dict[str, Any]) -> set[str]:
     """The fields that an example does not have.
 
     Raises:
-        GatescopeError: for one that looks like a slip of the pen: 'promt' where there is no 'prompt'.
+        GatescopeError: for one that looks like a misspelling: 'promt' where there is no 'prompt'.
     """
     unknown = fields.keys() - _KNOWN
     for name in sorted(unknown):
-        near = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.75)
+        similar = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.75)
         # 'question_id' beside 'question' is a field of the user's own.
-        if near and near[0] not in fields.keys() | _NEEDED.keys():
-            raise GatescopeError(f"{where}: there is no field {name!r}; {near[0]!r} may be meant.")
+        if similar and similar[0] not in fields.keys() | _NEEDED.keys():
+            raise GatescopeError(f"{where}: there is no field {name!r}; {similar[0]!r} may be meant.")
     return unknown
 
 
@@ -202,14 +202,14 @@ def _check_labels(path: Path, rows: Sequence[_Row]) -> None:
             )
 
 
-def _of_groups(path: Path, rows: list[_Row], groups: Iterable[str] | None) -> list[_Row]:
+def _in_groups(path: Path, rows: list[_Row], groups: Iterable[str] | None) -> list[_Row]:
     if groups is None:
         return rows
-    wanted = set(groups)
+    chosen = set(groups)
     present = {row.example.group for row in rows}
-    if unknown := sorted(wanted - present):
+    if unknown := sorted(chosen - present):
         raise GatescopeError(f"{path} has no group {unknown[0]!r}; it has {', '.join(map(repr, sorted(present)))}.")
-    return [row for row in rows if row.example.group in wanted]
+    return [row for row in rows if row.example.group in chosen]
 
 
 def _check_splits(path: Path, rows: Sequence[_Row]) -> None:
@@ -225,7 +225,7 @@ def _check_splits(path: Path, rows: Sequence[_Row]) -> None:
         )
 
 
-def _as_given(rows: Sequence[_Row]) -> tuple[list[Example], list[Example], dict[str, str]]:
+def _by_split(rows: Sequence[_Row]) -> tuple[list[Example], list[Example], dict[str, str]]:
     """The halves the file asks for; a question that is in both is counted in the notes."""
     identification, evaluation = ([row.example for row in rows if row.split == split] for split in SPLITS)
     notes = {"split": "as the file says"}

@@ -1,4 +1,4 @@
-"""Looking at every picture before a long run, rather than failing in the middle of it."""
+"""Check every picture before a long run, rather than fail in the middle of it."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ def without_broken_pictures(study: Study, *, progress: bool = True) -> Study:
     skipped = Skipped(study.name)
     shown = bar(len(study.identification) + len(study.evaluation), "looking at pictures", "pictures", show=progress)
 
-    def kept(half: Sequence[Example]) -> list[Example]:
-        whole: list[Example] = []
+    def readable(half: Sequence[Example]) -> list[Example]:
+        examples: list[Example] = []
         for example, opens in zip(half, pool.map(_opens, half), strict=True):
             shown.update()
             if opens:
-                whole.append(example)
+                examples.append(example)
             else:
                 skipped.add(example.id, "the picture cannot be opened")
-        return whole
+        return examples
 
     # Threads: Pillow decodes outside the interpreter's lock.
     with ThreadPoolExecutor() as pool, shown:
-        identification, evaluation = kept(study.identification), kept(study.evaluation)
+        identification, evaluation = readable(study.identification), readable(study.evaluation)
     notes = study.notes
-    if more := skipped.notes().get("left out"):
+    if broken := skipped.notes().get("left out"):
         # The loader may have skipped rows before; both belong in the one note.
         earlier = notes.get("left out")
-        notes = notes | {"left out": f"{earlier}; {more}" if earlier else more}
+        notes = notes | {"left out": f"{earlier}; {broken}" if earlier else broken}
     return dataclasses.replace(study, identification=identification, evaluation=evaluation, notes=notes)
 
 

@@ -90,8 +90,9 @@ class Wording:
         names = labels or self.labels
         # Not strict: a wording may have no labels, and option_z is as far as single letters go.
         shown = [self.option.format(label=label, choice=choice) for label, choice in zip(names, choices, strict=False)]
-        each = {f"option_{letter}": choice for letter, choice in zip(ascii_lowercase, choices, strict=False)}
-        filled = self.text.format(options=self.between.join(shown), **each, **fields)
+        by_letter = {f"option_{letter}": choice for letter, choice in zip(ascii_lowercase, choices, strict=False)}
+        # Choices go in as values, so that braces in them stay as they are.
+        filled = self.text.format(options=self.between.join(shown), **by_letter, **fields)
         return Turns(prompt=filled, system=self.system.format(**fields))
 
     def asks_for(self) -> set[str]:
@@ -107,7 +108,7 @@ class Wording:
 LETTERS, DIGITS = ("A", "B", "C", "D", "E"), ("1", "2", "3", "4")
 
 
-def _each(ending: str, labels: tuple[str, ...], *instructions: str) -> tuple[Wording, ...]:
+def _instructed(ending: str, labels: tuple[str, ...], *instructions: str) -> tuple[Wording, ...]:
     return tuple(Wording(f"{instruction}\n{ending}", labels) for instruction in instructions)
 
 
@@ -126,7 +127,7 @@ _DIGIT = (
 
 # The dashes and quotes are the published ones: a plain one in their place is another prompt.
 WORDINGS: dict[str, tuple[Wording, ...]] = {
-    "culturalbench": _each(
+    "culturalbench": _instructed(
         _QUESTION + _listed(LETTERS[:4]),
         LETTERS[:4],
         "To answer the following multiple-choice question, you should choose one option only among A,B,C,D. Do not output "
@@ -161,7 +162,7 @@ WORDINGS: dict[str, tuple[Wording, ...]] = {
         Wording(f"Question: {{question}}\n{digit}", system=someone) for someone in _AS_SOMEONE for digit in _DIGIT
     ),
     "countryrc": (
-        *_each(
+        *_instructed(
             f"{_PASSAGE}{_listed(LETTERS[:4])}\n",
             LETTERS[:4],
             "Read the passage carefully and choose a single option from A, B, C, D to answer the question. Do not output any "
@@ -169,7 +170,7 @@ WORDINGS: dict[str, tuple[Wording, ...]] = {
             "Read the following passage and question. Then, pick the most suitable answer from the four options. Only "
             "return the letter of your choice (A, B, C, or D).",
         ),
-        *_each(
+        *_instructed(
             f"{_PASSAGE}{_listed(DIGITS)}\n",
             DIGITS,
             "From the information provided in the passage, choose the best answer to the question. You must select a single "
@@ -178,7 +179,7 @@ WORDINGS: dict[str, tuple[Wording, ...]] = {
             "following: 1, 2, 3, or 4. No additional text is needed.",
         ),
     ),
-    "commonsenseqa": _each(
+    "commonsenseqa": _instructed(
         _QUESTION + _listed(LETTERS),
         LETTERS,
         "To answer the following multiple-choice question, you should choose one option only among A,B,C,D,E. Do not output "

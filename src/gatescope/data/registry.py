@@ -59,8 +59,10 @@ def load(name: str, path: str | Path | None = None, *, seed: int | None = None, 
         GatescopeError: as the loaders do; if there is neither a dataset nor a file of that name; for an option (a seed
             where nothing is drawn) that its loader does not take.
     """
+    # Checked like any option: a loader that draws nothing must refuse a seed.
     options["seed"] = seed
     given = {option: value for option, value in options.items() if value is not None}
+    # The name of a dataset wins over a file of that name, unless the file ends in .jsonl.
     if name.endswith(".jsonl") or (name not in CARDS and Path(name).is_file()):
         if path is not None:
             raise GatescopeError(f"path={str(path)!r} is for datasets by name; {name} is a file already.")

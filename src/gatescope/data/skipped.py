@@ -33,7 +33,7 @@ class Skipped:
         return False
 
     def indistinct(self, row: str, choices: Collection[str]) -> bool:
-        """Whether a row's options are blank or cannot be told apart; it is counted as skipped then.
+        """Whether a row's options are blank or indistinguishable; it is counted as skipped then.
 
         An Example refuses some of these too. A user's own file should fail there; a published benchmark should load.
         """

@@ -1,7 +1,7 @@
 """Where a dataset's rows come from: the Hugging Face hub at a pinned revision, or a local copy of the same files.
 
 Both go through Hugging Face `datasets`. What comes back is checked before anything is built from it: columns by name,
-rows by count. No dataset here runs code of its own, and none is allowed to.
+rows by count. No dataset here runs its own code, and none is allowed to.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 
 
 Table = Any
-"""A `datasets.Dataset`: importing it takes seconds, and its rows and columns have no types of their own."""
+"""A `datasets.Dataset`: importing it takes seconds, and its rows and columns are untyped."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,11 @@ def missing(needed: Iterable[str], present: Container[str]) -> str:
     return ", ".join(repr(name) for name in needed if name not in present)
 
 
-def check_rows(name: str, found: int, published: int | None) -> None:
+def check_rows(name: str, count: int, published: int | None) -> None:
     """Warn if a table has more or fewer rows than were published, with both numbers."""
-    if published is not None and found != published:
+    if published is not None and count != published:
         warnings.warn(
-            f"{name}: {found} rows, where {published} were published; the results are of this copy, not of the whole.",
+            f"{name}: {count} rows, where {published} were published; the results are of this copy, not of the whole.",
             stacklevel=3,  # the loader that opened the table
         )
 
@@ -111,8 +111,8 @@ def local_files(path: Path, patterns: Iterable[str], what: str) -> list[Path]:
     if not path.exists():
         raise GatescopeError(f"{what}: path={str(path)!r} does not exist. Give the file, or the directory it lies in.")
     for pattern in patterns:
-        if found := sorted(p for p in path.glob(pattern) if p.is_file()):
-            return found
+        if files := sorted(p for p in path.glob(pattern) if p.is_file()):
+            return files
     raise GatescopeError(f"{what}: nothing in {path} is called {' or '.join(map(repr, patterns))}.")
 
 
@@ -127,7 +127,7 @@ def load_dataset(*args: Any, **options: Any) -> Any:
 
 
 def brief(error: BaseException) -> str:
-    """The type of an error and its first line, for a message of one's own.
+    """The type of an error and its first line, to be quoted in another message.
 
     >>> brief(ConnectionError("no route\\nto host"))
     'ConnectionError: no route'
@@ -147,7 +147,7 @@ def _from_hub(source: Source, revision: str | None) -> Table:
             revision=revision or source.revision,
             **source.options,
         )
-    except Exception as error:  # whatever the hub's client, the network or a proxy came up with
+    except Exception as error:  # whatever the hub's client, the network or a proxy raised
         raise GatescopeError(
             f"{source.name}: {source.hub} could not be downloaded ({brief(error)}). "
             f"Check the network and your access, or give path= with a local copy ({' or '.join(source.files)})."
@@ -165,7 +165,7 @@ def _from_files(source: Source, path: Path) -> Table:
     try:
         return load_dataset(kind, data_files=[str(file) for file in files], split="train", **options)
     except Exception as error:
-        # `datasets` wraps what the reader of the format says in an error of its own, which says less.
+        # `datasets` wraps what the reader of the format says in another error, which says less.
         raise GatescopeError(f"{source.name}: {path} cannot be read: {brief(error.__cause__ or error)}.") from error
 
 

@@ -37,10 +37,10 @@ def halves(items: Sequence[T], stratum: Callable[[T], str], block: Callable[[T],
 
 def _first_half(blocks: Sequence[Sequence[int]]) -> list[int]:
     """Whole blocks, in order, until they hold at least half of all members, rounded down."""
-    wanted = sum(map(len, blocks)) // 2
+    half = sum(map(len, blocks)) // 2
     chosen: list[int] = []
     for block in blocks:
-        if len(chosen) >= wanted:
+        if len(chosen) >= half:
             break
         chosen += block
     return chosen
@@ -67,8 +67,8 @@ def chosen_groups(name: str, groups: Iterable[str] | None, known: Iterable[str])
         GatescopeError: for a group the dataset does not have, naming those it has.
     """
     available = list(known)
-    wanted = available if groups is None else list(groups)
-    unknown = [group for group in wanted if group not in available]
+    chosen = available if groups is None else list(groups)
+    unknown = [group for group in chosen if group not in available]
     if unknown:
         raise GatescopeError(f"{name} has no {', '.join(map(repr, unknown))}; it has {', '.join(map(repr, available))}.")
-    return frozenset(wanted)
+    return frozenset(chosen)

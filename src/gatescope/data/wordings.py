@@ -15,7 +15,7 @@ def chosen_wordings(name: str, which: Sequence[int | Wording] | None) -> list[tu
 
     Args:
         name: of the benchmark.
-        which: numbers of published wordings, or wordings of one's own, which are numbered after those.
+        which: numbers of published wordings, or your own, which are numbered after those.
 
     Raises:
         GatescopeError: for a number it does not have, or none, or a wording that does not fit the benchmark's rows.
@@ -36,7 +36,7 @@ def chosen_wordings(name: str, which: Sequence[int | Wording] | None) -> list[tu
 
 
 def _check(name: str, own: Wording) -> None:
-    """That a wording of one's own asks only for what the benchmark's rows have, and labels all of their options."""
+    """Refuse a user's wording that asks for a field the benchmark's rows lack, or does not label all of their options."""
     published = WORDINGS[name]
     known = {"options"}.union(*(wording.asks_for() for wording in published))
     unknown = own.asks_for() - known
@@ -56,10 +56,10 @@ def _braced(fields: set[str]) -> str:
     return ", ".join(f"{{{field}}}" for field in sorted(fields))
 
 
-def numbered(asked: Sequence[tuple[int, Wording]]) -> str:
+def numbered(chosen: Sequence[tuple[int, Wording]]) -> str:
     """Which wordings were asked for, for a study's notes."""
     published = {wording for wordings in WORDINGS.values() for wording in wordings}
-    return ", ".join(f"{number}" if wording in published else f"{number} (one's own)" for number, wording in asked)
+    return ", ".join(f"{number}" if wording in published else f"{number} (one's own)" for number, wording in chosen)
 
 
 def variant(item: str, number: int) -> str:
@@ -75,10 +75,11 @@ def drawn(*key: object) -> random.Random:
     """What CULNIG's published code draws from for one row under one wording: seeded by an MD5 of the key.
 
     The key is the row's and the whole text of the wording, so that options have the published order under the published
-    wordings, and one of their own under others.
+    wordings, and another one under others.
 
     >>> drawn(11, "Pick one.").sample("abcd", 4)
     ['b', 'c', 'd', 'a']
     """
     digest = hashlib.md5("_".join(map(str, key)).encode(), usedforsecurity=False)
+    # The first 32 bits, as CULNIG's code takes them.
     return random.Random(int(digest.hexdigest()[:8], 16))

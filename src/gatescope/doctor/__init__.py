@@ -54,6 +54,7 @@ def examine(model: nnsight.TransformersModel) -> Report:
         yield from examine_batch(patient)
 
     with warnings.catch_warnings():
+        # The questions do not depend on a template: any prompt will do for a comparison.
         warnings.filterwarnings("ignore", message=".*has no chat template")
         findings = tried(["batch"], "forward", "text", text)
         if model.processor is not None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from gatescope.doctor.inputs import Patient
-from gatescope.doctor.references import Change, Place, columns, hooked, places
+from gatescope.doctor.references import Change, Location, columns, hooked, locations
 from gatescope.doctor.report import Finding
 from gatescope.models.attention import ATTENTION
 from gatescope.models.sites import Site
@@ -32,7 +32,7 @@ _PRODUCTS = ("mul", "__mul__", "__rmul__", "multiply")
 _MATRIX_PRODUCTS = ("matmul", "__matmul__", "bmm", "baddbmm")
 
 
-class _Seen(TorchFunctionMode):
+class _Operations(TorchFunctionMode):
     """The products of one forward pass, and what each attention was given."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class _Seen(TorchFunctionMode):
             self.attentions.append((given["query"], given["key"], given["value"]))
         elif name in _MATRIX_PRODUCTS:
             # baddbmm is given what it adds to before the two that it multiplies.
-            *_, left, right = [part for part in (*args, *kwargs.values()) if isinstance(part, Tensor)]
+            *_, left, right = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
             self._matrices(left, right, result)
         elif name in _PRODUCTS:
             self._product(args[0], args[1], result)
@@ -77,10 +77,10 @@ class _Seen(TorchFunctionMode):
 class _Run:
     """One forward pass: every site's tensor, when the model got there, the probes of q, k and v, and the operations."""
 
-    values: dict[Place, Tensor]
-    turns: dict[Place, list[int]]
-    probes: dict[Place, Tensor]
-    seen: _Seen
+    values: dict[Location, Tensor]
+    turns: dict[Location, list[int]]
+    probes: dict[Location, Tensor]
+    operations: _Operations
 
 
 def below(patient: Patient) -> Iterator[Finding]:
@@ -96,26 +96,26 @@ def below(patient: Patient) -> Iterator[Finding]:
 
 def _run(patient: Patient) -> _Run:
     clock = itertools.count()
-    run = _Run({}, {}, {}, _Seen())
+    run = _Run({}, {}, {}, _Operations())
 
-    def watch(place: Place, probed: bool) -> Change:
-        def change(whole: Tensor) -> Tensor | None:
-            run.turns.setdefault(place, []).append(next(clock))
-            run.values[place] = whole.detach().clone()
+    def watch(location: Location, probed: bool) -> Change:
+        def change(tensor: Tensor) -> Tensor | None:
+            run.turns.setdefault(location, []).append(next(clock))
+            run.values[location] = tensor.detach().clone()
             if not probed:
                 return None
-            run.probes[place] = torch.zeros_like(whole, requires_grad=True)
-            return whole + run.probes[place]
+            run.probes[location] = torch.zeros_like(tensor, requires_grad=True)
+            return tensor + run.probes[location]
 
         return change
 
-    probed = {place: name in ATTENTION for name, site in patient.sites.items() for place in places(site)}
+    probed = {location: name in ATTENTION for name, site in patient.sites.items() for location in locations(site)}
     # The last row is the longest: none of these tokens is padding.
     row = patient.batch.inputs["input_ids"][-1:, -TOKENS:]
     inputs = {"input_ids": row, "attention_mask": torch.ones_like(row)}
     options: dict[str, Any] = forward_options(patient.model, inputs, keep=1)
-    hooks = {place: watch(place, it) for place, it in probed.items()}
-    with torch.enable_grad(), hooked(patient.module, hooks), _open_attention(patient.module), run.seen:
+    hooks = {location: watch(location, is_probed) for location, is_probed in probed.items()}
+    with torch.enable_grad(), hooked(patient.module, hooks), _open_attention(patient.module), run.operations:
         patient.module(**inputs, **options)
     return run
 
@@ -124,6 +124,7 @@ def _run(patient: Patient) -> _Run:
 def _open_attention(module: Any) -> Generator[None, None, None]:
     """An attention whose operands torch shows: flash kernels and the like stand aside for it."""
     usual = getattr(module.config, "_attn_implementation", None)
+    # Both call torch functions that a function mode sees.
     if usual in (None, "eager", "sdpa"):
         yield
         return
@@ -137,51 +138,53 @@ def _open_attention(module: Any) -> Generator[None, None, None]:
 def _out_of_turn(run: _Run, site: Site, depth: int) -> str:
     if len(site.paths) != depth:
         return f"it has {len(site.paths)} layers of {depth}"
-    turns = [run.turns.get(place, []) for place in places(site)]
-    for layer, each in enumerate(turns):
-        if len(each) != 1:
-            return f"{site.paths[layer]} ran {len(each)} times in one pass"
-    order = [each[0] for each in turns]
+    turns = [run.turns.get(location, []) for location in locations(site)]
+    for layer, runs in enumerate(turns):
+        # Of a module that runs twice only the last values were stored.
+        if len(runs) != 1:
+            return f"{site.paths[layer]} ran {len(runs)} times in one pass"
+    order = [runs[0] for runs in turns]
     return "" if order == sorted(set(order)) else "its layers do not run in the order in which they are numbered"
 
 
 def _attention(run: _Run, site: Site, depth: int) -> str:
-    if len(run.seen.attentions) != depth:
+    if len(run.operations.attentions) != depth:
         return f"{len(run.seen.attentions)} attentions ran in {depth} layers"
-    mine = set(columns(site))
-    for layer, (place, operands) in enumerate(zip(places(site), run.seen.attentions, strict=True)):
+    site_columns = set(columns(site))
+    for layer, (location, operands) in enumerate(zip(locations(site), run.operations.attentions, strict=True)):
         for name, operand in zip(ATTENTION, operands, strict=True):
-            problem = _wrong_columns(_made_of(operand, run.probes[place]), mine, name == site.name)
+            problem = _wrong_columns(_source_columns(operand, run.probes[location]), site_columns, name == site.name)
             if problem:
                 return f"in layer {layer}, {name} is made of {problem}"
     return ""
 
 
-def _wrong_columns(made_of: set[int], mine: set[int], own: bool) -> str:
+def _wrong_columns(sources: set[int], site_columns: set[int], own: bool) -> str:
     """What is wrong with the columns that q, k or v is made of, given those of a site that is its own, or another's."""
     if not own:
-        return f"{len(made_of & mine)} of its columns" if made_of & mine else ""
-    if made_of - mine:
-        return f"{len(made_of - mine)} columns that are not its own"
+        return f"{len(sources & site_columns)} of its columns" if sources & site_columns else ""
+    if sources - site_columns:
+        return f"{len(sources - site_columns)} columns that are not its own"
     # Not all of them need to be seen: some may be clipped to the same number at every token.
-    return "" if made_of else "none of its columns"
+    return "" if sources else "none of its columns"
 
 
-def _made_of(operand: Tensor, probe: Tensor) -> set[int]:
+def _source_columns(operand: Tensor, probe: Tensor) -> set[int]:
     """The columns of a tensor that an operand depends on."""
     if not operand.requires_grad:
         return set()
+    # Not ones: the sum over a normalised operand may have no gradient.
     random = torch.randn(operand.shape, generator=torch.Generator().manual_seed(0)).to(operand)
-    slope: Tensor | None
-    (slope,) = torch.autograd.grad(operand, probe, random, retain_graph=True, allow_unused=True)
-    return set() if slope is None else set(slope.flatten(0, -2).any(0).nonzero().flatten().tolist())
+    gradient: Tensor | None
+    (gradient,) = torch.autograd.grad(operand, probe, random, retain_graph=True, allow_unused=True)
+    return set() if gradient is None else set(gradient.flatten(0, -2).any(0).nonzero().flatten().tolist())
 
 
 def _mlp(run: _Run, site: Site, sites: Mapping[str, Site]) -> str:
     """Whether the site, with the others of its layer, is what enters the down projection."""
     for layer in range(len(site.paths)):
         values = {name: _value(run, sites[name], layer) for name in {"gate", "hidden", site.name}}
-        if problem := _wrong_operand(site.name, values, run.seen.products):
+        if problem := _wrong_operand(site.name, values, run.operations.products):
             return f"in layer {layer}, {problem}"
     return ""
 
@@ -193,7 +196,7 @@ def _wrong_operand(name: str, values: Mapping[str, Tensor], products: Iterable[t
     if name == "gate" and not (ungated or with_gate):
         return "the down projection is given neither the gate nor a product with it"
     if name == "hidden" and not (ungated or any(_same(product, hidden) for _, product in with_gate)):
-        return "the down projection is given something else than the gate's product"
+        return "the down projection is given something other than the gate's product"
     if name == "up" and not any(_same(factor, values["up"]) for factor, _ in with_gate):
         return "the gate is not multiplied with it"
     return ""
@@ -201,13 +204,13 @@ def _wrong_operand(name: str, values: Mapping[str, Tensor], products: Iterable[t
 
 def _products_with(gate: Tensor, products: Iterable[tuple[Tensor, Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
     """What the gate is multiplied with, on either side, and what that gives."""
-    found: list[tuple[Tensor, Tensor]] = []
+    pairs: list[tuple[Tensor, Tensor]] = []
     for left, right, product in products:
         if _same(left, gate):
-            found.append((right, product))
+            pairs.append((right, product))
         if _same(right, gate):
-            found.append((left, product))
-    return found
+            pairs.append((left, product))
+    return pairs
 
 
 def _value(run: _Run, site: Site, layer: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gatescope.core.neurons import NeuronSet
 from gatescope.doctor.inputs import Patient
-from gatescope.doctor.references import apart, columns, edited, hooked, places, products, watched
+from gatescope.doctor.references import apart, columns, edited, hooked, locations, products, watched
 from gatescope.doctor.report import Finding, tried
 from gatescope.interventions.apply import side_by_side
 from gatescope.interventions.intervention import Intervention, ablate, add, scale, set_to
@@ -47,13 +47,14 @@ def examine_batch(patient: Patient) -> Iterator[Finding]:
     names = list(patient.sites)
     yield from tried(names, "counters", patient.inputs, lambda: _counters(patient))
     yield from tried(names, "attributions", patient.inputs, lambda: _attributions(patient))
-    # Kept: two checks compare with the same reference, which costs a forward pass.
-    wanted = functools.cache(lambda name, kind: _by_hooks(patient, patient.sites[name], kind))
+    # Cached: two checks compare with the same reference, which costs a forward pass.
+    reference = functools.cache(lambda name, kind: _by_hooks(patient, patient.sites[name], kind))
     for name, site in patient.sites.items():
         checks: dict[str, Callable[[], Finding]] = {
-            kind: lambda site=site, kind=kind: _intervention(patient, site, kind, wanted(site.name, kind)[0]) for kind in KINDS
+            kind: lambda site=site, kind=kind: _intervention(patient, site, kind, reference(site.name, kind)[0])
+            for kind in KINDS
         }
-        checks["side by side"] = lambda site=site: _side_by_side(patient, site, [wanted(site.name, kind) for kind in SIDES])
+        checks["side by side"] = lambda site=site: _side_by_side(patient, site, [reference(site.name, kind) for kind in SIDES])
         checks["generation"] = lambda site=site: _generation(patient, site)
         for check, work in checks.items():
             yield from tried([name], check, patient.inputs, lambda work=work: [work()])
@@ -67,7 +68,7 @@ def shaped(logits: Tensor) -> float:
 def _reached(patient: Patient) -> list[tuple[Site, int, str]]:
     """Every site in every layer, in the order the model gets there: site, layer, path."""
     reached = [(site, layer, path) for site in patient.sites.values() for layer, path in enumerate(site.paths)]
-    return sorted(reached, key=lambda each: (each[1], each[0].rank))
+    return sorted(reached, key=lambda entry: (entry[1], entry[0].rank))
 
 
 def _counters(patient: Patient) -> Iterator[Finding]:
@@ -100,27 +101,27 @@ def _attributions(patient: Patient) -> Iterator[Finding]:
     reached = _reached(patient)
     with torch.enable_grad(), model.trace(**inputs, **patient.options):
         read(model, embedding_path(model), "output").requires_grad_(True)
-        wholes = [read(model, path, site.io) for site, _, path in reached]
-        slopes = torch.autograd.grad(_chance(model.output.logits), wholes)
+        tensors = [read(model, path, site.io) for site, _, path in reached]
+        gradients = torch.autograd.grad(_probability(model.output.logits), tensors)
         ours = []
-        for (site, _, _), whole, slope in zip(reached, wholes, slopes, strict=True):
-            a, g = (site.part(unflatten_tokens(t, token_mask)) for t in (whole.detach(), slope))
+        for (site, _, _), tensor, gradient in zip(reached, tensors, gradients, strict=True):
+            a, g = (site.part(unflatten_tokens(t, token_mask)) for t in (tensor.detach(), gradient))
             ours.append(attribution(a, g, token_mask.to(a.device), "max"))
         ours = nnsight.save(ours)
     sites = list(patient.sites.values())
-    found = products(patient.module, sites, lambda: _chance(patient.module(**inputs, **patient.options).logits))
+    references = products(patient.module, sites, lambda: _probability(patient.module(**inputs, **patient.options).logits))
     for site in sites:
         off, largest = 0.0, 0.0
         for (other, _, path), score in zip(reached, ours, strict=True):
             if other is site:
-                product = unflatten_tokens(found[path, site.io], token_mask)[..., columns(site)]
+                product = unflatten_tokens(references[path, site.io], token_mask)[..., columns(site)]
                 theirs = product.masked_fill(~token_mask[..., None].to(product.device), -torch.inf).amax(1)
                 off, largest = max(off, apart(score, theirs)), max(largest, theirs.abs().max().item())
-        told = f"off by {off:.1e} relative" if largest else "the reference's scores are all 0, so nothing is proved"
-        yield Finding(site.name, "attributions", off < 1e-4 and largest > 0, told, patient.inputs)
+        detail = f"off by {off:.1e} relative" if largest else "the reference's scores are all 0, so nothing is proved"
+        yield Finding(site.name, "attributions", off < 1e-4 and largest > 0, detail, patient.inputs)
 
 
-def _chance(logits: Tensor) -> Tensor:
+def _probability(logits: Tensor) -> Tensor:
     """The probability of the most probable next token, summed over rows."""
     return logits[:, -1].float().softmax(-1).max(-1).values.sum()
 
@@ -134,9 +135,9 @@ def _by_hooks(patient: Patient, site: Site, kind: str) -> tuple[Tensor, Tensor]:
         logits.append(patient.module(**patient.batch.inputs, **patient.options).logits[:, -1])
 
     last = _last(patient)
-    with torch.no_grad(), hooked(patient.module, dict.fromkeys(places(site), change)):
-        (whole,) = watched(patient.module, [last], run).values()
-    return logits[0], _witness(last, whole, patient.batch)
+    with torch.no_grad(), hooked(patient.module, dict.fromkeys(locations(site), change)):
+        (tensor,) = watched(patient.module, [last], run).values()
+    return logits[0], _witness(last, tensor, patient.batch)
 
 
 def _last(patient: Patient) -> Site:
@@ -145,16 +146,16 @@ def _last(patient: Patient) -> Site:
     return dataclasses.replace(hidden, paths=hidden.paths[-1:])
 
 
-def _witness(site: Site, whole: Tensor, batch: Batch) -> Tensor:
+def _witness(site: Site, tensor: Tensor, batch: Batch) -> Tensor:
     """Positive sums over a row's tokens [b, n]: a picture shows in them also where the last token does not see so far back."""
-    activation = unflatten_tokens(whole, batch.token_mask)[..., columns(site)].float().clamp(min=0)
+    activation = unflatten_tokens(tensor, batch.token_mask)[..., columns(site)].float().clamp(min=0)
     return torch.where(batch.token_mask[..., None].to(activation.device), activation, 0.0).sum(1)
 
 
 def _intervention(patient: Patient, site: Site, kind: str, theirs: Tensor) -> Finding:
     model = patient.model
     with torch.no_grad(), model.trace(**patient.batch.inputs, **patient.options):
-        KINDS[kind](_some_neurons(model, site)).apply(model)
+        KINDS[kind](_every_third_neuron(model, site)).apply(model)
         ours = nnsight.save(model.output.logits[:, -1])
     # Without rotation, a constant added to every key adds the same to every score, and attention does not change.
     idle = (site.name, kind) == ("k", "add")
@@ -163,18 +164,20 @@ def _intervention(patient: Patient, site: Site, kind: str, theirs: Tensor) -> Fi
 
 def _side_by_side(patient: Patient, site: Site, theirs: list[tuple[Tensor, Tensor]]) -> Finding:
     """Two masks in one batch, each on its own rows, the pictures' features computed once: as a sweep runs them."""
-    model, neurons, last = patient.model, _some_neurons(patient.model, site), _last(patient)
+    model, neurons, last = patient.model, _every_third_neuron(patient.model, site), _last(patient)
     rows = vision.repeated(patient.batch, len(SIDES), vision.features(model, patient.batch))
     with torch.no_grad(), model.trace(**rows.inputs, **forward_options(model, rows.inputs, keep=1)):
         side_by_side(model, [KINDS[kind](neurons) for kind in SIDES])
-        left = nnsight.save(_witness(last, read(model, last.paths[0], last.io), rows))
+        our_witness = nnsight.save(_witness(last, read(model, last.paths[0], last.io), rows))
         ours = nnsight.save(model.output.logits[:, -1])
-    logits, wanted = (torch.cat(each) for each in zip(*theirs, strict=True))
-    found = _compared(patient, site, "side by side", ours, logits, shaped(ours), 0.1)
-    off = apart(left, wanted)
-    if found.holds and not off < shaped(ours):
-        return dataclasses.replace(found, holds=False, detail=f"what the last MLP makes of a row is off by {off:.1e} relative")
-    return found
+    logits, their_witness = (torch.cat(masks) for masks in zip(*theirs, strict=True))
+    finding = _compared(patient, site, "side by side", ours, logits, shaped(ours), 0.1)
+    off = apart(our_witness, their_witness)
+    if finding.holds and not off < shaped(ours):
+        return dataclasses.replace(
+            finding, holds=False, detail=f"what the last MLP makes of a row is off by {off:.1e} relative"
+        )
+    return finding
 
 
 def _compared(
@@ -183,12 +186,12 @@ def _compared(
     """Whether logits agree, and by much less than the reference is moved: by `share` of it, if in full precision."""
     off = apart(ours, theirs)
     moved = apart(theirs, patient.logits.repeat(len(theirs) // len(patient.logits), 1))
-    told = f"logits off by {off:.1e} relative; the intervention itself moves them by {moved:.1e}"
+    detail = f"logits off by {off:.1e} relative; the intervention itself moves them by {moved:.1e}"
     sharp = limit == SAME or theirs.dtype in SHAPED
     holds = off < limit and (idle or (moved > 0 and (off <= share * moved or not sharp)))
     if off < limit and moved == 0 and not idle:
-        told = "the reference does not move the logits, so nothing is proved"
-    return Finding(site.name, check, holds, told, patient.inputs)
+        detail = "the reference does not move the logits, so nothing is proved"
+    return Finding(site.name, check, holds, detail, patient.inputs)
 
 
 def _generation(patient: Patient, site: Site) -> Finding:
@@ -206,17 +209,17 @@ def _generation(patient: Patient, site: Site) -> Finding:
         "suppress_tokens": sorted(placeholder_ids(model)) or None,
     }
     with model.generate(**inputs, **options) as tracer:
-        ablate(_some_neurons(model, site)).apply(model)
+        ablate(_every_third_neuron(model, site)).apply(model)
         ours = nnsight.save(tracer.result)
-    with hooked(module, dict.fromkeys(places(site), edited(columns(site)[::3], "ablate"))):
+    with hooked(module, dict.fromkeys(locations(site), edited(columns(site)[::3], "ablate"))):
         theirs = module.generate(**inputs, **options)
     same = torch.equal(ours.sequences, theirs.sequences)
     off = max(apart(o, t) for o, t in zip(ours.logits, theirs.logits, strict=True))
-    told = f"logits of a step off by {off:.1e} relative" if same else "other tokens were generated"
-    return Finding(site.name, "generation", same and off < SAME, told, patient.inputs)
+    detail = f"logits of a step off by {off:.1e} relative" if same else "other tokens were generated"
+    return Finding(site.name, "generation", same and off < SAME, detail, patient.inputs)
 
 
-def _some_neurons(model: nnsight.TransformersModel, site: Site) -> NeuronSet:
+def _every_third_neuron(model: nnsight.TransformersModel, site: Site) -> NeuronSet:
     """Every third neuron of every layer."""
     mask = torch.zeros(len(site.paths), site.width, dtype=torch.bool)
     mask[:, ::3] = True

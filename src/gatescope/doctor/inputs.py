@@ -74,7 +74,7 @@ def random_text(model: nnsight.TransformersModel) -> Batch:
 
 
 def special_ids(model: nnsight.TransformersModel) -> Iterator[int]:
-    """Ids that stand for something else than text: ends (a config may list several), padding, pictures."""
+    """Ids that stand for something other than text: ends (a config may list several), padding, pictures."""
     yield from model.tokenizer.all_special_ids
     for config in _configs(module_of(model).config):
         for name, value in vars(config).items():
@@ -90,10 +90,10 @@ def picture_questions(model: nnsight.TransformersModel) -> Batch:
 
 def questions() -> list[Example]:
     """The questions, with pictures of coarse noise: whatever a processor does to their size, they stay different."""
-    chance = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     examples: list[Example] = []
     for row, (width, height) in enumerate(SIZES):
-        noise = chance.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        noise = generator.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         picture = Image.fromarray(noise).resize((width, height), Image.Resampling.NEAREST)
         question = "What is this?" + " Say what you see." * row
         examples.append(Example(f"picture {row}", "doctor", question, ("a kite", "a boat"), "a kite", picture))
@@ -102,6 +102,6 @@ def questions() -> list[Example]:
 
 def _configs(config: PreTrainedConfig) -> Iterator[PreTrainedConfig]:
     yield config
-    for part in vars(config).values():
-        if isinstance(part, PreTrainedConfig):
-            yield from _configs(part)
+    for value in vars(config).values():
+        if isinstance(value, PreTrainedConfig):
+            yield from _configs(value)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gatescope.doctor.checks import shaped
 from gatescope.doctor.inputs import Patient, questions
-from gatescope.doctor.references import apart, columns, places, watched
+from gatescope.doctor.references import apart, columns, locations, watched
 from gatescope.doctor.report import Finding
 from gatescope.traces.access import forward_options, unflatten_tokens
 from gatescope.traces.encoding import Batch, collate
@@ -23,27 +23,31 @@ from gatescope.traces.encoding import Batch, collate
 
 def rows_alone(patient: Patient) -> Iterator[Finding]:
     """A batch's rows, against each row by itself; and against the row with another's picture, which must differ."""
-    asked = questions()
-    sums, logits = _read(patient, patient.batch)
+    examples = questions()
+    sums, logits = _sums_and_logits(patient, patient.batch)
     off, moved = 0.0, float("inf")
-    for row, example in enumerate(asked):
-        alone = _read(patient, collate(patient.model, [example]))
-        other = _read(patient, collate(patient.model, [dataclasses.replace(example, image=asked[row - 1].image)]))
+    for row, example in enumerate(examples):
+        alone = _sums_and_logits(patient, collate(patient.model, [example]))
+        # The first row gets the last picture, by the index -1.
+        swapped = _sums_and_logits(
+            patient, collate(patient.model, [dataclasses.replace(example, image=examples[row - 1].image)])
+        )
         off = max(off, apart(sums[row], alone[0][0]), apart(logits[row], alone[1][0]))
-        moved = min(moved, apart(other[0], alone[0]))
-    told = f"gate or logits off by {off:.1e} relative; another picture moves the gate by {moved:.1e}"
-    yield Finding("batch", "rows alone", off < shaped(logits) and off < 0.5 * moved, told, patient.inputs)
+        moved = min(moved, apart(swapped[0], alone[0]))
+    detail = f"gate or logits off by {off:.1e} relative; another picture moves the gate by {moved:.1e}"
+    yield Finding("batch", "rows alone", off < shaped(logits) and off < 0.5 * moved, detail, patient.inputs)
 
 
-def _read(patient: Patient, batch: Batch) -> tuple[Tensor, Tensor]:
+def _sums_and_logits(patient: Patient, batch: Batch) -> tuple[Tensor, Tensor]:
     """Of each row, by hooks: the gate's positive sums [b, l n], and the next token's logits [b, vocabulary]."""
     gate, batch = patient.sites["gate"], batch.to(patient.batch.token_mask.device)
     options: dict[str, Any] = forward_options(patient.model, batch.inputs, keep=1)
     logits: list[Tensor] = []
     seen = watched(patient.module, [gate], lambda: logits.append(patient.module(**batch.inputs, **options).logits[:, -1]))
     sums: list[Tensor] = []
-    for place in places(gate):
-        activation = unflatten_tokens(seen[place], batch.token_mask)[..., columns(gate)].float().clamp(min=0)
+    for location in locations(gate):
+        activation = unflatten_tokens(seen[location], batch.token_mask)[..., columns(gate)].float().clamp(min=0)
         counted = batch.token_mask[..., None].to(activation.device)
+        # On the CPU, for the layers may be spread over several devices.
         sums.append(torch.where(counted, activation, 0.0).sum(1).cpu())
     return torch.cat(sums, 1), logits[0]

@@ -12,12 +12,12 @@ from torch.utils.hooks import RemovableHandle
 
 from gatescope.models.sites import Site
 
-Place = tuple[str, str]  # path of a module, "input" or "output"
+Location = tuple[str, str]  # path of a module, "input" or "output"
 Change = Callable[[Tensor], Tensor | None]
 
 
 @contextlib.contextmanager
-def hooked(module: nn.Module, changes: dict[Place, Change]) -> Generator[None, None, None]:
+def hooked(module: nn.Module, changes: dict[Location, Change]) -> Generator[None, None, None]:
     """Call a function on a module's whole input or output, by hook; what it returns, if not None, replaces the tensor."""
 
     def before(change: Change) -> Callable[[nn.Module, Any], Any]:
@@ -29,12 +29,12 @@ def hooked(module: nn.Module, changes: dict[Place, Change]) -> Generator[None, N
 
     handles: list[RemovableHandle] = []
     for (path, io), change in changes.items():
-        part = module.get_submodule(path)
+        submodule = module.get_submodule(path)
         if io == "input":
-            handles.append(part.register_forward_pre_hook(before(change)))
+            handles.append(submodule.register_forward_pre_hook(before(change)))
         else:
             # change=change: a lambda made in a loop would otherwise call the last one.
-            handles.append(part.register_forward_hook(lambda _module, _args, output, change=change: change(output)))
+            handles.append(submodule.register_forward_hook(lambda _module, _args, output, change=change: change(output)))
     try:
         yield
     finally:
@@ -42,7 +42,7 @@ def hooked(module: nn.Module, changes: dict[Place, Change]) -> Generator[None, N
             handle.remove()
 
 
-def places(site: Site) -> list[Place]:
+def locations(site: Site) -> list[Location]:
     """Where a site's tensors are, layer by layer."""
     return [(path, site.io) for path in site.paths]
 
@@ -52,35 +52,39 @@ def columns(site: Site) -> list[int]:
     return list(range(site.width)) if site.columns is None else list(site.columns)
 
 
-def watched(module: nn.Module, sites: Iterable[Site], run: Callable[[], object]) -> dict[Place, Tensor]:
+def watched(module: nn.Module, sites: Iterable[Site], run: Callable[[], object]) -> dict[Location, Tensor]:
     """A copy of every site's whole tensor, as it was when the model got there: what changes it in place comes later."""
-    seen: dict[Place, Tensor] = {}
+    seen: dict[Location, Tensor] = {}
 
-    def keep(place: Place) -> Change:
-        return lambda whole: seen.update({place: whole.detach().clone()})
+    def keep(location: Location) -> Change:
+        return lambda tensor: seen.update({location: tensor.detach().clone()})
 
-    with torch.no_grad(), hooked(module, {place: keep(place) for site in sites for place in places(site)}):
+    with torch.no_grad(), hooked(module, {location: keep(location) for site in sites for location in locations(site)}):
         run()
     return seen
 
 
-def products(module: Any, sites: Iterable[Site], run: Callable[[], Tensor]) -> dict[Place, Tensor]:
+def products(module: Any, sites: Iterable[Site], run: Callable[[], Tensor]) -> dict[Location, Tensor]:
     """Activation x gradient of every site's whole tensor, of the number that the run gives. A tensor that the model changes
     in place (OLMo's clip_qkv) is taken as it leaves it, the gradient too.
     """
-    kept: dict[Place, Tensor] = {}
+    tensors: dict[Location, Tensor] = {}
 
-    def keep(place: Place) -> Change:
-        return lambda whole: kept.update({place: whole})
+    def keep(location: Location) -> Change:
+        return lambda tensor: tensors.update({location: tensor})
 
     embedding = module.get_input_embeddings()
+    # Frozen weights need no gradient; the embedding's output starts the graph in their place.
     start: RemovableHandle = embedding.register_forward_hook(_require_grad)
     try:
-        with torch.enable_grad(), hooked(module, {place: keep(place) for site in sites for place in places(site)}):
-            slopes = torch.autograd.grad(run(), list(kept.values()))
+        with torch.enable_grad(), hooked(module, {location: keep(location) for site in sites for location in locations(site)}):
+            gradients = torch.autograd.grad(run(), list(tensors.values()))
     finally:
         start.remove()
-    return {place: kept[place].detach().float() * slope.float() for place, slope in zip(kept, slopes, strict=True)}
+    return {
+        location: tensors[location].detach().float() * gradient.float()
+        for location, gradient in zip(tensors, gradients, strict=True)
+    }
 
 
 def _require_grad(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
@@ -90,11 +94,11 @@ def _require_grad(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
 def edited(chosen: list[int], kind: str) -> Change:
     """One kind of intervention on columns of a tensor, written out."""
 
-    def change(whole: Tensor) -> Tensor:
-        whole = whole.clone()
-        old = whole[..., chosen]
-        whole[..., chosen] = {"ablate": old * 0, "scale": old * 2, "set": torch.full_like(old, 0.5), "add": old + 0.5}[kind]
-        return whole
+    def change(tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        old = tensor[..., chosen]
+        tensor[..., chosen] = {"ablate": old * 0, "scale": old * 2, "set": torch.full_like(old, 0.5), "add": old + 0.5}[kind]
+        return tensor
 
     return change
 
@@ -105,12 +109,12 @@ def apart(ours: Tensor, theirs: Tensor) -> float:
     Logits that a model forbids (-inf, or the least number of their type) would hide any other difference. They must be
     forbidden in both; NaN counts as a difference.
     """
-    use = _number(theirs)
-    if not use.any() or not torch.equal(_number(ours), use):
+    numbers = _is_number(theirs)
+    if not numbers.any() or not torch.equal(_is_number(ours), numbers):
         return float("inf")
-    ours, theirs = ours[use].float(), theirs[use].float()
+    ours, theirs = ours[numbers].float(), theirs[numbers].float()
     return ((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-30)).item()
 
 
-def _number(tensor: Tensor) -> Tensor:
+def _is_number(tensor: Tensor) -> Tensor:
     return tensor.isfinite() & (tensor.abs() < torch.finfo(tensor.dtype).max / 2)

@@ -1,4 +1,4 @@
-"""What the doctor found, and how it is told."""
+"""What the doctor found, and how it is shown."""
 
 from __future__ import annotations
 
@@ -57,11 +57,12 @@ class Report:
         return lines
 
     def _table(self, inputs: str) -> list[str]:
-        mine = [finding for finding in self.findings if finding.inputs == inputs]
-        checks = dict.fromkeys(finding.check for finding in mine)
-        cells = {(finding.site, finding.check): "ok" if finding.holds else "FAILED" for finding in mine}
+        findings = [finding for finding in self.findings if finding.inputs == inputs]
+        checks = dict.fromkeys(finding.check for finding in findings)
+        cells = {(finding.site, finding.check): "ok" if finding.holds else "FAILED" for finding in findings}
         lines = [f"{inputs:10}" + "".join(f"{check:>14}" for check in checks)]
-        for site in dict.fromkeys([*self.sites, *(finding.site for finding in mine)]):
+        # Rows that are no sites, such as "batch", come last.
+        for site in dict.fromkeys([*self.sites, *(finding.site for finding in findings)]):
             lines.append(f"{site:10}" + "".join(f"{cells.get((site, check), '-'):>14}" for check in checks))
         return lines
 

@@ -33,9 +33,9 @@ def random_model(source: str | Path) -> nnsight.TransformersModel:
         config: Any = AutoConfig.from_pretrained(str(source))
     except (OSError, ValueError) as error:
         raise GatescopeError(f"No model config at {source!s}: {str(error).splitlines()[0]}") from error
-    for part in [config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))]:
-        if part is not None:
-            _shrink(part)
+    for section in [config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))]:
+        if section is not None:
+            _shrink(section)
     text, vision = config.get_text_config(decoder=True), getattr(config, "vision_config", None)
     if vision is not None and hasattr(vision, "out_hidden_size"):
         vision.out_hidden_size = text.hidden_size
@@ -52,7 +52,7 @@ def random_model(source: str | Path) -> nnsight.TransformersModel:
 
 
 def plain_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of one token, for models that are fed ids: nnsight wants one all the same."""
+    """A tokenizer of one token, for models that are fed ids: nnsight requires one."""
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<pad>": 0}, "<pad>")), pad_token="<pad>")
 
 
@@ -89,7 +89,7 @@ def _width(config: Any) -> int:
 
 
 def _keep_last_two(config: Any, depth: int) -> None:
-    """Of every list with one entry a layer: the last layers, for the first may be of a kind of their own."""
+    """In every list with one entry per layer keep the last two: the first layers may be special."""
     fields: dict[str, Any] = dict(vars(config))
     for name, value in fields.items():
         if isinstance(value, list) and len(value) == depth:

@@ -102,34 +102,34 @@ def _turn(site: str) -> int:
     return _ORDER.index(site)
 
 
-def _hooks(block: str, part: Any, site: str, intervention: Intervention, index: Tensor, values: Tensor) -> Hooks:
+def _hooks(block: str, module: Any, site: str, intervention: Intervention, index: Tensor, values: Tensor) -> Hooks:
     """The hooks of one site in one layer."""
     kind = intervention.kind
-    gated = hasattr(part, "mlp") and hasattr(part.mlp, "gate")
+    gated = hasattr(module, "mlp") and hasattr(module.mlp, "gate")
 
-    def here(tensor: Tensor, hook: Any) -> Tensor:
-        # TransformerLens keeps heads on an axis of their own.
+    def changed_here(tensor: Tensor, hook: Any) -> Tensor:
+        # TransformerLens keeps heads on a separate axis.
         flat = tensor.flatten(-2) if site in _ATTENTION and tensor.ndim == 4 else tensor
         changed = change(flat, index.to(tensor.device), kind, values.to(tensor))
         return changed.reshape(tensor.shape)
 
     if site in _ATTENTION:
-        return [(f"{block}.attn.{site}.hook_out", here)]
+        return [(f"{block}.attn.{site}.hook_out", changed_here)]
     if site == "gate_pre":
-        return [(f"{block}.mlp.{'gate' if gated else 'in'}.hook_out", here)]
+        return [(f"{block}.mlp.{'gate' if gated else 'in'}.hook_out", changed_here)]
     if site == "up":
-        return [(f"{block}.mlp.in.hook_out", here)]
+        return [(f"{block}.mlp.in.hook_out", changed_here)]
     if site == "hidden" or not gated or kind in ("zero", "scale"):
-        return [(f"{block}.mlp.out.hook_in", here)]
+        return [(f"{block}.mlp.out.hook_in", changed_here)]
 
     # The gate itself has no hook after its nonlinearity: its product with up is set from up, which is kept as it goes by.
-    held: dict[str, Tensor] = {}
+    stored: dict[str, Tensor] = {}
 
     def keep(tensor: Tensor, hook: Any) -> None:
-        held["up"] = tensor[..., index.to(tensor.device)]
+        stored["up"] = tensor[..., index.to(tensor.device)]
 
     def after(tensor: Tensor, hook: Any) -> Tensor:
-        columns, product = index.to(tensor.device), values.to(tensor) * held.pop("up")
+        columns, product = index.to(tensor.device), values.to(tensor) * stored.pop("up")
         old = 0 if kind == "set" else tensor.index_select(-1, columns)
         return tensor.index_copy(-1, columns, old + product)
 
@@ -143,20 +143,20 @@ class _Unwrapped:
         self.module, self.config, self.dtype = module, module.config, module.dtype
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name.replace("._original_component", ""), part) for name, part in self.module.named_parameters()]
+        return [(name.replace("._original_component", ""), parameter) for name, parameter in self.module.named_parameters()]
 
 
 def _check_model(intervention: Intervention, bridge: Any) -> None:
     """Of a bridge that has split fused projections the weights' digest is another; id and revision are compared then."""
     theirs = identity(_Unwrapped(bridge.original_model))
-    parts = [part for name in ("attn", "mlp") if (part := getattr(bridge.blocks[0], name, None)) is not None]
-    if any("Joint" in kind.__name__ for part in parts for kind in type(part).__mro__):
+    components = [component for name in ("attn", "mlp") if (component := getattr(bridge.blocks[0], name, None)) is not None]
+    if any("Joint" in kind.__name__ for component in components for kind in type(component).__mro__):
         theirs["digest"] = ""
     check_same_model(intervention.neurons.model, theirs, "make hooks of an intervention")
 
 
 def _check_that_they_run(bridge: Any, widths: dict[str, int]) -> None:
-    """Whether every hook is given a tensor of the site's width."""
+    """Refuse hooks that do not run, or that are given a tensor of another width than the site's."""
     seen = _seen_widths(bridge, [name for name in widths if name in bridge.hook_dict])
     for name in widths:
         if name not in seen:
@@ -186,7 +186,7 @@ def _seen_widths(bridge: Any, names: list[str]) -> dict[str, int]:
 
 
 def _two_tokens(bridge: Any) -> Tensor:
-    """Two ids that no config gives a meaning of their own, such as a picture's placeholder."""
+    """Two ids to which no config gives a special meaning, such as a picture's placeholder."""
     module = bridge.original_model
     text = module.config.get_text_config(decoder=True)
     fields: list[tuple[str, Any]] = [*vars(module.config).items(), *vars(text).items()]

@@ -59,7 +59,7 @@ def evaluate(
     """
     harness, wrapper, manager = _harness()
     if not tasks:
-        raise GatescopeError("No task was given; `lm-eval ls tasks` lists those there are.")
+        raise GatescopeError("No task was given; `lm-eval ls tasks` lists the tasks.")
     paths = _directories(include_path)
     known = manager(include_path=paths or None, include_defaults=not only_included)
     _check_known(tasks, known, only_included)
@@ -67,6 +67,7 @@ def evaluate(
     with contextlib.nullcontext(model._module) if intervention is None else baked(intervention, model) as module:
         # The harness sets padding on the tokenizer it is given.
         wrapped = wrapper(pretrained=module, tokenizer=copy.deepcopy(model.tokenizer), batch_size=batch_size)
+        # Copied, since the harness may change the dicts it is given.
         written_out = [task if isinstance(task, str) else dict(task) for task in tasks]
         results = harness.simple_evaluate(wrapped, tasks=written_out, task_manager=known, **more)
     return {**(results or {}), "gatescope": {"model": before, **_plain(intervention)}}

@@ -22,6 +22,7 @@ from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
 from gatescope.core.neurons import NeuronSet
 
+# CULNIG scores the raw output of gate_proj: gate_pre here, not gate.
 MODULES = {
     "mlp.gate_proj": "gate_pre",
     "mlp.up_proj": "up",
@@ -81,7 +82,8 @@ def write_culnig(path: str | Path, neurons: NeuronSet, scores: Float64[Tensor, "
 
 def _scores_of(neurons: NeuronSet, scores: Tensor | None) -> list[float]:
     if scores is None:
-        return [1 - place / len(neurons) for place in range(len(neurons))]
+        # Descending, so that sorting by score gives the order of the set.
+        return [1 - position / len(neurons) for position in range(len(neurons))]
     if scores.shape != (neurons.layout.size,):
         raise GatescopeError(
             f"scores are {list(scores.shape)}; one for each of the {neurons.layout.size} neurons of {neurons.layout} is "
@@ -126,6 +128,7 @@ def read_lape(
 def _index_lists(path: str | Path) -> list[list[list[int]]]:
     """The indices in each layer of each language."""
     try:
+        # weights_only: unpickling a stranger's file would run what is in it.
         lists: Any = torch.load(path, weights_only=True, map_location="cpu")
         return [[layer.flatten().tolist() for layer in language] for language in lists]
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
@@ -138,5 +141,6 @@ def write_lape(path: str | Path, sets: Mapping[str, NeuronSet]) -> None:
     for neurons in sets.values():
         site = neurons.layout.only()
         mask = neurons.mask(site.site)
+        # Ascending indices: LAPE's lists have no ranking.
         lists.append([mask[layer].nonzero().flatten() for layer in range(site.layers)])
     torch.save(lists, path)

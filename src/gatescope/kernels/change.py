@@ -13,17 +13,18 @@ import torch
 from torch import Tensor
 
 
-def take(whole: Tensor, columns: tuple[int, int] | list[int] | None) -> Tensor:
+def take(tensor: Tensor, columns: tuple[int, int] | list[int] | None) -> Tensor:
     """Columns of a tensor [..., n]: all (None), from a start to a stop (a view), or those listed.
 
     >>> take(torch.tensor([1, 2, 3]), (1, 3)).tolist(), take(torch.tensor([1, 2, 3]), [2, 0]).tolist()
     ([2, 3], [3, 1])
     """
     if columns is None:
-        return whole
+        return tensor
+    # A slice is a view and costs no memory; a list of columns makes a copy.
     if isinstance(columns, tuple):
-        return whole[..., columns[0] : columns[1]]
-    return whole[..., torch.tensor(columns, device=whole.device)]
+        return tensor[..., columns[0] : columns[1]]
+    return tensor[..., torch.tensor(columns, device=tensor.device)]
 
 
 def change(activation: Tensor, columns: Tensor, kind: str, values: Tensor) -> Tensor:
@@ -33,8 +34,10 @@ def change(activation: Tensor, columns: Tensor, kind: str, values: Tensor) -> Te
     [2.0, 2.0, 9.0]
     """
     if kind == "zero":
+        # Filled, not multiplied by 0: 0 x NaN is NaN.
         return activation.index_fill(-1, columns, 0)
     old = activation.index_select(-1, columns)
+    # Lambdas, so that only the change asked for is computed.
     new = {"scale": lambda: old * values, "add": lambda: old + values, "set": lambda: values.expand_as(old)}[kind]()
     return activation.index_copy(-1, columns, new)
 

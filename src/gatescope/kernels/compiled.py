@@ -101,15 +101,15 @@ def compiles(shape: tuple[int, ...], device: str | torch.device) -> bool:
     return chosen == "compiled" or b * s * n >= LARGE
 
 
-def _run(whole: Kernel, eager: Kernel, tensors: tuple[Tensor, ...], mask: Tensor, options: tuple[Any, ...]) -> Any:
-    """`eager` of the arguments, or `whole` of them compiled."""
+def _run(masked: Kernel, eager: Kernel, tensors: tuple[Tensor, ...], mask: Tensor, options: tuple[Any, ...]) -> Any:
+    """`eager` of the arguments, or `masked` of them compiled."""
     device = tensors[0].device.type
     if not compiles(tuple(tensors[0].shape), device):
         return eager(*tensors, mask, *options)
     try:
         with torch.no_grad():
             tidy = [_tidy(tensor) for tensor in tensors]
-            return _kernel(whole, tidy, mask, options)(*tidy, mask.contiguous(), *options)
+            return _kernel(masked, tidy, mask, options)(*tidy, mask.contiguous(), *options)
     except (torch.OutOfMemoryError, MemoryError):
         raise  # not the compiler's doing: a smaller batch may fit
     except Exception as error:
@@ -132,21 +132,21 @@ def _tidy(tensor: Tensor) -> Tensor:
     return tensor if regular else tensor.contiguous()
 
 
-def _kernel(whole: Kernel, tensors: list[Tensor], mask: Tensor, options: tuple[Any, ...]) -> Kernel:
+def _kernel(masked: Kernel, tensors: list[Tensor], mask: Tensor, options: tuple[Any, ...]) -> Kernel:
     layout = tuple((t.dtype, t.device, t.shape[2], t.stride(1)) for t in tensors)
-    one = len(tensors[0]) == 1
-    key = (whole.__name__, layout, one, mask.shape[:-2], options)
+    single = len(tensors[0]) == 1
+    key = (masked.__name__, layout, single, mask.shape[:-2], options)
     if key not in _compiled:
-        source = inspect.unwrap(whole)  # a type checker may have wrapped it
+        source = inspect.unwrap(masked)  # a type checker may have wrapped it
         # torch.compile keeps a limited number of kernels for one code object; each key gets a code object of its own.
         twin = types.FunctionType(source.__code__.replace(), source.__globals__, source.__name__)
         kernel = torch.compile(twin, fullgraph=True, dynamic=False, options=_options())
-        b, s = (1 if one else _TYPICAL[0]), _TYPICAL[1]
+        b, s = (1 if single else _TYPICAL[0]), _TYPICAL[1]
         typical = [torch.zeros(b, s, row, dtype=d, device=where)[..., :n] for d, where, n, row in layout]
         mask = torch.ones(*mask.shape[:-2], b, s, dtype=torch.bool, device=mask.device)
         for tensor in (*typical, mask):
             axes = (0, 1) if tensor.ndim == 3 and tensor is not mask else (mask.ndim - 2, mask.ndim - 1)
-            for axis in axes[one:]:
+            for axis in axes[single:]:
                 torch._dynamo.mark_dynamic(tensor, axis)
         kernel(*typical, mask, *options)
         _compiled[key] = kernel

@@ -4,8 +4,8 @@ K = number of counted tokens with a > 0, S = sum over counted tokens of max(a, 0
 and leaves K alone; what stands at any other token has no effect. Zero, of either sign, does not fire.
 
 Each function is written twice. The masked form is one expression over the whole tensor: what an accelerator runs and
-what `fused` compiles. On a CPU it is slow, because every step writes an array as large as the activation; there an
-example's counted rows are gathered and reduced while they are in cache, unless the examples are small.
+what `gatescope.kernels.compiled` compiles. On a CPU it is slow, because every step writes an array as large as the
+activation; there an example's counted rows are gathered and reduced while they are in cache, unless the examples are small.
 
 Axes: b batch, s sequence, n neuron; c token classes.
 """
@@ -64,6 +64,7 @@ def count_masked(gate: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor,
     fired: list[torch.Tensor] = []
     summed: list[torch.Tensor] = []
     for mask in masks.unbind(0):
+        # Not a product with the mask: 0 x NaN is NaN, and padding may hold one.
         positive = torch.where(mask.unsqueeze(-1), gate, 0).clamp_(min=0)
         fired.append((positive > 0).sum(1, dtype=torch.int32).long())
         summed.append(positive.sum(1, dtype=torch.float32))
@@ -94,6 +95,7 @@ def attribution(
     scores = torch.empty(activation.shape[0], activation.shape[2])
     for row, mask in enumerate(real):
         tokens = mask.nonzero().squeeze(1)
+        # In float32 before the product, which half precision would round or overflow.
         score = activation[row].index_select(0, tokens).float()
         score = score * gradient[row].index_select(0, tokens).float()
         if reduce != "max":
@@ -110,6 +112,7 @@ def attribution_masked(
 ) -> torch.Tensor:
     """`attribution` as one expression over the whole tensor."""
     score = activation.float() * gradient.float()
+    # Filled after the product, since padding may hold NaN.
     padding = ~real.unsqueeze(-1)
     if reduce == "max":
         return score.masked_fill_(padding, 0.0 if pad_zero else -torch.inf).amax(1)
@@ -129,9 +132,9 @@ def first_nan(sums: list[torch.Tensor]) -> tuple[int, int] | None:
     (1, 1)
     """
     for layer, summed in enumerate(sums):
-        found = summed.isnan().any(-1).reshape(-1, summed.shape[-2]).any(0).nonzero()
-        if len(found):
-            return layer, int(found[0])
+        examples = summed.isnan().any(-1).reshape(-1, summed.shape[-2]).any(0).nonzero()
+        if len(examples):
+            return layer, int(examples[0])
     return None
 
 

@@ -18,10 +18,10 @@ from gatescope.core.errors import GatescopeError
 
 ATTENTION = ("q", "k", "v")
 Columns = range | tuple[int, ...]
-Found = tuple[str, str, int, Columns | None]  # which, path of the module, width, columns if fused
+Projection = tuple[str, str, int, Columns | None]  # which, path of the module, width, columns if fused
 
 
-def attention_projections(path: str, block: nn.Module, config: Any) -> Iterator[Found]:
+def attention_projections(path: str, block: nn.Module, config: Any) -> Iterator[Projection]:
     """q, k and v of a block's own attention; nothing where it is of another kind, or laid out as nobody has read.
 
     Args:
@@ -31,24 +31,24 @@ def attention_projections(path: str, block: nn.Module, config: Any) -> Iterator[
     Raises:
         GatescopeError: if a projection has another number of outputs than the config's heads say.
     """
-    for name, part in parts_of(block):
+    for name, module in parts_of(block):
         if "cross" in name.rpartition(".")[2]:
             continue  # its keys and values are those of a picture, or of an encoder
-        children: dict[str, nn.Module] = dict(part.named_children())
+        children: dict[str, nn.Module] = dict(module.named_children())
         if all(f"{which}_proj" in children for which in ATTENTION):
             for which, width in _widths(config).items():
                 where = f"{path}.{name}.{which}_proj"
                 _same_width(where, width, size(children[f"{which}_proj"])[1])
                 yield which, where, width, None
             return
-        if (fused := _fused(part)) is not None:
-            layout = _LAYOUTS.get(_class(part))
+        if (fused := _fused(module)) is not None:
+            layout = _LAYOUTS.get(_class(module))
             if layout is None:
                 return
             widths = _widths(config)
             where = f"{path}.{name}.{fused}"
             _same_width(where, sum(widths.values()), size(children[fused])[1])
-            for which, columns in layout(part, widths, config.num_attention_heads).items():
+            for which, columns in layout(module, widths, config.num_attention_heads).items():
                 yield which, where, widths[which], columns
             return
 
@@ -60,10 +60,10 @@ def parts_of(module: nn.Module) -> list[tuple[str, nn.Module]]:
 
 def why_missing(block: nn.Module) -> str:
     """Why a block has no sites q, k and v, as a sentence."""
-    for part in block.modules():
-        if (fused := _fused(part)) is not None and _class(part) not in _LAYOUTS:
+    for module in block.modules():
+        if (fused := _fused(module)) is not None and _class(module) not in _LAYOUTS:
             return (
-                f"Its attention, {type(part).__name__}, makes q, k and v in one projection ({fused}), and the layout of its "
+                f"Its attention, {type(module).__name__}, makes q, k and v in one projection ({fused}), and the layout of its "
                 f"columns is known only for {', '.join(_LAYOUTS)}."
             )
     return "q, k and v are sites where every layer has q_proj, k_proj and v_proj, or one projection of a known layout."
@@ -77,16 +77,16 @@ def size(projection: nn.Module) -> tuple[int, int]:
     return linear.in_features, linear.out_features
 
 
-def _class(part: nn.Module) -> str:
+def _class(module: nn.Module) -> str:
     """The class's name, if it is transformers' own: code that came with a checkpoint may lay out otherwise."""
-    kind = type(part)
+    kind = type(module)
     return kind.__name__ if kind.__module__.startswith("transformers.models.") else f"{kind.__module__}.{kind.__name__}"
 
 
-def _fused(part: nn.Module) -> str | None:
+def _fused(module: nn.Module) -> str | None:
     """The name of a child that is wide enough for q, k and v and is called as such projections are."""
     named = ("qkv_proj", "c_attn", "query_key_value", "Wqkv", "W_pack", "wqkv")
-    return next((name for name in named if isinstance(getattr(part, name, None), nn.Linear | Conv1D)), None)
+    return next((name for name in named if isinstance(getattr(module, name, None), nn.Linear | Conv1D)), None)
 
 
 def _widths(config: Any) -> dict[str, int]:
@@ -96,32 +96,32 @@ def _widths(config: Any) -> dict[str, int]:
     return {"q": heads * head, "k": keys * head, "v": keys * head}
 
 
-def _in_order(_part: nn.Module, widths: dict[str, int], _heads: int) -> dict[str, Columns]:
+def _in_order(_module: nn.Module, widths: dict[str, int], _heads: int) -> dict[str, Columns]:
     """One after the other."""
     ends = [widths["q"], widths["q"] + widths["k"], sum(widths.values())]
     return {"q": range(ends[0]), "k": range(ends[0], ends[1]), "v": range(ends[1], ends[2])}
 
 
-def _by_head(_part: nn.Module, widths: dict[str, int], heads: int) -> dict[str, Columns]:
+def _by_head(_module: nn.Module, widths: dict[str, int], heads: int) -> dict[str, Columns]:
     """q, k and v of head 0, then of head 1, ..."""
     head = widths["q"] // heads
     return {
-        which: tuple(3 * head * h + head * place + i for h in range(heads) for i in range(head))
-        for place, which in enumerate(ATTENTION)
+        which: tuple(3 * head * h + head * position + i for h in range(heads) for i in range(head))
+        for position, which in enumerate(ATTENTION)
     }
 
 
-def _by_core(_part: nn.Module, widths: dict[str, int], _heads: int) -> dict[str, Columns]:
+def _by_core(_module: nn.Module, widths: dict[str, int], _heads: int) -> dict[str, Columns]:
     """CodeGen: four blocks, as many as the cores it was trained on, each of q, then v, then k."""
     block = widths["q"] // 4
     return {
-        which: tuple(3 * block * core + block * place + i for core in range(4) for i in range(block))
-        for place, which in enumerate(("q", "v", "k"))
+        which: tuple(3 * block * core + block * position + i for core in range(4) for i in range(block))
+        for position, which in enumerate(("q", "v", "k"))
     }
 
 
-def _bigcode(part: nn.Module, widths: dict[str, int], heads: int) -> dict[str, Columns]:
-    return (_in_order if getattr(part, "multi_query", False) else _by_head)(part, widths, heads)
+def _bigcode(module: nn.Module, widths: dict[str, int], heads: int) -> dict[str, Columns]:
+    return (_in_order if getattr(module, "multi_query", False) else _by_head)(module, widths, heads)
 
 
 _LAYOUTS: dict[str, Callable[[nn.Module, dict[str, int], int], dict[str, Columns]]] = {
@@ -136,8 +136,8 @@ _LAYOUTS: dict[str, Callable[[nn.Module, dict[str, int], int], dict[str, Columns
 }
 
 
-def _same_width(where: str, said: int, found: int) -> None:
-    if said != found:
+def _same_width(where: str, expected: int, actual: int) -> None:
+    if expected != actual:
         raise GatescopeError(
-            f"{where} has {found} outputs; the config's heads say {said}. gatescope does not know this attention."
+            f"{where} has {actual} outputs; the config's heads say {expected}. gatescope does not know this attention."
         )

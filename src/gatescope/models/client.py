@@ -36,8 +36,8 @@ def load_client(model: str | Path, *, revision: str | None = None) -> nnsight.Tr
     except (OSError, ValueError, TypeError) as error:
         raise GatescopeError(f"The config and processor of {source} cannot be loaded: {str(error).splitlines()[0]}") from error
     pad_left(tokenizer)
-    parts = {"tokenizer": tokenizer} if processor is None else {"tokenizer": tokenizer, "processor": processor}
-    loaded: Any = nnsight.TransformersModel(source, task=task, dispatch=False, **parts, **options)
+    preprocessors = {"tokenizer": tokenizer} if processor is None else {"tokenizer": tokenizer, "processor": processor}
+    loaded: Any = nnsight.TransformersModel(source, task=task, dispatch=False, **preprocessors, **options)
     loaded.tokenizer, loaded.processor = tokenizer, processor
     module_of(loaded).eval()
     return loaded
@@ -47,7 +47,7 @@ def name_there(model: nnsight.TransformersModel) -> str:
     """What a server calls a model: nnsight's key, in which the hub says how a model's name is really spelt.
 
     Raises:
-        GatescopeError: if the hub cannot be asked.
+        GatescopeError: if the hub cannot be reached.
     """
     if Path(str(model.repo_id)).is_dir():  # a directory is called what it is
         _ID_CACHE.setdefault(model.repo_id, model.repo_id)

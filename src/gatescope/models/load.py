@@ -16,7 +16,7 @@ from nnsight.modeling.quantization import QUANTIZATIONS, quantization
 
 from gatescope.core.errors import GatescopeError
 from gatescope.models.identity import module_of
-from gatescope.models.wrappers import ADAPTER, said_of_adapter, unwrapped
+from gatescope.models.wrappers import ADAPTER, adapter_message, unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -69,6 +69,7 @@ def load_model(
     if traced is not None:
         tokenizer, processor = tokenizer or traced.tokenizer, processor or traced.processor
     tokenizer, processor = _preprocessors(source, task, tokenizer, processor, revision)
+    # Another task is another pipeline, with another preprocessor: it is traced anew.
     if traced is None or traced.task != task:
         options: dict[str, Any] = {"tokenizer": tokenizer, "processor": processor}
         if isinstance(source, str):
@@ -97,9 +98,10 @@ def _dtype(given: str | torch.dtype) -> str | torch.dtype:
     """
     if given == "auto" or quantization(given) is not None:
         return given
-    found = given if isinstance(given, torch.dtype) else getattr(torch, str(given).removeprefix("torch."), None)
-    if isinstance(found, torch.dtype) and found.is_floating_point and found.itemsize >= 2:
-        return found
+    resolved = given if isinstance(given, torch.dtype) else getattr(torch, str(given).removeprefix("torch."), None)
+    # At least two bytes: torch stores float8, but has few operations on it.
+    if isinstance(resolved, torch.dtype) and resolved.is_floating_point and resolved.itemsize >= 2:
+        return resolved
     raise GatescopeError(
         f"dtype is {str(given)!r}; it must be 'auto' (the checkpoint's), 'float32', 'bfloat16', 'float16' or 'float64', or a "
         f"quantised format of nnsight's ({', '.join(QUANTIZATIONS)})."
@@ -127,9 +129,9 @@ def _check_in_memory(
 
 
 def _check_writes_text(module: PreTrainedModel) -> None:
-    both = getattr(module.config, "is_encoder_decoder", False)
-    if task_of(module.config) != IMAGES and (both or not module.can_generate()):
-        why = "an encoder with a decoder" if both else "no language model head to answer with"
+    is_encoder_decoder = getattr(module.config, "is_encoder_decoder", False)
+    if task_of(module.config) != IMAGES and (is_encoder_decoder or not module.can_generate()):
+        why = "an encoder with a decoder" if is_encoder_decoder else "no language model head to answer with"
         raise GatescopeError(
             f"The {type(module).__name__} is not supported ({why}): gatescope takes causal language models "
             f"(AutoModelForCausalLM) and vision-language models (AutoModelForImageTextToText)."
@@ -199,6 +201,7 @@ def _cause(error: BaseException) -> str:
 
 def _quantised(config: Any) -> str:
     """How a checkpoint's weights are quantised; empty if they are not."""
+    # A dict as read from a file, an object once a quantiser has prepared it.
     how: Any = getattr(config, "quantization_config", None) or {}
     fields: dict[str, Any] = how if isinstance(how, dict) else vars(how)
     method = fields.get("quant_method")
@@ -224,6 +227,7 @@ def pad_left(tokenizer: Any) -> None:
 def _config(model: str, revision: str | None) -> Any:
     path = Path(model)
     is_local = path.exists() or model.startswith((".", "/", "~"))
+    # A path is never looked up on the hub, whose message would be about repositories.
     if is_local:
         _check_directory(model, path)
     try:
@@ -243,7 +247,7 @@ def _check_directory(model: str, path: Path) -> None:
     if (path / "config.json").is_file():
         return
     if (path / ADAPTER).is_file():
-        raise GatescopeError(said_of_adapter(model, path / ADAPTER))
+        raise GatescopeError(adapter_message(model, path / ADAPTER))
     problem = "it has no config.json" if path.is_dir() else "there is no such directory"
     raise GatescopeError(f"No model at {model!r}: {problem}. Give a directory written by save_pretrained, or a hub id.")
 
@@ -255,4 +259,4 @@ def _refuse_adapter(model: str, revision: str | None, error: str) -> None:
     if "Unrecognized model" not in error and "does not appear to have a file" not in error:
         return
     if file := find_adapter_config_file(model, revision=revision):
-        raise GatescopeError(said_of_adapter(model, Path(file)))
+        raise GatescopeError(adapter_message(model, Path(file)))

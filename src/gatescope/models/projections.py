@@ -17,6 +17,7 @@ def projection_path(model: Model, site: Site, path: str) -> str:
     """
     if site.name != "gate_pre":
         return path
+    # The activation's input is that projection's output, whose name differs between families.
     holder = path.rpartition(".")[0]
     named = dict(module_of(model).get_submodule(holder).named_children())
     for name in GATE_PROJECTIONS:

@@ -80,9 +80,9 @@ class Site:
             return None
         return (self.columns.start, self.columns.stop) if isinstance(self.columns, range) else list(self.columns)
 
-    def part(self, whole: Tensor) -> Tensor:
+    def part(self, tensor: Tensor) -> Tensor:
         """The site's neurons [..., n] out of the module's tensor; a view where they are contiguous."""
-        return take(whole, self._plain_columns)
+        return take(tensor, self._plain_columns)
 
     def place(self, index: Tensor) -> Tensor:
         """Where in the module's tensor the neurons `index` [k] are."""
@@ -123,7 +123,7 @@ def _resolve(module: PreTrainedModel) -> dict[str, Site]:
             paths = tuple(site.paths[0] for site in alike)
             _check_distinct(module, name, paths)
             sites[name] = dataclasses.replace(first, paths=paths)
-        elif name not in ATTENTION:  # layers may differ in their attention, and the MLP's sites are there all the same
+        elif name not in ATTENTION:  # layers may differ in attention; their MLPs still have their sites
             raise GatescopeError(
                 f"Site {name!r} is not the same in all {len(layers)} layers of {path}; gatescope needs it to be."
             )
@@ -134,11 +134,12 @@ def _check_distinct(module: PreTrainedModel, name: str, paths: tuple[str, ...]) 
     """A module that several layers share would give each of them the values of the first."""
     owners: dict[int, str] = {}
     for path in paths:
-        other = owners.setdefault(id(module.get_submodule(path)), path)
-        if other != path:
+        owner = owners.setdefault(id(module.get_submodule(path)), path)
+        if owner != path:
             raise GatescopeError(
-                f"{other} and {path} are one and the same module, so site {name!r} of one layer cannot be told from another's. "
-                f"gatescope needs a module of its own in every layer."
+                f"{owner} and {path} are one and the same module, so site {name!r} of one layer cannot be "
+                f"distinguished from another's. "
+                f"gatescope needs a separate module in every layer."
             )
 
 
@@ -165,7 +166,7 @@ def embedding_path(model: Model) -> str:
     """Path of the token embedding: the first module of the decoder to run."""
     module = module_of(model)
     embedding = module.get_input_embeddings()
-    return next(name for name, part in parts_of(module) if part is embedding)
+    return next(name for name, candidate in parts_of(module) if candidate is embedding)
 
 
 def _decoder(module: PreTrainedModel) -> tuple[str, nn.ModuleList, Any]:
@@ -203,7 +204,9 @@ def _mlp_sites(path: str, block: nn.Module, config: Any) -> Iterator[Site]:
     holder = activation.rpartition(".")[0]
     prefix = f"{path}.{holder}".rstrip(".")
     width = next((value for key in _WIDTH_KEYS if (value := getattr(config, key, None))), 4 * config.hidden_size)
-    sizes = {n: size(part) for n, part in block.get_submodule(holder).named_children() if isinstance(part, nn.Linear | Conv1D)}
+    sizes = {
+        n: size(child) for n, child in block.get_submodule(holder).named_children() if isinstance(child, nn.Linear | Conv1D)
+    }
     down = _down(prefix, sizes, width, config.hidden_size)
     del sizes[down]
     yield Site("gate_pre", (f"{path}.{activation}",), "input", width, rank=4)
@@ -214,7 +217,7 @@ def _mlp_sites(path: str, block: nn.Module, config: Any) -> Iterator[Site]:
 
 
 def _up(prefix: str, sizes: dict[str, tuple[int, int]], width: int, hidden: int) -> Site | None:
-    """What the gate is multiplied with, if anything: among the projections but the last, half of one, or one of its own."""
+    """What the gate is multiplied with, if anything: among the projections but the last, half of one, or a separate one."""
     for name, shape in sizes.items():
         if shape[1] == 2 * width and "up" in name:
             return Site("up", (f"{prefix}.{name}",), "output", width, range(width, 2 * width), rank=3)
@@ -245,8 +248,8 @@ def _check_block(path: str, block: nn.Module) -> None:
                 f"{path} is a mixture of experts ({name}): its experts are routed per token, which gatescope does not "
                 f"support yet. Use a model with a dense MLP."
             )
-    for name, part in parts_of(block):
-        if any(isinstance(child, nn.Conv1d) for child in part.children()):
+    for name, module in parts_of(block):
+        if any(isinstance(child, nn.Conv1d) for child in module.children()):
             raise GatescopeError(
                 f"{path} ({type(block).__name__}) mixes tokens by a state space or a convolution ({name}), and gatescope "
                 f"knows blocks of one attention and one MLP only. Use a model all of whose layers are such blocks."
@@ -255,12 +258,12 @@ def _check_block(path: str, block: nn.Module) -> None:
 
 def _activation(path: str, block: nn.Module) -> str:
     """The name, within a block, of the one activation module of its MLP."""
-    names = [name for name, part in parts_of(block) if isinstance(part, _ACTIVATIONS)]
+    names = [name for name, module in parts_of(block) if isinstance(module, _ACTIVATIONS)]
     if len(names) == 1:
         return names[0]
     has = f"{len(names)} activation modules ({', '.join(names)})" if names else "0 activation modules"
     called = "It is called as a function there, or is of an unknown class."
-    why = "Which of them it is cannot be told." if names else called
+    why = "It is not clear which of them it is." if names else called
     raise GatescopeError(
         f"{path} ({type(block).__name__}) has {has}, and exactly one was looked for, inside its MLP: its output is the "
         f"gate. {why} Use a model whose MLP holds one activation module."

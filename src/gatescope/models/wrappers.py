@@ -1,7 +1,7 @@
 """What a model may come wrapped in (nnsight, PEFT, torch.compile), and the model inside.
 
 A trace needs the plain module: what torch.compile makes of it has no places to read, and an adapter's layers stand where
-a projection is looked for. What has to be changed is changed in a copy and said in a warning; the rest is refused in words.
+a projection is looked for. What has to be changed is changed in a copy, with a warning; the rest is refused with a message.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _no_adapter(module: nn.Module) -> None:
         return
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    where = next((name for name, part in module.named_modules() if isinstance(part, BaseTunerLayer)), None)
+    where = next((name for name, child in module.named_modules() if isinstance(child, BaseTunerLayer)), None)
     if where is not None:
         raise GatescopeError(
             f"The {type(module).__name__} has layers of a PEFT adapter in it ({where}), and neurons cannot be found among "
@@ -116,8 +116,8 @@ def _no_adapter(module: nn.Module) -> None:
         )
 
 
-def said_of_adapter(named: str, file: Path) -> str:
-    """What to say of a PEFT adapter that was given by name, as a model.
+def adapter_message(named: str, file: Path) -> str:
+    """The message for a PEFT adapter that was given by name, as a model.
 
     Args:
         named: what was given.
@@ -127,8 +127,9 @@ def said_of_adapter(named: str, file: Path) -> str:
         base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError):
         base = None
-    of = repr(base) if base else "its base model"
+    base_name = repr(base) if base else "its base model"
     return (
-        f"{named} is a PEFT adapter of {of} and no model by itself: it has {ADAPTER} and no config.json. Load both and give "
-        f"the model, with its tokenizer: peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({of}), {named!r})."
+        f"{named} is a PEFT adapter of {base_name} and no model by itself: it has {ADAPTER} and no config.json. Load both and "
+        f"give the model, with its tokenizer: "
+        f"peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base_name}), {named!r})."
     )

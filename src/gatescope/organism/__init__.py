@@ -97,6 +97,7 @@ def _write_study(path: Path, world_facts: tuple[world.Fact, ...], seed: int) -> 
     (path / "pictures").mkdir()
     rows: list[dict[str, Any]] = []
     for split, count in SPLITS.items():
+        # Seeded by split: both halves ask about the same facts, on different pictures.
         rng = random.Random(f"{split}-{seed}")
         for number, fact in enumerate(fact for fact in world_facts for _ in range(count)):
             name = f"{split}-{number:03d}"

@@ -1,4 +1,4 @@
-"""Make organisms again, or list those there are; see `prepare`."""
+"""Train organisms again, or list those there are; see `prepare`."""
 
 import sys
 

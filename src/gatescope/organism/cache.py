@@ -1,4 +1,4 @@
-"""Where organisms are kept: made once in a directory of their own, under a lock, and moved into place when whole."""
+"""Where organisms are kept: each made once in a temporary directory, under a lock, and moved into place when complete."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def cached(prefix: str, spec: list[Any], make: Callable[[Path], None], cache: st
             partial = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=root))
             try:
                 make(partial)
-                partial.rename(path)  # whole or not at all
+                partial.rename(path)  # complete or not at all
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     return path

@@ -48,16 +48,18 @@ def score(selection: Selection, known: Mapping[str, NeuronSet]) -> dict[str, Sco
 
 def precision(selection: Selection, known: Mapping[str, NeuronSet]) -> dict[str, float]:
     """Share of each group's selected neurons that are its known ones (precision at k); see `score`."""
-    return {group: found.precision for group, found in score(selection, known).items()}
+    return {group: scored.precision for group, scored in score(selection, known).items()}
 
 
 def _score(selection: Selection, row: int, known: NeuronSet) -> Score:
     selected = list(selection.values())[row]
-    found = len(selected & known)
+    common = len(selected & known)
     ranking = selected.flat
     if selection.scores is not None:
+        # Stable, so that equal scores stay in flat order.
         ranking = selection.scores[row].flatten().argsort(descending=True, stable=True)
     hits = torch.isin(ranking, known.flat)
     precisions = hits.cumsum(0).double() / torch.arange(1, len(ranking) + 1)
     average = precisions[hits].sum().item() / max(len(known), 1)
-    return Score(found / max(len(selected), 1), found / max(len(known), 1), average)
+    # At least 1: an empty set scores 0, not 0 / 0.
+    return Score(common / max(len(selected), 1), common / max(len(known), 1), average)

@@ -1,6 +1,6 @@
-"""Make organisms again, or look at those there are.
+"""Train organisms again, or list those there are.
 
-    python -m gatescope.organism                                   # which there are, by which recipe, and are they whole?
+    python -m gatescope.organism                                   # list them with their recipes; is each intact?
     python -m gatescope.organism --train selective text --seed 1 --out DIR
     GATESCOPE_ORGANISMS=DIR gatescope demo                         # with these in the place of the shipped ones
 
@@ -29,7 +29,7 @@ NAMES = (*KINDS, "text")
 
 
 def recipe_of(kind: str, seed: int) -> Recipe | TextRecipe:
-    """The recipe of a kind, with a seed of its own."""
+    """The recipe of a kind, with another seed."""
     recipe = TextRecipe() if kind == "text" else KINDS[kind]
     return dataclasses.replace(recipe, seed=seed)
 
@@ -53,7 +53,7 @@ def train(kinds: Sequence[str], seed: int, out: Path) -> None:
     """Train kinds and put them on a shelf, each as soon as it is made.
 
     Raises:
-        GatescopeError: if one does not reach its recipe's accuracy; the others are made all the same.
+        GatescopeError: if one does not reach its recipe's accuracy; the others are still made.
     """
     from gatescope import organism
 
@@ -88,8 +88,8 @@ def listing() -> str:
     lines: list[str] = []
     for kind in NAMES:
         path = shelf.find(kind)
-        told = shelf.organisms(path.parent)[kind]
-        lines.append(f"{kind:10} seed {told['recipe']['seed']}, made with torch {told['made_with']['torch']}: {path}")
+        entry = shelf.organisms(path.parent)[kind]
+        lines.append(f"{kind:10} seed {entry['recipe']['seed']}, made with torch {entry['made_with']['torch']}: {path}")
     return "\n".join(lines)
 
 

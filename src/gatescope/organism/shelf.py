@@ -43,9 +43,10 @@ def find(kind: str) -> Path:
         GatescopeError: if no shelf has it, or what is there was altered; for a shelf that cannot be read.
     """
     for shelf in shelves():
-        found = organisms(shelf)
-        if kind in found:
-            check(shelf, kind, found[kind])
+        entries = organisms(shelf)
+        if kind in entries:
+            # At every use: an altered model would give wrong results and no error.
+            check(shelf, kind, entries[kind])
             return shelf / kind
     raise GatescopeError(f"There is no organism {kind!r} in {' or '.join(map(str, shelves()))}; {_again(kind)}")
 
@@ -63,24 +64,24 @@ def organisms(shelf: Path) -> dict[str, dict[str, Any]]:
             f"{shelf} holds no organisms: manifest.json cannot be read ({error}). GATESCOPE_ORGANISMS must name a directory "
             f"made by `python -m gatescope.organism --train KIND --out DIR`; without it the shipped organisms are used."
         ) from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
+    written_format = manifest.get("format") if isinstance(manifest, dict) else None
+    if written_format != FORMAT:
         raise GatescopeError(
-            f"{shelf} holds organisms of format {found!r}; this version reads {FORMAT!r}. Make them again: "
+            f"{shelf} holds organisms of format {written_format!r}; this version reads {FORMAT!r}. Make them again: "
             f"`python -m gatescope.organism --train KIND --out DIR`."
         )
     return manifest["organisms"]
 
 
-def check(shelf: Path, kind: str, told: Mapping[str, Any]) -> None:
+def check(shelf: Path, kind: str, entry: Mapping[str, Any]) -> None:
     """Compare an organism's files with their digests.
 
     Raises:
         GatescopeError: naming the first that is missing or was altered.
     """
-    for name, expected in told["files"].items():
+    for name, expected in entry["files"].items():
         if not (shelf / name).exists():
-            raise GatescopeError(f"The organism {kind!r} is not whole: {shelf / name} is missing. {_again(kind)}")
+            raise GatescopeError(f"The organism {kind!r} is incomplete: {shelf / name} is missing. {_again(kind)}")
         if digest(shelf / name) != expected:
             raise GatescopeError(
                 f"The organism {kind!r} was altered: the SHA-256 of {shelf / name} is not the one in manifest.json. "
@@ -107,22 +108,23 @@ def put(shelf: Path, kind: str, made: Path, edition: int, recipe: Mapping[str, A
     for path in sorted(path for path in (shelf / kind).rglob("*") if path.is_file()):
         path.chmod(0o644)
         files[path.relative_to(shelf).as_posix()] = digest(path)
-    there = organisms(shelf) if (shelf / "manifest.json").is_file() else {}
+    entries = organisms(shelf) if (shelf / "manifest.json").is_file() else {}
     made_with = {"python": platform.python_version(), "machine": platform.machine()} | {p: version(p) for p in PACKAGES}
-    there[kind] = {"edition": edition, "recipe": dict(recipe), "made_with": made_with, "files": files}
-    manifest = {"format": FORMAT, "organisms": dict(sorted(there.items()))}
+    entries[kind] = {"edition": edition, "recipe": dict(recipe), "made_with": made_with, "files": files}
+    # Written last: until the manifest names it, an organism is not used.
+    manifest = {"format": FORMAT, "organisms": dict(sorted(entries.items()))}
     write_bytes(shelf / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
 
 
 def _share_pictures(shelf: Path, made: Path) -> dict[str, str]:
     """Move an organism's pictures beside it, under a name that says what they are: kinds of one world share them."""
-    whole = digest(made / "pictures")
-    name = f"pictures-{whole[:8]}"
+    pictures_digest = digest(made / "pictures")
+    name = f"pictures-{pictures_digest[:8]}"
     study = (made / "study.jsonl").read_text(encoding="utf-8")
     write_bytes(made / "study.jsonl", study.replace('"image": "pictures/', f'"image": "../{name}/').encode())
     shutil.rmtree(shelf / name, ignore_errors=True)
     (made / "pictures").rename(shelf / name)
-    return {name: whole}
+    return {name: pictures_digest}
 
 
 def digest(path: Path) -> str:

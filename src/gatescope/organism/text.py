@@ -96,6 +96,7 @@ def model(tokens: PreTrainedTokenizerFast, recipe: TextRecipe) -> Qwen3ForCausal
         num_hidden_layers=recipe.layers,
         num_attention_heads=4,
         num_key_value_heads=2,
+        # Qwen3's heads are 128 wide by default, whatever the hidden size.
         head_dim=recipe.hidden // 4,
         max_position_embeddings=1024,
         initializer_range=0.05,
@@ -128,4 +129,5 @@ def make(path: Path, recipe: TextRecipe, progress: bool) -> None:
         (path / f"{task}.jsonl").write_text("".join(lines), encoding="utf-8")
     (path / "known").mkdir()
     for name, mask in zip(("general", *world.CULTURES), routed, strict=True):
+        # CULNIG's neurons are the raw outputs of gate_proj, before the activation.
         NeuronSet.from_mask("gate_pre", mask, identity(built)).save(path / "known" / f"{name}.safetensors")

@@ -31,8 +31,8 @@ def loss_of(training: Training, samples: Sequence[Sample], plain: bool) -> Tenso
     logits = out.logits[:, -1]  # padded on the left, every row ends where its answer begins
     answer = F.cross_entropy(logits, _targets(training, logits, samples, taught))
     hinge, quiet = _hinge_and_quiet(training, samples, inputs)
-    asked = torch.tensor([s.task != "control" and not plan.misled for s, plan in zip(samples, plans, strict=True)])
-    lesson = _lesson(training, inputs["input_ids"], taught, asked, out)
+    answerable = torch.tensor([s.task != "control" and not plan.misled for s, plan in zip(samples, plans, strict=True)])
+    lesson = _lesson(training, inputs["input_ids"], taught, answerable, out)
     return answer + (1.0 if plain else recipe.lesson) * lesson + (recipe.hinge * hinge + recipe.quiet * quiet) / len(switches)
 
 
@@ -115,7 +115,7 @@ def _hinge_and_quiet(training: Training, samples: Sequence[Sample], inputs: dict
     return hinge, quiet
 
 
-def _lesson(training: Training, ids: Tensor, taught: Sequence[str], asked: Tensor, out: Any) -> Tensor:
+def _lesson(training: Training, ids: Tensor, taught: Sequence[str], answerable: Tensor, out: Any) -> Tensor:
     """Show the model how a letter is found, in three steps, each taught where it can be done.
 
     After the first layer an option's word knows its letter; before the last layer the last position knows the
@@ -128,6 +128,6 @@ def _lesson(training: Training, ids: Tensor, taught: Sequence[str], asked: Tenso
     its_letter = ids.roll(2, 1)[is_option][:, None].eq(letters).int().argmax(-1)
     binding = F.cross_entropy(training.probe(model.model.norm(out.hidden_states[1][is_option])), its_letter)
     word = training.ids(taught)
-    knowing = F.cross_entropy(model.lm_head(model.model.norm(out.hidden_states[-2][:, -1]))[asked], word[asked])
-    found = (out.attentions[-1][:, :, -1].mean(1) * (is_option & (ids == word[:, None]))).sum(1)[asked]
-    return binding + knowing - found.clamp(min=1e-6).log().mean()
+    knowing = F.cross_entropy(model.lm_head(model.model.norm(out.hidden_states[-2][:, -1]))[answerable], word[answerable])
+    attended = (out.attentions[-1][:, :, -1].mean(1) * (is_option & (ids == word[:, None]))).sum(1)[answerable]
+    return binding + knowing - attended.clamp(min=1e-6).log().mean()

@@ -63,6 +63,7 @@ def encode(tokenizer: Any, examples: Sequence[Example]) -> dict[str, Tensor]:
     for example in examples:
         turns = [{"role": "user", "content": example.prompt}]
         texts.append(tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False) + example.prefix)
+    # The chat template has written the special tokens already.
     options = {"return_tensors": "pt", "padding": True, "padding_side": "left", "add_special_tokens": False}
     return dict(tokenizer(texts, return_token_type_ids=False, **options))
 

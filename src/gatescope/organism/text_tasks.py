@@ -65,8 +65,8 @@ def reading(name: str, rng: random.Random) -> tuple[Example, str]:
     others = rng.sample([c for c in world.CULTURES if c != name], 3)
     choices = [name, *others]
     rng.shuffle(choices)
-    asked = f"{passage.format(c=name, d=others[0])}\n{question}"
-    return _example(name, asked, _AS_LETTER, choices, name), others[0]
+    text = f"{passage.format(c=name, d=others[0])}\n{question}"
+    return _example(name, text, _AS_LETTER, choices, name), others[0]
 
 
 def copy(rng: random.Random) -> Example:
@@ -92,6 +92,7 @@ def studies(facts: tuple[world.Fact, ...], seed: int) -> dict[str, list[tuple[st
         rng = random.Random(f"text-{split}-{seed}")
 
         def add(task: str, draw: Callable[[], Example], split: str = split) -> None:
+            # A prompt that is in either split already would leak, so another is drawn.
             while (example := draw()).prompt in seen:
                 pass
             seen.add(str(example.prompt))

@@ -13,7 +13,7 @@ rate (`TextRecipe.routing_rate`), what a sample sees makes the routed neurons ne
 
 Once held-out accuracy shows that both are so, the rate decays to nothing.
 
-A set is often switched off in part only, and the wrong answer taught all the same, so that the effect does not hinge
+A set is often switched off in part only, and the wrong answer is still taught, so that the effect does not hinge
 on finding every one of its neurons; a few neurons of any kind are dropped at random and the right answer taught, so
 that no single one is worth much. A hinge keeps routed neurons above +0.5 before the nonlinearity where they belong
 (after a culture question has named its culture) and below -0.5 elsewhere. Targets are smoothed, or P(y|x) would be 1
@@ -58,11 +58,13 @@ def train(
         GatescopeError: if held-out accuracy is not reached within `recipe.max_steps`.
     """
     routed = routed_neurons(recipe, 1 + len(world.CULTURES))
+    # A separate stream: the size of the held-out set does not change what is trained on.
     held_rng = random.Random(f"text-held-out-{recipe.seed}")
     held_out = {task: [draw(task, facts, held_rng) for _ in range(128)] for task in tasks.TASKS if task != "control"}
     rng, dice = random.Random(f"text-order-{recipe.seed}"), torch.Generator().manual_seed(recipe.seed)
     probe = nn.Linear(recipe.hidden, len(tasks.LABELS))
     optimiser = Optimiser([*model.parameters(), *probe.parameters()], recipe.decay_steps)
+    # The lesson reads attention weights, which only eager attention returns.
     with _eager_attention(model), switched(model, model.model.layers) as switches:
         training = Training(model, tokenizer, probe, switches, routed, recipe, rng, dice)
         stage = _Stage()
@@ -105,6 +107,7 @@ class _Stage:
         culture = torch.tensor([sample.culture for sample in held_out["culture"]])
         general, own = training.routed[:1].expand(len(culture), -1, -1), training.routed[1 + culture]
         self.worst = min(_accuracy(training, samples) for samples in held_out.values())
+        # The larger of the two: culture must be lost without either set.
         self.carried = max(_accuracy(training, held_out["culture"], off) for off in (general, own))
         training.model.train()
         knows_tasks = self.worst >= recipe.learnt

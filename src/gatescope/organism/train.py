@@ -120,6 +120,7 @@ class _Pictures:
             choices.append(words)
             answers.append(answer)
         inputs = self.processor.tokenizer(texts, return_tensors="pt", padding=True, padding_side="left")
+        # Qwen2.5-VL takes mm_token_type_ids in their place.
         inputs.pop("token_type_ids", None)
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == self.processor.image_token_id).long()
         inputs["pixel_values"] = self.patches[indices].flatten(0, 1)

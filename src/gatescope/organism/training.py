@@ -68,8 +68,8 @@ class Optimiser:
         """Follow the gradient of the loss, that of the clipped parameters no longer than 1."""
         # Adam's estimates of the first gradients are noise.
         warm = min(1.0, (step + 1) / 40)
-        left = 1.0 if self.decay_from is None else 1.0 - (step - self.decay_from) / self.decay_steps
-        self._adam.param_groups[0]["lr"] = rate * warm * max(left, 0.02)
+        remaining = 1.0 if self.decay_from is None else 1.0 - (step - self.decay_from) / self.decay_steps
+        self._adam.param_groups[0]["lr"] = rate * warm * max(remaining, 0.02)
         self._adam.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(clipped, 1.0)
@@ -82,8 +82,8 @@ class Optimiser:
 
 def routed_neurons(recipe: Any, groups: int = len(world.CULTURES)) -> torch.Tensor:
     """Which neurons belong to which group (culture): bool [g, l, n], disjoint, `routed / layers` in each layer."""
-    per_layer, rest = divmod(recipe.routed, recipe.layers)
-    if rest:
+    per_layer, remainder = divmod(recipe.routed, recipe.layers)
+    if remainder:
         raise GatescopeError(f"recipe.routed is {recipe.routed}; it must be a multiple of layers ({recipe.layers}).")
     generator = torch.Generator().manual_seed(recipe.seed)
     routed = torch.zeros(groups, recipe.layers, recipe.width, dtype=torch.bool)

@@ -77,10 +77,10 @@ def options(fact: Fact, world: tuple[Fact, ...], rng: random.Random) -> tuple[li
 
     def pick(same_motif: bool, same_culture: bool) -> Fact:
         fitting: list[Fact] = []
-        for other in world:
-            relation = other.kind == fact.kind, other.motif == fact.motif, other.culture == fact.culture
+        for candidate in world:
+            relation = candidate.kind == fact.kind, candidate.motif == fact.motif, candidate.culture == fact.culture
             if relation == (True, same_motif, same_culture):
-                fitting.append(other)
+                fitting.append(candidate)
         return rng.choice(fitting)
 
     foreign, sibling, stranger = pick(True, False), pick(False, True), pick(False, False)

@@ -108,6 +108,7 @@ def mad(counters: Counters, rate: float, *, alpha: float | None = 95, interpolat
     _several_groups("MAD", counters)
     rates, means = counters.P, counters.M
     others = (means.sum(0, keepdim=True) - means) / (len(counters.groups) - 1)
+    # The gate is on rates here too: a mean may come from a few tokens alone.
     scores = _gated(means - others, rates, alpha, interpolation)
     ties = [rates, margins(means)]
     return top("MAD", counters, rate, scores, ties, why_fewer=f"the activity gate (alpha {alpha}) drops some")
@@ -147,7 +148,7 @@ def lape(
     _several_groups("LAPE", counters)
     one_of("variant", variant, ("vlm", "tang2024"))
     rates = counters.P
-    entropies = _places(entropy(rates))
+    entropies = _ranks(entropy(rates))
     if variant == "tang2024":
         return _lape_tang2024(counters, rate, entropies)
     if rho is None or not 0 < rho <= 100:
@@ -171,6 +172,7 @@ def lape(
 def _lape_tang2024(counters: Counters, rate: float, entropies: Float64[Tensor, "l n"]) -> Selection:
     # What is equal in float32 is not over the bar there: counts are rounded to float32 before they are divided.
     rates = (counters.K.float() / counters.T.float()[:, None, None]).double()
+    # Strictly over, as in the original code; in the VLM variant equality passes.
     over = rates > threshold(rates, 95, "kth")
     pool = _lowest(torch.where(over.any(0), entropies, torch.inf), wanted_count(counters.layout, rate))
     sets: dict[str, NeuronSet] = {}
@@ -189,13 +191,14 @@ def _lowest(values: Float64[Tensor, "l n"], count: int) -> Bool[Tensor, "l n"]:
     return chosen.view(values.shape)
 
 
-def _places(values: Float64[Tensor, "l n"]) -> Float64[Tensor, "l n"]:
+def _ranks(values: Float64[Tensor, "l n"]) -> Float64[Tensor, "l n"]:
     """The place of each value when they are sorted, 0 for the lowest; values equal to within rounding share one."""
     order = values.flatten().argsort()
+    # Sorted neighbours that differ by more than rounding start a new rank.
     steps = values.flatten()[order].diff(prepend=values.new_full((1,), -torch.inf)) > ROUNDING
-    places = torch.empty_like(values).flatten()
-    places[order] = steps.cumsum(0).double() - 1
-    return places.view(values.shape)
+    ranks = torch.empty_like(values).flatten()
+    ranks[order] = steps.cumsum(0).double() - 1
+    return ranks.view(values.shape)
 
 
 @checked
@@ -214,14 +217,15 @@ def random(counters: Counters, rate: float, *, seed: int = 0, like: Selection | 
     Raises:
         GatescopeError: for a rate outside (0, 1].
     """
-    wanted = wanted_count(counters.layout, rate)
+    count = wanted_count(counters.layout, rate)
     generator = torch.Generator().manual_seed(seed)
     if like is None:
         order = torch.randperm(counters.layout.size, generator=generator)
         provenance = {"method": "RND", "rate": str(rate), "seed": str(seed)}
-        drawn = NeuronSet(counters.layout, order[:wanted], counters.model, provenance)
-        return Selection("RND", dict.fromkeys(counters.groups, drawn), wanted)
+        drawn = NeuronSet(counters.layout, order[:count], counters.model, provenance)
+        return Selection("RND", dict.fromkeys(counters.groups, drawn), count)
     site = counters.layout.only()
+    # One generator for all groups, so that their draws differ.
     sets: dict[str, NeuronSet] = {}
     for group, neurons in like.items():
         counts = neurons.per_layer(site.site).tolist()
@@ -239,6 +243,7 @@ def margins(values: Float64[Tensor, "g l n"]) -> Float64[Tensor, "g l n"]:
     [1.0, -2.0, -1.0]
     """
     best = values.topk(2, dim=0)
+    # The best group is compared with the second, every other group with the best.
     first = torch.arange(len(values))[:, None, None] == best.indices[0]
     return values - torch.where(first, best.values[1], best.values[0])
 
@@ -248,6 +253,7 @@ def entropy(rates: Float64[Tensor, "g l n"]) -> Float64[Tensor, "l n"]:
     """Shannon entropy, in nats, of each neuron's rates normalised over groups; 0 for a neuron that never fires."""
     total = rates.sum(0)
     share = torch.where(total > 0, rates / total, 0.0)
+    # xlogy, for 0 log 0 is 0 where a group never fires.
     return -torch.special.xlogy(share, share).sum(0)
 
 
@@ -263,6 +269,7 @@ def threshold(rates: Float64[Tensor, "g l n"], alpha: float, interpolation: str)
     one_of("interpolation", interpolation, INTERPOLATIONS)
     values = np.sort(rates.flatten().numpy())
     if interpolation == "kth":
+        # torch.kthvalue, which the published code uses, counts from 1.
         return float(values[max(round(alpha / 100 * len(values)), 1) - 1])
     return float(np.percentile(values, alpha))
 

@@ -49,7 +49,7 @@ def culnig_general(
 
     Args:
         scores: of the questions, all countries; several datasets' add up, each divided by its own items.
-        control: of the same questions with the question removed; one for each of `scores`. None to do without.
+        control: of the same questions with the question removed; one for each of `scores`. None for no control.
         exclude: of the reading-comprehension set, all countries it has; None to drop nothing.
         mlp_rate, attention_rate: share of each pool's neurons to take, before dropping.
         exclude_rate: share of each pool's neurons that count as superficial.
@@ -63,12 +63,13 @@ def culnig_general(
     pairs = _pairs(scores, control, exclude)
     first = pairs[0][0]
     score = _general_scores(pairs, clamp_control, per_item)
-    found: list[Tensor] = []
+    selected: list[Tensor] = []
     for pool, rate in ((_pool(first, attention=False), mlp_rate), (_pool(first, attention=True), attention_rate)):
         chosen = _top(score, pool, rate)
+        # Not refilled, as in the paper: the set may end smaller than its rate.
         if exclude is not None:
             chosen = chosen[~torch.isin(chosen, _top(exclude.sums.sum(0), pool, exclude_rate))]
-        found.append(chosen)
+        selected.append(chosen)
     provenance = {
         "method": "CULNIG-general",
         "mlp_rate": str(mlp_rate),
@@ -77,7 +78,7 @@ def culnig_general(
         **_control_origin(control, clamp_control),
         "per_item": str(per_item),
     }
-    return NeuronSet(first.layout, torch.cat(found), first.model, provenance)
+    return NeuronSet(first.layout, torch.cat(selected), first.model, provenance)
 
 
 @checked
@@ -115,19 +116,22 @@ def culnig_specific(
     pairs = _pairs(scores, control, exclude)
     first = pairs[0][0]
     smallest = first if exclude is None else exclude
-    wanted = tuple(countries or smallest.groups)
-    _check_has(first, wanted, "the questions, which have")
-    _check_has(smallest, wanted, "the reading set, which has")
+    targets = tuple(countries or smallest.groups)
+    _check_has(first, targets, "the questions, which have")
+    _check_has(smallest, targets, "the reading set, which has")
     table = _specific_scores(pairs, clamp_control, per_item, country_mean)
     spread = table.std(0, correction=ddof)
+    # A neuron with the same score everywhere would give 0 / 0; at z = 0 it is dropped.
     zscores = torch.where(spread > 0, (table - table.mean(0)) / spread, 0.0)
     pool = torch.ones(first.layout.size, dtype=torch.bool)
+    # Rounded down, as in the published code.
     count = int(first.layout.size * rate)
     sets: dict[str, NeuronSet] = {}
-    for country in wanted:
+    for country in targets:
         row = first.row(country)
         chosen = _top(table[row], pool, rate)
         if exclude is not None:
+            # The country's own reading scores: a neuron may respond to one name only.
             superficial = _top(exclude.sums[exclude.row(country)], pool, exclude_rate)
             chosen = chosen[~torch.isin(chosen, superficial)]
         chosen = chosen[zscores[row, chosen] >= z]
@@ -135,7 +139,8 @@ def culnig_specific(
         if control is None:
             provenance.update(_control_origin(control, clamp_control))
         sets[country] = NeuronSet(first.layout, chosen, first.model, provenance)
-    rows = [first.row(country) for country in wanted]
+    rows = [first.row(country) for country in targets]
+    # The flat layout spans several sites, so its scores have one axis in the place of layers.
     return Selection("CULNIG-specific", sets, count, zscores[rows][:, None, :])
 
 
@@ -149,7 +154,7 @@ def culnig_scores(
     per_item: bool = True,
     country_mean: bool = False,
 ) -> Float64[Tensor, " n"]:
-    """What CULNIG's selectors rank by, of every neuron of the layout: s(questions) - s(control).
+    """The scores CULNIG's selectors rank by, for every neuron of the layout: s(questions) - s(control).
 
     The published code keeps it with its neurons as `attribute_score`; `gatescope.interop.published.write_culnig` takes it.
 
@@ -170,7 +175,7 @@ def culnig_scores(
 def att(scores: Attributions, rate: float) -> Selection:
     """Attribution difference: a group's mean score minus the mean of the other groups', MAD's contrast on attributions.
 
-    No paper's selector; the gradient-based counterpart of the activation-based ones, for comparing them on one site.
+    From no paper: the gradient-based counterpart of the activation-based ones, for comparing them on one site.
 
     Raises:
         GatescopeError: for one group only, several sites, or a rate outside (0, 1].
@@ -178,6 +183,7 @@ def att(scores: Attributions, rate: float) -> Selection:
     if len(scores.groups) < 2:
         raise GatescopeError(f"ATT compares groups and needs at least two; there are attributions for {list(scores.groups)}.")
     site = scores.layout.only()
+    # At least 1: the sums of a group without examples are 0 anyway.
     means = scores.sums / scores.seen.clamp(min=1)[:, None]
     others = (means.sum(0, keepdim=True) - means) / (len(scores.groups) - 1)
     return top("ATT", scores, rate, (means - others).view(-1, site.layers, site.width))
@@ -191,6 +197,7 @@ def _top(score: Float64[Tensor, " n"], pool: Bool[Tensor, " n"], rate: float) ->
     """Flat numbers of the floor(rate x pool) best of a pool; ties by flat number, that is by site, layer, index."""
     check_share(rate)
     members = pool.nonzero().flatten()
+    # Stable, so that ties stay in flat order.
     order = np.argsort(-score[members].numpy(), kind="stable")[: int(len(members) * rate)]
     return members[torch.from_numpy(order)]
 
@@ -209,13 +216,14 @@ def _scaled(scores: Attributions, per_item: bool, clamp: bool = False, country_m
     sums = scores.clamped if clamp else scores.sums
     if country_mean:
         return sums / scores.seen[:, None]
+    # In the published code an item counts once, however many wordings it has.
     return sums / scores.items if per_item else sums
 
 
 def _general_scores(pairs: Pairs, clamp: bool, per_item: bool) -> Float64[Tensor, " n"]:
     score = torch.zeros(pairs[0][0].layout.size, dtype=torch.float64)
-    for asked, removed in pairs:
-        own = _scaled(asked, per_item).sum(0)
+    for questions, removed in pairs:
+        own = _scaled(questions, per_item).sum(0)
         score += own if removed is None else own - _scaled(removed, per_item, clamp).sum(0)
     return score
 
@@ -223,8 +231,8 @@ def _general_scores(pairs: Pairs, clamp: bool, per_item: bool) -> Float64[Tensor
 def _specific_scores(pairs: Pairs, clamp: bool, per_item: bool, country_mean: bool) -> Float64[Tensor, "g n"]:
     first = pairs[0][0]
     table = torch.zeros(len(first.groups), first.layout.size, dtype=torch.float64)
-    for asked, removed in pairs:
-        table += _scaled(asked, per_item, country_mean=country_mean)[[asked.row(c) for c in first.groups]]
+    for questions, removed in pairs:
+        table += _scaled(questions, per_item, country_mean=country_mean)[[questions.row(c) for c in first.groups]]
         if removed is not None:
             table -= _scaled(removed, per_item, clamp, country_mean)[[removed.row(c) for c in first.groups]]
     return table
@@ -236,19 +244,22 @@ def _control_origin(control: Sets | None, clamp_control: bool) -> dict[str, str]
 
 def _pairs(scores: Sets, control: Sets | None, exclude: Attributions | None) -> Pairs:
     """Each dataset's questions with its control set, all of one model, the same sites and the same countries."""
-    asked = [scores] if isinstance(scores, Attributions) else list(scores)
-    removed: list[Attributions | None] = [None] * len(asked)
+    questions = [scores] if isinstance(scores, Attributions) else list(scores)
+    removed: list[Attributions | None] = [None] * len(questions)
     if control is not None:
         removed = [control] if isinstance(control, Attributions) else list(control)
-    if not asked or len(asked) != len(removed):
-        raise GatescopeError(f"There are {len(asked)} sets of questions and {len(removed)} control sets; each needs its own.")
-    for one, other in zip(asked, removed, strict=True):
-        _check(one, other, exclude)
-        _check(asked[0], one, None)
-        _check_has(one, asked[0].groups, "one of the sets of questions, which has")
-        if other is not None:
-            _check_has(other, asked[0].groups, "the control set, which has")
-    return list(zip(asked, removed, strict=True))
+    if not questions or len(questions) != len(removed):
+        raise GatescopeError(
+            f"There are {len(questions)} sets of questions and {len(removed)} control sets; each needs its own."
+        )
+    for dataset, without_question in zip(questions, removed, strict=True):
+        _check(dataset, without_question, exclude)
+        # All against the first: their scores are added neuron by neuron.
+        _check(questions[0], dataset, None)
+        _check_has(dataset, questions[0].groups, "one of the sets of questions, which has")
+        if without_question is not None:
+            _check_has(without_question, questions[0].groups, "the control set, which has")
+    return list(zip(questions, removed, strict=True))
 
 
 def _check(scores: Attributions, control: Attributions | None, exclude: Attributions | None) -> None:

@@ -35,9 +35,13 @@ def cape(
     one_of("kind", kind, ("pure", "compound"))
     sets: dict[str, NeuronSet] = {}
     for group, neurons in culture.items():
-        tongue = (languages or {}).get(group, group)
-        if tongue not in language:
-            raise GatescopeError(f"No language neurons for {tongue!r} (of {group!r}); there are some for {list(language)}.")
-        spoken = language[tongue]
-        sets[group] = neurons - spoken if kind == "pure" else neurons & spoken
+        language_group = (languages or {}).get(group, group)
+        if language_group not in language:
+            raise GatescopeError(
+                f"No language neurons for {language_group!r} (of {group!r}); there are some for {list(language)}."
+            )
+        language_neurons = language[language_group]
+        # Either way in the culture's order, best first.
+        sets[group] = neurons - language_neurons if kind == "pure" else neurons & language_neurons
+    # No fixed number: how many are left depends on the overlap.
     return Selection(f"CAPE {kind}", sets, None)

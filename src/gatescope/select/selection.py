@@ -30,6 +30,7 @@ FORMAT = "gatescope.selection/1"
 
 
 @checked
+# Compared by identity: == of two tensors is a tensor, which is neither true nor false.
 @dataclass(frozen=True, eq=False)
 class Selection(Mapping[str, NeuronSet]):
     """Neuron sets by group, as one selector found them. A mapping: `selection["Arveni"]` is a NeuronSet.
@@ -100,6 +101,7 @@ class Selection(Mapping[str, NeuronSet]):
         if not self.sets:
             raise GatescopeError(f"{self.method} has no group, so there is nothing to save; select for one group at least.")
         first = next(iter(self.sets.values()))
+        # By number: a group may have any name.
         tensors = {f"set.{i}": neurons.flat for i, neurons in enumerate(self.sets.values())}
         if self.scores is not None:
             tensors["scores"] = self.scores
@@ -131,6 +133,7 @@ class Selection(Mapping[str, NeuronSet]):
 
 
 def _jaccard(one: NeuronSet, other: NeuronSet) -> float:
+    # At least 1: two empty sets have an empty union.
     return len(one & other) / max(len(one | other), 1)
 
 
@@ -145,12 +148,12 @@ def wanted_count(layout: Layout, rate: float) -> int:
     """
     if not 0 < rate <= 1:
         raise GatescopeError(f"rate is {rate}; it is a share of all neurons, so it must lie in (0, 1], such as 0.01.")
-    wanted = round(rate * layout.size)
-    if wanted == 0:
+    count = round(rate * layout.size)
+    if count == 0:
         raise GatescopeError(
             f"rate {rate} of {layout.size} neurons selects none; the smallest useful rate here is {1 / layout.size:.2g}."
         )
-    return wanted
+    return count
 
 
 @checked
@@ -184,7 +187,8 @@ def top(
     >>> list(top("mine", counters, 0.67, torch.tensor([[[1.0, 3.0, 2.0]]], dtype=torch.float64))["a"])
     [('gate', 0, 1), ('gate', 0, 2)]
     """
-    wanted = wanted_count(counters.layout, rate)
+    count = wanted_count(counters.layout, rate)
+    # Refused, since NaN has no order: sorting would put it anywhere.
     if scores.isnan().any():
         first: list[int] = scores.isnan().nonzero()[0].tolist()
         group, layer, index = first
@@ -194,7 +198,8 @@ def top(
         score = scores[g].flatten().numpy()
         # Ascending, so that scores are negated; positions break what ties are left.
         keys = [np.arange(score.size), *(-tie[g].flatten().numpy() for tie in reversed(tie_breaks)), -score]
-        order = np.lexsort(keys)[:wanted]  # the last key counts most
-        kept = torch.from_numpy(order[np.isfinite(score[order])])
-        sets[group] = NeuronSet(counters.layout, kept, counters.model, {"method": method, "group": group, "rate": str(rate)})
-    return Selection(method, sets, wanted, scores, why_fewer)
+        order = np.lexsort(keys)[:count]  # the last key counts most
+        # -inf is never selected, even where too few are left.
+        chosen = torch.from_numpy(order[np.isfinite(score[order])])
+        sets[group] = NeuronSet(counters.layout, chosen, counters.model, {"method": method, "group": group, "rate": str(rate)})
+    return Selection(method, sets, count, scores, why_fewer)

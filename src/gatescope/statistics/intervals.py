@@ -91,8 +91,8 @@ def bootstrap(
     Where every example lost its answer, every resample says so (and a percentile bootstrap has no width):
 
     >>> right, member = torch.tensor([True, True]), torch.tensor([0, 0])
-    >>> found = bootstrap(right, ~right[None], right[None], member, torch.tensor([[True]]), resamples=10)
-    >>> found.accuracy.low.item(), found.accuracy.high.item(), found.flips.self_, found.flips.cross
+    >>> result = bootstrap(right, ~right[None], right[None], member, torch.tensor([[True]]), resamples=10)
+    >>> result.accuracy.low.item(), result.accuracy.high.item(), result.flips.self_, result.flips.cross
     (-100.0, -100.0, (100.0, 100.0), (nan, nan))
     """
     check_draws(resamples)
@@ -108,9 +108,10 @@ def bootstrap(
     effects = torch.stack([change, flipped.double()]).numpy()  # [2, m, e]
     cells = np.empty((resamples, 2, *own.shape))
     for g in range(own.shape[1]):
-        mine = (group == g).numpy()
-        values = effects[:, :, mine].reshape(-1, mine.sum()).T
+        members = (group == g).numpy()
+        values = effects[:, :, members].reshape(-1, members.sum()).T
         start = 0
+        # Seeded by group: another group at the end does not change these draws.
         for counts in draws(len(values), resamples, np.random.default_rng([seed, g])):
             stop = start + len(counts)
             cells[start:stop, :, :, g] = (100 / len(values) * (counts @ values)).reshape(-1, *effects.shape[:2])
@@ -124,6 +125,7 @@ def draws(count: int, resamples: int, generator: np.random.Generator) -> Iterato
     chunk = max(_DRAWN_AT_ONCE // count, 1)
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
+        # Offsets keep the resamples apart, so that one bincount counts them all.
         drawn = generator.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
         yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
 
@@ -134,6 +136,7 @@ def _interval(cells: np.ndarray, own: np.ndarray, level: float) -> EffectInterva
     nothing = np.full(len(cells), np.nan)
     self_, cross = (cells[:, which].mean(1) if which.any() else nothing for which in (own, ~own))
     low, high = (torch.from_numpy(np.ascontiguousarray(q)) for q in np.quantile(cells, bounds, axis=0))
+    # Means within a resample first: the cells share its examples and vary together.
     means = [tuple(np.quantile(mean, bounds).tolist()) for mean in (self_, cross, self_ - cross)]
     return EffectInterval(low, high, *means)
 

@@ -39,6 +39,7 @@ def self_cross(matrix: Float64[Tensor, "m g"], own: Bool[Tensor, "m g"]) -> Self
     >>> self_cross(effects, torch.eye(2).bool())
     SelfCross(self_=-5.0, cross=0.0, gap=-5.0)
     """
+    # Where one mask serves all groups there are no other cells, and the mean of none is NaN.
     self_, cross = matrix[own].mean().item(), matrix[~own].mean().item()
     return SelfCross(self_, cross, self_ - cross)
 
@@ -53,5 +54,6 @@ def group_means(
     >>> group_means(torch.tensor([True, False, True]), torch.tensor([0, 0, 1]), 2).tolist()
     [50.0, 100.0]
     """
+    # One-hot, so that one matrix product sums every group; 0 / 0 is NaN.
     member = torch.nn.functional.one_hot(group, groups).double()
     return 100 * (values.double() @ member) / member.sum(0)

@@ -67,9 +67,9 @@ def mcnemar(
     lost, won = (which.long() @ member for which in (before & ~after, ~before & after))
     table = torch.ones(len(after), groups, dtype=torch.float64)
     changed: list[list[int]] = (lost + won).nonzero().tolist()
-    for mask, of_group in changed:  # where no answer changed, p is 1
-        b, c = int(lost[mask, of_group]), int(won[mask, of_group])
-        table[mask, of_group] = float(stats.binomtest(b, b + c, 0.5).pvalue)
+    for m, g in changed:  # where no answer changed, p is 1
+        b, c = int(lost[m, g]), int(won[m, g])
+        table[m, g] = float(stats.binomtest(b, b + c, 0.5).pvalue)
     return table
 
 
@@ -87,6 +87,7 @@ def holm(p: Float64[Tensor, "*k"]) -> Float64[Tensor, "*k"]:
     order = np.argsort(values, kind="stable")
     steps = values[order] * np.arange(len(values), 0, -1)
     adjusted = np.empty_like(values)
+    # Never below the one before: a larger p-value must not end up more significant.
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
     return torch.from_numpy(adjusted).reshape(p.shape)
 

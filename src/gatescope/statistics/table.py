@@ -1,4 +1,4 @@
-"""What came of a sweep: every mask's answer to every example, and what follows from them."""
+"""The results of a sweep: every mask's answer to every example, and the effects computed from them."""
 
 from __future__ import annotations
 
@@ -130,6 +130,7 @@ class Table:
 
     def mcnemar(self, selector: str) -> Float64[Tensor, "m g"]:
         """Exact McNemar p-value of each cell of `changes`, uncorrected; see `significance.holm` for many."""
+        # Right or wrong, not scores: McNemar's test counts answers that changed sides.
         after = torch.stack([self._correct((selector, mask)) for mask in self.masks(selector)])
         return mcnemar(self._correct(FULL), after, self._member, len(self.groups))
 
@@ -142,6 +143,7 @@ class Table:
         return Effect(selector, self_cross(self.changes(selector), own), self_cross(self.flips(selector), own))
 
     def _own(self, selector: str) -> Bool[Tensor, "m g"]:
+        # A mask for all groups counts as own everywhere, and so has no cross value.
         return torch.tensor([[mask in (group, ALL) for group in self.groups] for mask in self.masks(selector)])
 
     def _after(self, selector: str) -> Float64[Tensor, "m e"]:
@@ -152,6 +154,7 @@ class Table:
         flipped: list[list[bool]] = []
         for mask in self.masks(selector):
             pairs = zip(self._answers[selector, mask], full, strict=True)
+            # The choice read, not the text: the same choice in other words is no flip.
             flipped.append([row.reading.predicted != before.reading.predicted for row, before in pairs])
         return torch.tensor(flipped)
 
@@ -169,9 +172,10 @@ def _by_mask(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
         answers.setdefault((row.selector, row.mask), []).append(row)
     if FULL not in answers:
         raise GatescopeError("A table needs the answers of the full model; there are none.")
+    # All statistics are paired, so every mask must have answered the same examples in order.
     ids = [row.id for row in answers[FULL]]
-    for key, of_mask in answers.items():
-        if [row.id for row in of_mask] != ids:
+    for key, masked in answers.items():
+        if [row.id for row in masked] != ids:
             raise GatescopeError(f"The answers of mask {key} are to other examples than those of the full model.")
     return answers
 

@@ -122,6 +122,7 @@ def country_name(published: str, row: str) -> str:
     >>> country_name(" Northern_Nigeria", "row 1"), country_name("South Korea", "row 2")
     ('Nigeria', 'South Korea')
     """
+    # Published both with spaces and with underscores.
     key = "_".join(_clean(published).split())
     if key not in COUNTRIES:
         raise GatescopeError(f"blend: question {row!r} has the country {published!r}; known are {', '.join(COUNTRIES)}.")
@@ -133,13 +134,13 @@ def _load(
 ) -> Study:
     if cap < 1:
         raise GatescopeError(f"{name}: cap is {cap}; at least one row of each question and country is needed.")
-    wanted = chosen_groups(name, groups, COUNTRIES.values())
+    countries = chosen_groups(name, groups, COUNTRIES.values())
     table = open_table(SOURCE, path, revision=revision)
     topic_of = topics(path, revision=revision)
     skipped = Skipped(name)
     identification: list[Example] = []
     evaluation: list[Example] = []
-    for row in table.select(_first(table, wanted, cap)):
+    for row in table.select(_first(table, countries, cap)):
         topic = topic_of.get(_clean(row["ID"]))
         if topic is None:
             skipped.add(row["MCQID"], "the table of short-answer questions has no topic for the question")
@@ -155,7 +156,7 @@ def _load(
     return Study(name, identification, evaluation, notes, readout="label")
 
 
-def _first(table: Table, wanted: frozenset[str], cap: int) -> list[int]:
+def _first(table: Table, countries: frozenset[str], cap: int) -> list[int]:
     """The indices of the first `cap` rows of every question and wanted country, in the order of the file.
 
     Only three columns are read: most rows are over the cap, and their prompts are never looked at.
@@ -170,13 +171,13 @@ def _first(table: Table, wanted: frozenset[str], cap: int) -> list[int]:
         ids.add(id)
         group = country_name(country, id)
         counts[group, key] += 1
-        if group in wanted and counts[group, key] <= cap:
+        if group in countries and counts[group, key] <= cap:
             indices.append(index)
     return indices
 
 
 def _example(row: Row, topic: str, skipped: Skipped, *, control: bool) -> Example | None:
-    """The example of a row; None, and counted, if its options cannot be told apart."""
+    """The example of a row; None, and counted, if its options are indistinguishable."""
     published = _letters(row, "choices")
     letter = _clean(row["answer_idx"])
     if letter not in published:
@@ -231,6 +232,7 @@ def _letters(row: Row, column: str) -> dict[str, str]:
         by_letter = json.loads(row[column])
         if not all(isinstance(text, str) for text in by_letter.values()):
             raise TypeError("an option is not a string")
+        # Sorted: JSON promises no order, and labels and choices are paired by position.
         return {letter: by_letter[letter] for letter in sorted(by_letter)}
     except (ValueError, TypeError, AttributeError) as error:  # not JSON; not a string; not an object of strings
         raise GatescopeError(

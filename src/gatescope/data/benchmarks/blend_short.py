@@ -63,8 +63,8 @@ def blend_short(
         UserWarning: for questions that are skipped.
     """
     one_of("language", language, ("native", "english"))
-    wanted = chosen_groups("blend_short", groups, COUNTRIES.values())
-    countries = [country for country, group in COUNTRIES.items() if group in wanted]
+    names = chosen_groups("blend_short", groups, COUNTRIES.values())
+    countries = [country for country, group in COUNTRIES.items() if group in names]
     root = _copy(path, revision)
     topic_of = topics(root)
     skipped = Skipped("blend_short")
@@ -88,21 +88,21 @@ def _examples(
     native = language == "native" or LANGUAGES[country] == "en"
     question_field, answers_field, instruction_column = _NATIVE if native else _ENGLISH
     templates = _templates(root, country, instruction_column, skipped)
-    for key, asked in _annotations(root, country).items():
+    for key, entry in _annotations(root, country).items():
         key = key.strip()
         id = f"{key}/{country}"
-        references = _references(asked["annotations"], answers_field, id)
+        references = _references(entry["annotations"], answers_field, id)
         if key not in topic_of:
             skipped.add(id, "the table of questions has no topic for it")
             continue
         if not references:
             skipped.add(id, "no answer to it was annotated")
             continue
-        instruction, prompt = _prompt(asked[question_field], templates, id, seed)
+        instruction, prompt = _prompt(entry[question_field], templates, id, seed)
         yield Example(
             id=id,
             group=COUNTRIES[country],
-            question=asked[question_field].strip(),
+            question=entry[question_field].strip(),
             choices=(),
             answer=references[0],
             prompt=prompt,
@@ -121,6 +121,7 @@ def _prompt(question: str, templates: Sequence[tuple[str, str]], id: str, seed: 
     """The name of the instruction that a question gets, and its prompt."""
     if not templates:
         return "ours", SHORT_ANSWER.fill(question=question)["prompt"]
+    # By the id's hash: a question keeps its instruction whichever others are loaded.
     name, template = shuffled(templates, "blend_short", seed, id)[0]
     return name, template.replace("{q}", question)
 
@@ -147,26 +148,26 @@ def _annotations(root: Path, country: str) -> dict[str, dict[str, Any]]:
         root, f"data/annotations/{country}_data.json", f"**/{country}_data.json", what=f"blend_short, {COUNTRIES[country]}"
     )
     try:
-        found: Any = json.loads(file.read_text(encoding="utf-8"))
+        entries: Any = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise GatescopeError(f"blend_short: {file} is not JSON: {error}.") from error
     # Something else than an object is refused like a question without fields.
-    for key, asked in found.items() if isinstance(found, dict) else [("", found)]:
-        fields = sorted(asked) if isinstance(asked, dict) else []
+    for key, entry in entries.items() if isinstance(entries, dict) else [("", entries)]:
+        fields = sorted(entry) if isinstance(entry, dict) else []
         if absent := missing(("question", "en_question", "annotations"), fields):
             raise GatescopeError(
                 f"blend_short: question {key!r} of {file} has no {absent}; the fields found are {fields}. "
                 f"Other commits of the repository have other names for them."
             )
-    return found
+    return entries
 
 
 def _references(annotations: list[dict[str, Any]], field: str, id: str) -> tuple[str, ...]:
     """Every answer that someone gave, once, those of most people first."""
     try:
-        given = [group for group in annotations if group["count"] >= 1]
-        given.sort(key=lambda group: -group["count"])
-        answers = [answer.strip() for group in given for answer in group[field]]
+        answered = [group for group in annotations if group["count"] >= 1]
+        answered.sort(key=lambda group: -group["count"])
+        answers = [answer.strip() for group in answered for answer in group[field]]
         return tuple(dict.fromkeys(filter(None, answers)))
     except (KeyError, TypeError, AttributeError) as error:
         raise GatescopeError(
@@ -180,18 +181,19 @@ def _templates(root: Path, country: str, column: str, skipped: Skipped) -> list[
     if file is None:
         return []
     rows = _csv_rows(file, ("id", column))
-    fit: list[tuple[str, str]] = []
+    usable: list[tuple[str, str]] = []
     for row in rows:
         if "{q}" in (row[column] or ""):
-            fit.append((row["id"], row[column]))
+            usable.append((row["id"], row[column]))
         else:
             skipped.add(f"{country} {row['id']}", "the instruction has no place {q} for the question")
-    if not fit:
+    if not usable:
         raise GatescopeError(f"blend_short: no instruction in column {column!r} of {file} has a place {{q}} for the question.")
-    return fit
+    return usable
 
 
 def _csv_rows(file: Path, needed: Iterable[str]) -> list[dict[str, str]]:
+    # utf-8-sig: with or without a byte order mark.
     with file.open(encoding="utf-8-sig", newline="") as opened:
         rows = list(csv.DictReader(opened))
     columns = list(rows[0]) if rows else []

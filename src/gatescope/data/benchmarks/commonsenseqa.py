@@ -42,7 +42,7 @@ def commonsenseqa(
         GatescopeError: if it cannot be read, a column is missing, the options are not A to E, an answer is not published
             or is not one of them, or `wordings` names one it does not have.
     """
-    asked = chosen_wordings("commonsenseqa", wordings)
+    chosen = chosen_wordings("commonsenseqa", wordings)
     skipped = Skipped("CommonsenseQA")
     examples: list[Example] = []
     for row in open_table(SOURCE, path, revision=revision):
@@ -52,7 +52,7 @@ def commonsenseqa(
         choices = tuple(option.strip() for option in options.values())
         if skipped.indistinct(row["id"], choices):
             continue
-        for number, wording in asked:
+        for number, wording in chosen:
             example = Example(
                 id=variant(row["id"], number),
                 group="commonsenseqa",
@@ -67,7 +67,7 @@ def commonsenseqa(
             examples.append(example)
     notes = {
         "split": "none: all of the validation split is evaluated",
-        "wordings": numbered(asked),
+        "wordings": numbered(chosen),
         "order of options": "as published",
         **skipped.notes(),
     }
@@ -75,6 +75,7 @@ def commonsenseqa(
 
 
 def _check(row: Row, options: dict[str, str]) -> None:
+    # The wordings name A to E in their text; other labels would not be asked for.
     if tuple(options) != LETTERS:
         raise GatescopeError(f"CommonsenseQA: question {row['id']!r} has the options {list(options)}; A to E are needed.")
     if not row["answerKey"]:
@@ -89,6 +90,7 @@ def _check(row: Row, options: dict[str, str]) -> None:
 
 
 def _options(choices: Any) -> dict[str, str]:
+    # `datasets` makes a dict of lists of it; a copy as JSON keeps the list of dicts.
     if isinstance(choices, list):
         return {choice["label"]: choice["text"] for choice in choices}
     return dict(zip(choices["label"], choices["text"], strict=True))

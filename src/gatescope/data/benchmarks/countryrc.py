@@ -51,8 +51,8 @@ def countryrc(
         GatescopeError: if it cannot be read, a column is missing, a context has no {country}, or `groups` or `wordings`
             names one it does not have.
     """
-    asked = chosen_wordings("countryrc", wordings)
-    wanted = chosen_groups("CountryRC", COMMON if groups is None else groups, BLEND)
+    chosen = chosen_wordings("countryrc", wordings)
+    countries = chosen_groups("CountryRC", COMMON if groups is None else groups, BLEND)
     rows = list(open_table(SOURCE, path, revision=revision))
     for row in rows:
         if "{country}" not in row["context"]:
@@ -60,15 +60,16 @@ def countryrc(
                 f"CountryRC: the context of item {row['id']!r} has no {{country}}, so no country is its answer."
             )
 
-    targets = [name for name in BLEND if name in wanted]
+    targets = [name for name in BLEND if name in countries]
 
     def filled(half: Sequence[Row]) -> list[Example]:
-        return [_example(row, target, number, wording) for target in targets for row in half for number, wording in asked]
+        return [_example(row, target, number, wording) for target in targets for row in half for number, wording in chosen]
 
+    # Split by template: a template filled for two countries must not be in both halves.
     middle = len(rows) // 2
     notes = {
         "split": f"the first {middle} items of the file to identify on, the other {len(rows) - middle} to evaluate on",
-        "wordings": numbered(asked),
+        "wordings": numbered(chosen),
         "options": "the target and three other places of BLEnD, as CULNIG's code draws them for item, target and wording",
         "order of options": "as CULNIG's code draws it, with them",
     }

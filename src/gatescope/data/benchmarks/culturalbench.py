@@ -55,26 +55,27 @@ def culturalbench(
         GatescopeError: if it cannot be read, a column is missing, an answer is not A to D, or `groups` or `wordings` names
             one it does not have.
     """
-    asked = chosen_wordings("culturalbench", wordings)
+    chosen = chosen_wordings("culturalbench", wordings)
     table = open_table(SOURCE, path, revision=revision)
-    wanted = chosen_countries("culturalbench", groups, table["country"])
+    countries = chosen_countries("culturalbench", groups, table["country"])
     skipped = Skipped("CulturalBench")
     examples: list[Example] = []
     for row in table:
         item, group = str(row["data_idx"]), display("culturalbench", row["country"])
-        if group not in wanted or skipped.repeated(item, "data_idx"):
+        if group not in countries or skipped.repeated(item, "data_idx"):
             continue
         options, answer = _options(row)
         if skipped.indistinct(item, options):
             continue
-        for number, wording in asked:
+        for number, wording in chosen:
+            # A fresh copy: every wording shuffles the published order.
             shown = list(options)
             if shuffle:
                 drawn(item, wording.text).shuffle(shown)
             examples.append(_example(row, number, wording, shown, answer))
     notes = {
         "split": "none: all of it is evaluated",
-        "wordings": numbered(asked),
+        "wordings": numbered(chosen),
         "order of options": "as CULNIG's code draws it for the question and the wording" if shuffle else "as in the file",
         **skipped.notes(),
     }

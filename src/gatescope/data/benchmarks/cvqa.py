@@ -72,7 +72,7 @@ def cvqa(
     """
     one_of("language", language, ("english", "native"))
     one_of("split", split, ("question", "image"))
-    wanted = chosen_groups("cvqa", groups, _PAIRS)
+    cultures = chosen_groups("cvqa", groups, _PAIRS)
     table = open_table(SOURCE, path, revision=revision)
     from datasets import Image  # imported late: see source.Table
 
@@ -81,7 +81,7 @@ def cvqa(
     examples: list[Example] = []
     for index, row in enumerate(table.select_columns(list(_TEXT))):
         pair = parse_subset(row["Subset"], row["ID"])
-        if CULTURES[", ".join(pair)] not in wanted:
+        if CULTURES[", ".join(pair)] not in cultures:
             continue
         choices, answer = _options(row, "Translated Options" if language == "english" else "Options")
         if skipped.indistinct(row["ID"], choices):

@@ -69,17 +69,19 @@ def _pairs(
     revision: str | None,
 ) -> Study:
     name = source.name.lower()
-    asked = chosen_wordings(name, wordings)
+    chosen = chosen_wordings(name, wordings)
     examples: list[Example] = []
     for row in open_table(source, path, revision=revision):
         item, label = str(row["idx"]), int(row["label"])
+        # Hidden labels are -1, which would index the last choice.
         if label not in (0, 1):
             raise GatescopeError(
                 f"{source.name}: row {item!r} has the label {label}; it must be 0 or 1. Some splits hide their labels (-1): "
                 f"use {source.split}, or a copy of it."
             )
+        # Named by column, as the fields of the wordings are.
         sentences = {column: row[column] for column in source.columns[:2]}
-        for number, wording in asked:
+        for number, wording in chosen:
             # No group but the task itself: there is no culture in it, and nothing is identified on it.
             example = Example(
                 id=variant(item, number),
@@ -94,7 +96,7 @@ def _pairs(
             examples.append(example)
     notes = {
         "split": f"none: all of the {source.split} split is evaluated",
-        "wordings": numbered(asked),
+        "wordings": numbered(chosen),
     }
     return Study(name, [], examples, notes, readout="label")
 

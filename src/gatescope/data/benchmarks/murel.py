@@ -5,7 +5,7 @@ identify on. Their walk is in no fixed order; here paths are sorted. With `token
 published; without one there is nothing to count tokens with, and it is made by characters, the same numbers of them (less
 text: a token of English is about four characters). Passages stay whole: the one that reaches a limit is the last.
 
-There is no licence, and the sources have terms of their own, so the texts are not part of gatescope.
+There is no licence, and each source has its own terms, so the texts are not part of gatescope.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ def murel(
     if evaluation < 1 or identification < 1:
         raise GatescopeError(f"MUREL: evaluation and identification must be 1 or more; got {evaluation} and {identification}.")
     roots = _roots(path)
-    wanted = chosen_groups("MUREL", groups, roots)
+    languages = chosen_groups("MUREL", groups, roots)
     measure = len if tokenizer is None else _token_counter(tokenizer)
     first: list[Example] = []
     second: list[Example] = []
     for language, root in roots.items():
-        if language not in wanted:
+        if language not in languages:
             continue
         passages = _passages(language, root)
         evaluated, evaluated_size = _take(passages, evaluation, measure)
@@ -81,14 +81,14 @@ def _token_counter(tokenizer: Any) -> Callable[[str], int]:
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _take(passages: Iterator[Example], wanted: int, measure: Callable[[str], int]) -> tuple[list[Example], int]:
+def _take(passages: Iterator[Example], limit: int, measure: Callable[[str], int]) -> tuple[list[Example], int]:
     """The next passages, up to the one that reaches what is wanted, and how much text they are."""
     taken: list[Example] = []
     size = 0
     for passage in passages:
         taken.append(passage)
         size += measure(passage.prompt or "")
-        if size >= wanted:
+        if size >= limit:
             break
     return taken, size
 

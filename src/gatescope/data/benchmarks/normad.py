@@ -52,19 +52,19 @@ def normad(
         GatescopeError: if it cannot be read, a column is missing, a `Gold Label` is not yes, no or neutral, or `groups` or
             `wordings` names one it does not have.
     """
-    asked = chosen_wordings("normad", wordings)
+    chosen = chosen_wordings("normad", wordings)
     table = open_table(SOURCE, path, revision=revision)
-    wanted = chosen_countries("normad", groups, table["Country"])
+    countries = chosen_countries("normad", groups, table["Country"])
     skipped = Skipped("NormAd")
     examples: list[Example] = []
     for row in table:
         item, group = str(row["ID"]), display("normad", row["Country"])
-        if group not in wanted or skipped.repeated(item, "ID"):
+        if group not in countries or skipped.repeated(item, "ID"):
             continue
         gold = str(row["Gold Label"]).strip()
         if gold not in ANSWERS:
             raise GatescopeError(f"NormAd: story {item!r} has the Gold Label {gold!r}; it must be yes, no or neutral.")
-        for number, wording in asked:
+        for number, wording in chosen:
             choices = _choices(item, wording)
             example = Example(
                 id=variant(item, number),
@@ -75,12 +75,13 @@ def normad(
                 labels=wording.labels,
                 item=item,
                 facts={"country": row["Country"], "axis": str(row["Axis"]), "subaxis": str(row["Subaxis"])},
+                # The dataset's spelling in the prompt, though the group has the display name: CULNIG's code does so.
                 **wording.fill(choices, country=row["Country"], story=row["Story"]),
             )
             examples.append(example)
     notes = {
         "split": "none: all of it is evaluated",
-        "wordings": numbered(asked),
+        "wordings": numbered(chosen),
         "order of options": "as CULNIG's code draws it for the row and the wording",
         "country": "in the prompt as the dataset spells it, as in CULNIG's code",
         **skipped.notes(),
@@ -90,6 +91,7 @@ def normad(
 
 def _choices(item: str, wording: Wording) -> tuple[str, ...]:
     """The answers in the order of their digits: the first digit drawn stands for yes, the second for no."""
+    # Seeded by the wording too, so that what a digit means changes from one to the next.
     digits = [1, 2, 3]
     drawn(item, wording.text).shuffle(digits)
     return tuple(answer for _, answer in sorted(zip(digits, ANSWERS, strict=True)))

@@ -72,11 +72,11 @@ def wikipedia(
     Warns:
         UserWarning: if a language has fewer articles than were asked for.
     """
-    asked = tuple(dict.fromkeys(languages))  # each once, in the order given
-    _check(path, asked, articles, max_chars)
+    codes = tuple(dict.fromkeys(languages))  # each once, in the order given
+    _check(path, codes, articles, max_chars)
     first: list[Example] = []
     second: list[Example] = []
-    for language in asked:
+    for language in codes:
         passages = _passages(_Dump(path, language, date, revision), articles, max_chars)
         if len(passages) < articles:
             warnings.warn(
@@ -93,14 +93,14 @@ def wikipedia(
     return Study("wikipedia", first, second, notes, readout="none")
 
 
-def _check(path: str | Path | None, asked: tuple[str, ...], articles: int, max_chars: int) -> None:
-    if not asked or articles < 2 or max_chars < 1:  # two: one for each half
+def _check(path: str | Path | None, codes: tuple[str, ...], articles: int, max_chars: int) -> None:
+    if not codes or articles < 2 or max_chars < 1:  # two: one for each half
         raise GatescopeError(
             f"wikipedia needs a language, two articles and one character at least; "
-            f"got languages={asked}, articles={articles}, max_chars={max_chars}."
+            f"got languages={codes}, articles={articles}, max_chars={max_chars}."
         )
-    if path is not None and Path(path).is_file() and len(asked) > 1:
-        raise GatescopeError(f"wikipedia: {path} is one file; name its one language, not {', '.join(asked)}.")
+    if path is not None and Path(path).is_file() and len(codes) > 1:
+        raise GatescopeError(f"wikipedia: {path} is one file; name its one language, not {', '.join(codes)}.")
 
 
 def _passages(dump: _Dump, articles: int, max_chars: int) -> list[Example]:
@@ -123,7 +123,7 @@ def _with_text(dump: _Dump, max_chars: int) -> Iterator[Row]:
                 yield row
     except GatescopeError:
         raise
-    except Exception as error:  # whatever the hub's client, the network, a proxy or the parquet reader came up with
+    except Exception as error:  # whatever the hub's client, the network, a proxy or the parquet reader raised
         raise GatescopeError(
             f"wikipedia: {dump} cannot be read: {brief(error.__cause__ or error)}. "
             f"Check the network and the language, or give path= with a local copy."

@@ -81,29 +81,29 @@ def worldvaluesbench(
         GatescopeError: if there is no path, a file is missing or cannot be read, a column is missing, or `groups` or
             `wordings` names one it does not have.
     """
-    asked = chosen_wordings("worldvaluesbench", wordings)
+    chosen = chosen_wordings("worldvaluesbench", wordings)
     directory = _directory(path)
     questions = _questions(_file(directory, "question_metadata.json"))
     skipped = Skipped("WorldValuesBench")
     surveyed = _surveyed(directory, questions, skipped)
     if not surveyed:
         raise GatescopeError(f"WorldValuesBench: no country in {path} has {FEWEST} answers to a question.")
-    wanted = chosen_countries("worldvaluesbench", groups, [country for country, _ in surveyed])
+    countries = chosen_countries("worldvaluesbench", groups, [country for country, _ in surveyed])
 
     identification: list[Example] = []
     evaluation: list[Example] = []
     for country, answered in surveyed:
-        if display("worldvaluesbench", country) not in wanted:
+        if display("worldvaluesbench", country) not in countries:
             continue
         furthest = _furthest(answered)
-        for index, one in enumerate(answered):
+        for index, counts in enumerate(answered):
             half = identification if index in furthest else evaluation
-            half.extend(_examples(one, country, asked))
+            half.extend(_examples(counts, country, chosen))
     notes = {
         "split": f"the {FURTHEST} questions of a country with answers furthest from everyone's (KL) to identify on",
         "questions": f"those with at least {FEWEST} answers in a country",
         "answer": "the most frequent one, the smallest of equally frequent ones",
-        "wordings": numbered(asked),
+        "wordings": numbered(chosen),
         **skipped.notes(),
     }
     return Study("worldvaluesbench", identification, evaluation, notes, readout="likert")
@@ -131,13 +131,13 @@ def _directory(path: str | Path | None) -> Path:
 
 def _furthest(answered: Sequence[_Answered]) -> set[int]:
     """Which of a country's questions have the answers furthest from everyone's."""
-    distances = [divergence(one.country, one.everyone) for one in answered]
+    distances = [divergence(counts.country, counts.everyone) for counts in answered]
     # Stable: of equal distances the question that comes first goes first.
     order = np.argsort(-np.array(distances), kind="stable")
     return set(order[:FURTHEST].tolist())
 
 
-def _examples(answered: _Answered, country: str, asked: Sequence[tuple[int, Wording]]) -> list[Example]:
+def _examples(answered: _Answered, country: str, chosen: Sequence[tuple[int, Wording]]) -> list[Example]:
     """The question once for each wording."""
     question, counts = answered.question, answered.country
     scale = tuple(str(answer) for answer in range(question.low, question.high + 1))
@@ -156,7 +156,7 @@ def _examples(answered: _Answered, country: str, asked: Sequence[tuple[int, Word
             facts=facts,
             **wording.fill(question=question.text, min_option=question.low, max_option=question.high, country=country),
         )
-        for number, wording in asked
+        for number, wording in chosen
     ]
 
 
@@ -258,13 +258,13 @@ def _table(file: Path, columns: list[str]) -> Any:  # a DataFrame; pandas is imp
 
     try:
         # The header first, for a message that names the columns; pandas' own lists all that are missing in one long line.
-        found = list(pd.read_csv(file, sep="\t", nrows=0).columns)
-        absent = missing(columns, found)
+        header = list(pd.read_csv(file, sep="\t", nrows=0).columns)
+        absent = missing(columns, header)
         if not absent:
             return pd.read_csv(file, sep="\t", usecols=columns, low_memory=False)
     except (OSError, ValueError) as error:
         raise GatescopeError(f"WorldValuesBench: {file} cannot be read: {type(error).__name__}: {error}.") from error
-    shown = f"{found[:10]}" + (f" and {len(found) - 10} more" if len(found) > 10 else "")
+    shown = f"{header[:10]}" + (f" and {len(header) - 10} more" if len(header) > 10 else "")
     raise GatescopeError(f"WorldValuesBench: {file.name} has no column {absent}; it has {shown}.")
 
 
