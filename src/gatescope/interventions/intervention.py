@@ -92,7 +92,7 @@ def ablate(neurons):
     ('zero', ['Arveni'])
     """
     if isinstance(neurons, Mapping):
-        return {name: ablate(found) for name, found in neurons.items()}
+        return {name: ablate(chosen) for name, chosen in neurons.items()}
     return Intervention(neurons)
 
 
@@ -120,15 +120,15 @@ def add(neurons: NeuronSet, values: float | Tensor) -> Intervention:
 
 
 def _values(neurons: NeuronSet, values: float | Tensor) -> tuple[float, ...]:
-    given = torch.as_tensor(values, dtype=torch.float32)
-    if given.ndim == 0:
-        return (given.item(),) * len(neurons)
-    if given.shape == (len(neurons),):
-        return tuple(given.tolist())
-    if len(neurons.layout.sites) == 1 and given.shape == (neurons.layout.only().layers, neurons.layout.only().width):
-        return tuple(given.flatten()[neurons.flat].tolist())
+    tensor = torch.as_tensor(values, dtype=torch.float32)
+    if tensor.ndim == 0:
+        return (tensor.item(),) * len(neurons)
+    if tensor.shape == (len(neurons),):
+        return tuple(tensor.tolist())
+    if len(neurons.layout.sites) == 1 and tensor.shape == (neurons.layout.only().layers, neurons.layout.only().width):
+        return tuple(tensor.flatten()[neurons.flat].tolist())
     raise GatescopeError(
-        f"Values of shape {tuple(given.shape)} do not match {neurons}: one number, one for each of the "
+        f"Values of shape {tuple(tensor.shape)} do not match {neurons}: one number, one for each of the "
         f"{len(neurons)} neurons, or a table [layers, width] where there is one site."
     )
 

@@ -32,6 +32,7 @@ def read(model: TransformersModel, path: str, io: str) -> Tensor:
     envoy = model.get(path)
     try:
         return envoy.input if io == "input" else envoy.output
+    # nnsight raises this both at the end of a run and for a module that did not run; `unreached` tells them apart.
     except OutOfOrderError as error:
         raise unreached(error, path) from None
 
@@ -45,9 +46,9 @@ def write(model: TransformersModel, path: str, io: str, value: Tensor) -> None:
         envoy.output = value
 
 
-def neurons(model: TransformersModel, place: Place, like: Tensor) -> Tensor:
+def neurons(model: TransformersModel, location: Place, like: Tensor) -> Tensor:
     """Inside a trace: the activations [b, s, n] of the neurons at a place, given any [..., b, s] tensor."""
-    path, io, columns = place
+    path, io, columns = location
     return take(unflatten_tokens(read(model, path, io), like), columns)
 
 
@@ -73,8 +74,10 @@ def forward_options(model: TransformersModel, inputs: dict[str, Tensor], keep: i
     """
     parameters = inspect.signature(model._module.forward).parameters
     options: dict[str, Any] = {"use_cache": False}
+    # Without it a model computes logits of every position, [b, s, vocabulary]: often the largest tensor of all.
     if "logits_to_keep" in parameters:
         options["logits_to_keep"] = keep
+    # Models that take pictures number positions in ways of their own (M-RoPE), so theirs are left alone.
     if getattr(model, "processor", None) is None and "position_ids" in parameters:
         options["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     return options

@@ -55,7 +55,8 @@ def run_batch(
     Raises:
         GatescopeError: for an unknown read-out, or an example it cannot read.
     """
-    way = readout_named(readout)
-    way.readable(model, batch.examples)
-    outcome, kept = way.put(model, batch, Asking(masks, inside, max_new_tokens))
-    return way.read(model, batch.examples, outcome), kept
+    reader = readout_named(readout)
+    # Before the model runs: an example that cannot be read must not cost a forward pass.
+    reader.readable(model, batch.examples)
+    outcome, returned = reader.put(model, batch, Asking(masks, inside, max_new_tokens))
+    return reader.read(model, batch.examples, outcome), returned

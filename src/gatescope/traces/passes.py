@@ -44,7 +44,7 @@ def forward_until(model: TransformersModel, inputs: dict[str, Tensor], inside: C
     """
     stops: list[Exception] = []
     with torch.no_grad(), model.trace(**inputs, **forward_options(model, inputs, keep=1)) as tracer:
-        kept = nnsight.save(inside())
+        returned = nnsight.save(inside())
         try:
             tracer.stop()
         except Exception as stop:
@@ -54,4 +54,4 @@ def forward_until(model: TransformersModel, inputs: dict[str, Tensor], inside: C
     for stop in stops:
         stop.__traceback__ = stop.__context__ = None
         vars(stop).clear()
-    return kept
+    return returned

@@ -40,8 +40,9 @@ class Argmax(Readout):
 
     def put(self, model: TransformersModel, batch: Batch, asking: Asking) -> tuple[Tensor, Any]:
         """Each row's most probable next token [b]."""
-        logits, kept = next_logits(model, **forward_data(model, batch), inside=asking.work)
-        return logits.argmax(-1), kept
+        logits, returned = next_logits(model, **forward_data(model, batch), inside=asking.work)
+        # The whole vocabulary, not the labels alone: CULNIG's published code counts any other token as wrong.
+        return logits.argmax(-1), returned
 
     def job(self, model: TransformersModel, batch: Batch) -> Asked:
         """The right label's token."""

@@ -42,6 +42,7 @@ class Asking:
 
     def work(self) -> Any:
         """What runs inside a trace of all rows' prompts."""
+        # First the changes: what `inside` reads must be what the masked model computes.
         self.masks.together()
         return self.inside() if self.inside is not None else None
 
@@ -85,10 +86,10 @@ class Readout(ABC):
         lacks = self.lacks(example)
         if lacks is None:
             return
-        more = " Labels are given with the example: labels=('A', 'B', ...), one for each choice." if lacks == "labels" else ""
+        hint = " Labels are given with the example: labels=('A', 'B', ...), one for each choice." if lacks == "labels" else ""
         raise GatescopeError(
             f"Example {example.id!r} has no {lacks}, which readout={self.name!r} needs; "
-            f"{_fitting(example)!r} can read it.{more}"
+            f"{_fitting(example)!r} can read it.{hint}"
         )
 
     def readable(self, model: TransformersModel, examples: Sequence[Example]) -> None:
