@@ -56,7 +56,9 @@ def attribute_shards(
     """
     server = Server.of(remote)
     build = builder(model, shards, sites, groups, reduce, pad_zero)
+    # All that changes a result: a ledger of jobs with other settings is refused.
     settings = [[site.name for site in sites], list(groups), reduce, pad_zero]
+    # The dtype is added later: only the server knows in which one it computes.
     card, layout = identity(model), layout_of(list(sites))
     metadata = {**(provenance or {}), "server": server.address}
     for number, pieces in run_jobs("attribute", model, server, shards, build, settings, ledger):
@@ -92,6 +94,7 @@ def builder(
         "width": layout_of(list(sites)).size,
     }
 
+    # Forced here: a server's process may have no tokenizer.
     def batch_of(examples: Sequence[Example]) -> Scored:
         answers = [answer_tokens(model, example) for example in examples]
         forced = forced_batch(model, collate(model, examples), answers)

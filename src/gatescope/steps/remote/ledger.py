@@ -75,6 +75,7 @@ class Ledger:
             if held["format"] != FORMAT:
                 raise GatescopeError(f"{path} is {held['format']}; this version reads {FORMAT}.")
             if held["work"] != work:
+                # Its jobs would otherwise be taken for this work's, and their results for its results.
                 raise ledger.other()
             for shard, entry in held["shards"].items():
                 ledger.keys[int(shard)] = entry["examples"]
@@ -89,9 +90,10 @@ class Ledger:
         Raises:
             GatescopeError: if a shard is not the one its job was submitted for.
         """
-        wanted = set(shards)
+        expected = set(shards)
+        # A list: `done` removes from the dictionary that is walked.
         for shard in list(self.pieces):
-            if shard not in wanted:
+            if shard not in expected:
                 self.done(shard)
             elif self.keys[shard] != self.key(shard):
                 raise self.other()
@@ -109,6 +111,7 @@ class Ledger:
     @property
     def finished(self) -> list[int]:
         """The shards all of whose results are here."""
+        # One piece may still run where the others of its shard are done.
         open_shards = {piece.shard for piece in self.under_way}
         return [shard for shard in self.pieces if shard not in open_shards]
 
@@ -128,6 +131,7 @@ class Ledger:
         if self.path is None:
             return
         shards = {
+            # Neither results nor answers: they are asked for again, and a ledger stays small.
             shard: {"examples": self.keys[shard], "pieces": [[p.start, p.stop, p.job, p.attempts, p.inquiry] for p in pieces]}
             for shard, pieces in sorted(self.pieces.items())
         }
@@ -141,4 +145,5 @@ class Ledger:
         if self.pieces or self.path is None:
             self.write()
         else:
+            # An empty ledger would refuse other work in this directory for nothing.
             self.path.unlink(missing_ok=True)
