@@ -58,6 +58,6 @@ def mix(a: str, b: str, share: float) -> str:
 
 def ramp(*stops: str, steps: int = 256) -> list[str]:
     """Colours evenly spaced along the lines between stops."""
-    places = np.linspace(0, len(stops) - 1, steps)
-    before = [min(int(place), len(stops) - 2) for place in places]  # the last place is the end of the last line
-    return [mix(stops[i], stops[i + 1], float(place - i)) for i, place in zip(before, places, strict=True)]
+    positions = np.linspace(0, len(stops) - 1, steps)
+    before = [min(int(position), len(stops) - 2) for position in positions]  # the last place is the end of the last line
+    return [mix(stops[i], stops[i + 1], float(position - i)) for i, position in zip(before, positions, strict=True)]
