@@ -152,7 +152,7 @@ def _chosen(
     for name in selectors or ():
         one_of("selector", name, tuple(selections))
     for name, selection in selections.items():
-        # A selector that was not asked for must have the groups too: a slip of the pen is never passed over.
+        # A selector that was not asked for must have the groups too, so that a typing error is always reported.
         chosen_groups = [one_of("group", group, tuple(selection)) for group in groups or selection]
         if name in (selectors or selections):
             yield from ((name, group, selection[group]) for group in selection if group in chosen_groups)

@@ -1,7 +1,7 @@
 """Changing activations inside a trace, at the prompt and at every generated token.
 
 nnsight binds a read or write to the first time a module runs, so a plain write would mask the prefill and nothing after
-it. `hold` therefore starts a worker of its own beside the caller's block, which walks the masked layers again at every
+it. `hold` therefore starts a worker alongside the caller's block, which walks the masked layers again at every
 step. That also leaves the caller free to read any layer afterwards, masked or not; in a loop over steps it is the
 caller's own worker that walks, layer by layer, as any nnsight code there would.
 """

@@ -47,7 +47,7 @@ def baked(intervention: Change, model: nnsight.TransformersModel | PreTrainedMod
     """The model with the intervention in its weights, for as long as the block runs.
 
     The weights are changed in place, so every copy that shares them (`edit`) is changed too; what they were is kept for
-    the touched rows and columns alone, and put back bit for bit at the end, also after an exception. Blocks may be
+    the touched rows and columns alone, and restored bit for bit at the end, also after an exception. Blocks may be
     nested: the inner intervention comes on top.
 
     Args:

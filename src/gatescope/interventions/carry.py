@@ -56,8 +56,8 @@ def held(intervention: Change, model: TransformersModel) -> TransformersModel:
 
 
 def refuse(*kinds: type) -> None:
-    """Tell nnsight's packer of requests what to say to gatescope's modules, and to these kinds of values, in a block. No
-    other pickler changes.
+    """Make nnsight's request pickler refuse gatescope's modules, and values of these kinds, in a block. Other picklers are
+    not affected.
     """
     table = CustomCloudPickler.dispatch_table
     by_name = table[ModuleType]

@@ -98,6 +98,7 @@ def ablate(neurons):
 
 def scale(neurons: NeuronSet, factor: float) -> Intervention:
     """Multiply activations by a factor; CULNIG enhances with `scale(neurons, 2.0)` on gate_pre, q, k and v."""
+    # A value for each neuron, though all are the same: every kind but "zero" is stored, hashed and applied that way.
     return Intervention(neurons, "scale", (float(factor),) * len(neurons))
 
 
@@ -126,6 +127,7 @@ def _values(neurons: NeuronSet, values: float | Tensor) -> tuple[float, ...]:
     if tensor.shape == (len(neurons),):
         return tuple(tensor.tolist())
     if len(neurons.layout.sites) == 1 and tensor.shape == (neurons.layout.only().layers, neurons.layout.only().width):
+        # With one site a neuron's number is its position in the table, row by row.
         return tuple(tensor.flatten()[neurons.flat].tolist())
     raise GatescopeError(
         f"Values of shape {tuple(tensor.shape)} do not match {neurons}: one number, one for each of the "

@@ -75,7 +75,7 @@ def _gate_and_up(module: PreTrainedModel, sites: dict[str, Site], layer: int) ->
     }
     outputs.pop(down)
     gate = _by_width(outputs, width)
-    # OPT's MLP is no module of its own: its parts are the layer's, and there is nothing to call.
+    # OPT has no MLP module: its projections are the layer's, so there is nothing to call.
     has_forward = not any("attn" in name for name, _ in mlp.named_children())
     if gate is not None and has_forward:
         activation, last = (module.get_submodule(path) for path in (sites["gate"].paths[layer], down))

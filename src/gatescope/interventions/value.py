@@ -59,7 +59,7 @@ class Change:
         return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
     def targets(self, model: TransformersModel) -> list[Target]:
-        """Where the model is changed, in the order it gets there.
+        """Where the model is changed, in the order of its forward pass.
 
         Raises:
             GatescopeError: if the neurons are not this model's.

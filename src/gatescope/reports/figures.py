@@ -84,7 +84,7 @@ def heatmaps(panels: Sequence[Matrix], *, title: str, kind: str, columns: str = 
 
 
 def _heatmap(axes: Any, drawn: maps.Map, kind: str, columns: str) -> None:
-    """One map, on axes of its own."""
+    """One map, drawn on these axes."""
     from matplotlib.colors import ListedColormap
 
     ends, low = (("loss", "mid", "gain"), -1) if kind == "change" else (("mid", "count"), 0)

@@ -109,7 +109,7 @@ def chosen(run: Run, swept: Mapping[str, Table]) -> dict[str, Selection]:
 
 def counted(run: Run) -> Counters | None:
     """The run's counters; None where it has none, or of several classes of tokens."""
-    # A run of attributions has none, and the report of it has no need of them.
+    # A run of attributions alone has none, and its report does not need them.
     try:
         return run.counters
     except GatescopeError:

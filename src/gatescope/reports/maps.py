@@ -19,7 +19,7 @@ CROWDED = 10  # columns from which numbers are printed without decimals, and nam
 
 @dataclass(frozen=True)
 class DrawnCell:
-    """One cell: its number, what is printed, what is told of it, its colour, and whether it is framed.
+    """One cell: its number, what is printed, its tooltip, its colour, and whether it is framed.
 
     The colour is `strength`, 0 to 1, of the way to `hue`: "loss", "gain" or "count"; "none" where there is no number.
     """

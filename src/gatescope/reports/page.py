@@ -42,7 +42,7 @@ def report(
 
     Args:
         run: a run directory with a sweep.
-        out: the page to write; `report.html` in the run directory if None. Files go to a directory of its name beside it.
+        out: the page to write; `report.html` in the run directory if None. Files go to a directory of the same name next to it.
         examples: the evaluation examples, for what the run does not hold: all questions of a run of an earlier version,
             and pictures that were in memory. All that the run's sweep asked (its first one's, where it has several), or
             none; whatever else the page shows is the same.

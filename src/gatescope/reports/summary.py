@@ -90,7 +90,7 @@ def _leading(first: Effect, neurons: Selection | None) -> str:
 def _one_for_all(
     shown: Mapping[str, Sequence[Effect]], selections: Mapping[str, Selection], p: Mapping[str, float]
 ) -> list[str]:
-    """Of the set that is one for all groups and changes most: what it changes in each sweep, and random sets beside it."""
+    """The effect, in each sweep, of the set for all groups that changes most; and that of random sets."""
     (_, effects), *others = shown.items()
     most = min(filter(_is_shared, effects), key=lambda effect: effect.accuracy["self"].value, default=None)
     if most is None:

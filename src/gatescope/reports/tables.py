@@ -84,6 +84,7 @@ def overlap_csv(selections: Mapping[str, Selection]) -> str:
         rows += [[name, a, name, b, share] for (a, b), share in zip(product(selection, selection), shares, strict=True)]
     for a, first in selections.items():
         for b, second in selections.items():
+            # A selector against itself is in the rows above, group by group.
             if a != b:
                 rows += [[a, group, b, group, v] for group, v in found.between(first, second).items()]
     return csv_text(["selector", "group", "other selector", "other group", "jaccard"], rows)
@@ -93,6 +94,7 @@ def scores_csv(histograms: Sequence[found.Histogram]) -> str:
     """Distributions of scores, bin by bin; a bin of "never" (-inf) first."""
     rows: list[list[object]] = []
     for h in histograms:
+        # They have no place on a linear scale, but without them the rows would not add up to all neurons.
         rows.append([h.selector, h.group, "-inf", "-inf", h.never, 0])
         bins = zip(h.edges, h.edges[1:], h.neurons, h.selected, strict=False)
         rows += [[h.selector, h.group, *bin_] for bin_ in bins]

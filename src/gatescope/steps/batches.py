@@ -35,6 +35,7 @@ class Plan:
     def of(cls, named: Sequence[Sequence[Sequence[str]]], ids: Sequence[str]) -> Plan:
         """The plan that a manifest holds, for examples of these ids."""
         position = {name: i for i, name in enumerate(ids)}
+        # The manifest decides: a run is continued in the batches it was begun with, whatever the batch size is now.
         return cls([[[position[name] for name in batch] for batch in shard] for shard in named])
 
     def named(self, ids: Sequence[str]) -> list[list[list[str]]]:

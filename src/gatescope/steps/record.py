@@ -172,6 +172,7 @@ class Recording(Step[Counted]):
         groups, layout = tuple(self.metadata["groups"]), self.site.layout
         counters = {}
         for name in self.tokens:
+            # Each class has its own counters, so that a selector can be given one of them.
             counters[name] = Counters.zeros(groups, layout, self.card, self.provenance | {"tokens": name})
         return Counted(counters, {})
 

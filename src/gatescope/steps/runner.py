@@ -24,7 +24,7 @@ from gatescope.traces.encoding import Batch, collate
 
 @dataclass(frozen=True)
 class Outcome(Generic[S]):
-    """What came of a step.
+    """The result of a step.
 
     Attributes:
         plan: which examples ran together.
@@ -91,7 +91,7 @@ def _todo(stored: Shards | None, planned: Plan, options: Options) -> Iterator[in
 
 
 def _in_order(finished: Iterator[tuple[int, S]]) -> Iterator[S]:
-    """Shards by number, however they come in."""
+    """Shards by number, in whatever order they arrive."""
     early: dict[int, S] = {}
     turn = 0
     for index, shard in finished:

@@ -186,7 +186,7 @@ def _table(
     masks: Masks,
     named: Mapping[str, Mapping[str, Intervention]],
 ) -> Table:
-    """The answers in the order of the examples, whatever order they were asked in."""
+    """The answers in the order of the examples, whatever order these were run in."""
     planned_order = planned.order
     # Batches are sorted by length; a table is in the order of the questions.
     order = sorted(range(len(planned_order)), key=planned_order.__getitem__)

@@ -107,7 +107,7 @@ def _readouts(model: nnsight.TransformersModel, tasks: Mapping[str, Study], read
     """How each task that is evaluated is read.
 
     Raises:
-        GatescopeError: for an example that cannot be read so.
+        GatescopeError: for an example that its task's read-out cannot read.
     """
     read_by = {task: readout or published_readout(study) for task, study in tasks.items() if task != "control"}
     for task, how in read_by.items():

@@ -1,4 +1,4 @@
-"""What came of a CULNIG study, and how it is printed."""
+"""The result of a CULNIG study, and how it is printed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GENERAL, UNFILTERED, SPECIFIC = "CULNIG-general", "without exclusion", "CULNIG-s
 
 @dataclass(frozen=True)
 class CulnigResult:
-    """What came of it.
+    """The result of a CULNIG study.
 
     Attributes:
         general: culture-general neurons.

@@ -69,7 +69,7 @@ def change_all(model: TransformersModel, mask: list[MaskRow], moved: dict[int, t
 
 
 def forward_options(model: TransformersModel, inputs: dict[str, Tensor], keep: int) -> dict[str, Any]:
-    """What a plain forward pass is given beside its inputs: logits of the last `keep` positions only, no cache, and,
+    """The arguments of a plain forward pass besides its inputs: logits of the last `keep` positions only, no cache, and,
     for text, positions numbered from each row's first real token, as generation numbers them.
     """
     parameters = inspect.signature(model._module.forward).parameters
@@ -77,7 +77,7 @@ def forward_options(model: TransformersModel, inputs: dict[str, Tensor], keep: i
     # Without it a model computes logits of every position, [b, s, vocabulary]: often the largest tensor of all.
     if "logits_to_keep" in parameters:
         options["logits_to_keep"] = keep
-    # Models that take pictures number positions in ways of their own (M-RoPE), so theirs are left alone.
+    # Models that take pictures number positions by rules of their own (M-RoPE), so those are left alone.
     if getattr(model, "processor", None) is None and "position_ids" in parameters:
         options["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     return options

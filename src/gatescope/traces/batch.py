@@ -16,6 +16,7 @@ from gatescope.traces.readouts.choices import Label, LikertLabel, Loglik, Loglik
 from gatescope.traces.readouts.generated import Generate, Likert, Short
 from gatescope.traces.readouts.passages import Passages
 
+# Read-outs hold no state, so one object each is enough.
 _ALL = (Generate(), Short(), Likert(), LikertLabel(), Label(), Argmax(), Loglik(), LoglikMean(), Passages())
 READOUTS: dict[str, Readout] = {readout.name: readout for readout in _ALL}
 GENERATED = tuple(name for name, readout in READOUTS.items() if readout.generates)

@@ -1,6 +1,6 @@
 """What may leave for a server, and how: by value, as source text, with nothing in it that the server does not have.
 
-The functions a job calls are loaded a second time under a name of their own, from the same source. There they are the
+The functions a job calls are loaded a second time under another name, from the same source. There they are the
 plain functions of their files, whatever a decorator or an import hook has made of the package's own (a checker of shapes
 wraps them, and a wrapper's globals are not the function's).
 """

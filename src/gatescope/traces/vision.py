@@ -1,6 +1,6 @@
 """A picture's features, computed once and used by every mask.
 
-The masks act on the language model, so what a picture becomes before it gets there is the same under all of them. Models
+The masks act on the language model, so the features of a picture, made before it, are the same under all of them. Models
 of transformers take features that were made before (`mm_encoder_outputs`) in place of pixels, one picture after the
 other, however their towers pack them. A model that takes none is given the pixels again with every mask's rows.
 """

@@ -1,6 +1,6 @@
-"""Code that runs beside a trace's own block, at every step of the run.
+"""Code that runs alongside a trace's own block, at every step of the run.
 
-nnsight binds a block's reads and writes to the first time a module runs. A worker of its own, in the same run, can walk
+nnsight binds a block's reads and writes to the first time a module runs. A separate worker, in the same run, can walk
 the model again at every step (every generated token) without holding the block up.
 """
 
@@ -13,7 +13,7 @@ from nnsight.intervention.iterator import Iterations
 
 
 def run_alongside(caller: Mediator, block: Callable[[], None]) -> None:
-    """Run a block as a worker of its own in the caller's run, on the caller's rows, before the caller is served."""
+    """Run a block as a separate worker in the caller's run, on the caller's rows, before the caller is served."""
     worker = Mediator(compile("block()", "<gatescope worker>", "exec"), {}, {"block": block})
     # Inside an invoke a worker must see that invoke's rows and no others.
     worker.batch_group = caller.batch_group

@@ -1,7 +1,7 @@
 """Attribution on a server: one shard, one job. Only sums over each group come back.
 
 A server must run the code of a job beside the model, as NDIF does for trusted keys and this package's loopback does:
-where it runs it in a process of its own, gradients do not cross, and the job is refused with a sentence that says so.
+where it runs in a separate process, gradients do not cross, and the job is refused with a sentence that says so.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def attribute_shards(
     ledger: Path | None = None,
     dtype: str | None = None,
 ) -> Iterator[tuple[int, Attributions]]:
-    """Attribute shards on a server, and yield each when it is there, in whatever order they finish.
+    """Attribute shards on a server, and yield each as soon as it is finished, in any order.
 
     Args:
         model: from `load_client` (no weights) or `load_model`.

@@ -1,4 +1,4 @@
-"""What a run on a server will move, before it begins: jobs, bytes out, bytes back."""
+"""How much a run on a server will transfer, before it begins: jobs, bytes sent, bytes returned."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKEN, LOG, COUNT, SCORE = 4, 4, 16, 16
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run moves.
+    """How much a run transfers.
 
     Attributes:
         jobs: how many; twice as many where the server cannot read the answers.

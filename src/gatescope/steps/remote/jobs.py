@@ -35,7 +35,7 @@ def run_jobs(
     settings: Sequence[Any],
     ledger: Path | None,
 ) -> Iterator[tuple[int, Results]]:
-    """Run shards as jobs, and yield each when it is whole: its number and its pieces' results in order.
+    """Run shards as jobs, and yield each when all of it is finished: its number and its pieces' results in order.
 
     The consumer stores a shard before it asks for the next; that is when it leaves the ledger.
 

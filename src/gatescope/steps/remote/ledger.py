@@ -99,7 +99,7 @@ class Ledger:
                 raise self.other()
 
     def begin(self, shard: int, batches: int) -> None:
-        """Take a shard up."""
+        """Start a shard as one piece."""
         self.pieces[shard] = [Piece(shard, 0, batches)]
         self.keys[shard] = self.key(shard)
 
@@ -120,7 +120,7 @@ class Ledger:
         return [piece.result for piece in self.pieces[shard] if piece.result is not None]
 
     def other(self) -> GatescopeError:
-        """What is said of a ledger of other work."""
+        """The error for a ledger of other work."""
         return GatescopeError(
             f"{self.path} holds jobs of other work (other examples, model, server or settings). Finish that with what it "
             f"was started with, or remove the file to give its jobs up."

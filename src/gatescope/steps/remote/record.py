@@ -41,7 +41,7 @@ def record_shards(
     ledger: Path | None = None,
     dtype: str | None = None,
 ) -> Iterator[tuple[int, dict[str, Counters], list[Row]]]:
-    """Record shards on a server, and yield each when it is there, in whatever order they finish.
+    """Record shards on a server, and yield each as soon as it is finished, in any order.
 
     Args:
         model: from `load_client` (no weights) or `load_model`.

@@ -13,7 +13,7 @@ from gatescope.core.errors import GatescopeError
 
 @dataclass(frozen=True)
 class Server:
-    """Where jobs go, and how patiently.
+    """Where jobs are sent, and how long to wait for them.
 
     Attributes:
         host: "http://host:port"; None is NDIF, or what nnsight's config says.

@@ -28,7 +28,7 @@ def sweep_shards(
     remote: bool | str | Server = True,
     ledger: Path | None = None,
 ) -> Iterator[tuple[int, list[list[tuple[str, Reading]]]]]:
-    """Ask shards' questions on a server under every mask, and yield each shard when it is there.
+    """Run shards on a server under every mask, and yield each as soon as it is finished.
 
     Args:
         model: from `load_client` (no weights) or `load_model`.

@@ -34,7 +34,7 @@ class Argmax(Readout):
         return None if example.labels else "labels"
 
     def readable(self, model: TransformersModel, examples: Sequence[Example]) -> None:
-        """Every label is one token of its own."""
+        """Every label is one token, and no two are the same."""
         super().readable(model, examples)
         single_tokens(model, examples)
 

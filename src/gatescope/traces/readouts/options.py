@@ -59,4 +59,5 @@ def best(logprobs: Float[Tensor, " o"], options: Sequence[Sequence[int]], how: s
     """
     if how == "label":
         return int(exclusive(logprobs, options).argmax())
+    # A sum of log-probabilities favours short options; the mean does not.
     return int((logprobs / torch.tensor([len(o) for o in options]) if how == "loglik_mean" else logprobs).argmax())
