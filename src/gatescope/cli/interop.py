@@ -61,10 +61,10 @@ def lm_eval(
 
     loaded = placed(model, dtype, device_map)
     chosen = ablate(NeuronSet.load(mask, identity(loaded))) if mask else None
-    results = evaluate(loaded, chosen, tasks.split(","), include_path=include_path, limit=limit, batch_size=batch_size)
+    output = evaluate(loaded, chosen, tasks.split(","), include_path=include_path, limit=limit, batch_size=batch_size)
     if json:
-        typer.echo(as_json(results["results"]))
+        typer.echo(as_json(output["results"]))
         return
-    for task, values in results["results"].items():
+    for task, values in output["results"].items():
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
         typer.echo(f"{task}: {shown}")

@@ -152,7 +152,7 @@ def _check_selectors(selectors: list[str], control: bool, site: str | None, rho:
         raise GatescopeError("--control runs CULNIG, which has its own selectors; leave --selector and --rho out.")
     if control and site is not None:
         raise GatescopeError(f"--site is {site!r}, and CULNIG (--control) always uses gate_pre, q, k and v; leave it out.")
-    # It is among `select`'s selectors, so it is natural to try it here.
+    # `gatescope select` has it among its selectors, so users try it here.
     if "CULNIG" in selectors:
         raise GatescopeError("CULNIG compares data with its control: give --control in place of --selector CULNIG.")
     if selectors:

@@ -53,7 +53,7 @@ def mix(a: str, b: str, share: float) -> str:
     lab = oklab(a) * (1 - share) + oklab(b) * share
     value = np.clip(np.linalg.inv(_TO_LMS) @ (np.linalg.inv(_TO_LAB) @ lab) ** 3, 0, 1)
     value = np.where(value <= 0.0031308, value * 12.92, 1.055 * value ** (1 / 2.4) - 0.055)
-    return "#" + "".join(f"{round(255 * part):02x}" for part in value)
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in value)
 
 
 def ramp(*stops: str, steps: int = 256) -> list[str]:

@@ -28,12 +28,12 @@ SERVER = frozenset({"torch", "numpy", "transformers", "tokenizers", "nnsight", "
 @cache
 def plain(name: str) -> ModuleType:
     """A module of plain functions, registered to travel by value; the package's functions it imports are plain too."""
-    origin = importlib.util.find_spec(name)
-    if origin is None or origin.origin is None:
+    original = importlib.util.find_spec(name)
+    if original is None or original.origin is None:
         raise GatescopeError(f"{name} cannot be sent to a server: it has no source file.")
     # Another name than the package's, which a server would try to import.
     alias = name.replace(".", "_") + "_as_shipped"
-    spec = importlib.util.spec_from_file_location(alias, origin.origin)
+    spec = importlib.util.spec_from_file_location(alias, original.origin)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[alias] = module  # before it runs: its dataclasses look their module up here
