@@ -86,7 +86,7 @@ def test_values_may_be_a_table_of_recorded_means(family):
     means = torch.arange(float(layout.size)).view(2, -1)
     assert gs.set_to(neurons, means).values == (means[1, 2].item(), means[0, 5].item())
     assert gs.add(neurons, 3.0).values == (3.0, 3.0)
-    with pytest.raises(gs.GatescopeError, match=r"Values of shape \(3,\) fit no way .* each of the 2 neurons, or a table"):
+    with pytest.raises(gs.GatescopeError, match=r"Values of shape \(3,\) do not match .* each of the 2 neurons, or a table"):
         gs.set_to(neurons, torch.zeros(3))
 
 

@@ -66,8 +66,8 @@ Map = Annotated[str | None, typer.Option(help="auto spreads the model over the d
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         for name in ("gatescope", "nnsight", "torch", "transformers"):
@@ -91,25 +91,28 @@ def placed(model: str, dtype: str = "auto", device_map: str | None = None) -> Tr
     from gatescope.models.load import load_model
 
     where: Any = device_map
+    # accelerate and torchrun start a process for each GPU and number them in LOCAL_RANK.
     if device_map is None and torch.cuda.is_available():
         where = {"": int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()}
     return load_model(model, dtype=dtype, device_map=where)
 
 
-def questions(data: str, path: Path | None, groups: list[str] | None, seed: int | None, whole: bool = False) -> Study:
+def questions(data: str, path: Path | None, groups: list[str] | None, seed: int | None, skip_broken: bool = False) -> Study:
     """The data asked for; its notes say what was asked for, for a reader of the run.
 
     Args:
         data, path, groups, seed: as they were given.
-        whole: leave out, counted, examples whose picture cannot be decoded.
+        skip_broken: leave out, counted, examples whose picture cannot be decoded.
     """
+    # Inside the function: --help and completion must not load torch.
     from gatescope.data import registry, without_broken_pictures
 
     study = registry.load(data, path, seed=seed, groups=groups or None)
-    study = without_broken_pictures(study) if whole else study
+    study = without_broken_pictures(study) if skip_broken else study
+    # Absolute: a run may be opened from another directory.
     name = str(Path(data).resolve()) if Path(data).is_file() else data
     notes = given(data=name, path=path and str(path.resolve()), seed=seed, groups=groups or None)
-    if whole:
+    if skip_broken:
         notes["broken pictures"] = "skipped"
     return replace(study, notes=study.notes | notes)
 
@@ -126,16 +129,16 @@ def page_of(out: Path, examples: Sequence[Example] = ()) -> Path:
     return report(out, examples=examples, figures=False)
 
 
-def as_json(told: Any) -> str:
+def as_json(value: Any) -> str:
     """JSON for scripts; a NaN, where there is no such number, is null."""
-    return json.dumps(_no_nan(told), ensure_ascii=False, indent=1, default=str)
+    return json.dumps(_no_nan(value), ensure_ascii=False, indent=1, default=str)
 
 
 def effects_of(table: Table, intervals: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Self, cross and gap of every selector, and the full model's accuracy, to be written as JSON."""
     accuracy = dict(zip(table.groups, table.accuracy().tolist(), strict=True))
-    found = {"accuracy": accuracy, "effects": _plain(table.self_cross())}
-    return found | {"intervals": dict(intervals)} if intervals else found
+    plain = {"accuracy": accuracy, "effects": _plain(table.self_cross())}
+    return plain | {"intervals": dict(intervals)} if intervals else plain
 
 
 def culnig_of(result: CulnigResult) -> dict[str, Any]:
@@ -152,17 +155,17 @@ def culnig_of(result: CulnigResult) -> dict[str, Any]:
 
 
 def _plain(effects: Effects) -> dict[str, Any]:
-    def parts(of: SelfCross) -> dict[str, float]:
-        return {"self": of.self_, "cross": of.cross, "gap": of.gap}
+    def values(means: SelfCross) -> dict[str, float]:
+        return {"self": means.self_, "cross": means.cross, "gap": means.gap}
 
-    return {each.selector: {"accuracy": parts(each.accuracy), "flips": parts(each.flips)} for each in effects.effects}
+    return {effect.selector: {"accuracy": values(effect.accuracy), "flips": values(effect.flips)} for effect in effects.effects}
 
 
 def _no_nan(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _no_nan(part) for key, part in value.items()}
+        return {key: _no_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_no_nan(part) for part in value]
+        return [_no_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -183,6 +186,7 @@ def check_culnig(rates: Mapping[str, Any], runs: bool, reads: bool, how: str) ->
     if rates and not runs:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in rates)
         raise GatescopeError(f"{names}: only CULNIG uses this, and it is not run here. Leave it out, or {how}.")
+    # An option that changes nothing is a misunderstanding, better cleared up before hours of work.
     if "exclude_rate" in rates and not reads:
         raise GatescopeError(f"--exclude-rate needs a reading set, and there is none: leave it out, or {how}.")
 
@@ -193,7 +197,7 @@ def check_rho(rho: float | None, selectors: Collection[str]) -> None:
         raise GatescopeError("--rho belongs to LAPE, which is not among the selectors: leave it out, or add --selector LAPE.")
 
 
-def new_tokens(asked: int | None, readouts: Collection[str]) -> int:
+def new_tokens(requested: int | None, readouts: Collection[str]) -> int:
     """At most how many tokens an answer.
 
     Raises:
@@ -201,12 +205,12 @@ def new_tokens(asked: int | None, readouts: Collection[str]) -> int:
     """
     from gatescope.traces.batch import GENERATED
 
-    if asked is not None and not set(readouts) & set(GENERATED):
+    if requested is not None and not set(readouts) & set(GENERATED):
         raise GatescopeError(
             f"--max-new-tokens applies to generated answers, and these are read by {', '.join(sorted(set(readouts)))}: "
             f"leave it out, or choose a --readout that generates ({', '.join(GENERATED)})."
         )
-    return 20 if asked is None else asked
+    return 20 if requested is None else requested
 
 
 def size(text: str) -> int | str:

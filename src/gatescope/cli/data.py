@@ -19,6 +19,7 @@ def data_list(json: AsJson = False) -> None:
 
     Example: gatescope data list
     """
+    # Loaded here: the command line answers --help without torch.
     from gatescope.data import CARDS
 
     if json:
@@ -49,6 +50,7 @@ def data_show(
     for key, value in questions.notes.items():
         typer.echo(f"  {key:9}{value}")
     both = [*halves[0], *halves[1]]
+    # Evenly spaced, since files are often sorted by group.
     for example in both[:: max(1, len(both) // 3)][:3]:
         typer.echo("\n".join(_lines(example)))
 

@@ -32,6 +32,7 @@ def demo(
     from gatescope.studies.vlm import run_study
 
     ours = organism.load()
+    # A study needs a run directory even where nobody wants to keep it.
     with tempfile.TemporaryDirectory() as scratch:
         where = out or Path(scratch) / "demo"
         chosen: dict[str, Any] = {"selectors": selector} if selector else {}
@@ -60,6 +61,7 @@ def culnig(
     from gatescope.studies.culnig import run_culnig
 
     ours = text.load()
+    # The organism knows its general neurons and each country's: all carry culture.
     known = reduce(or_, ours.specific.values(), ours.general)
     result = run_culnig(
         load_model(ours.path),

@@ -31,7 +31,9 @@ def bake(
     from gatescope.models.load import load_model
 
     loaded = load_model(model, dtype=dtype)
+    # The identity is checked at once: neurons of another model would be other neurons.
     neurons = NeuronSet.load(mask, identity(loaded))
+    # The checkpoint's note says what was done: "zero", not a scale by 0.
     save_baked(ablate(neurons) if factor == 0 else scale(neurons, factor), loaded, out)
     typer.echo(f"{out}: {len(neurons)} neurons {'switched off' if factor == 0 else f'times {factor:g}'}")
 
@@ -59,10 +61,10 @@ def lm_eval(
 
     loaded = placed(model, dtype, device_map)
     chosen = ablate(NeuronSet.load(mask, identity(loaded))) if mask else None
-    found = evaluate(loaded, chosen, tasks.split(","), include_path=include_path, limit=limit, batch_size=batch_size)
+    output = evaluate(loaded, chosen, tasks.split(","), include_path=include_path, limit=limit, batch_size=batch_size)
     if json:
-        typer.echo(as_json(found["results"]))
+        typer.echo(as_json(output["results"]))
         return
-    for task, values in found["results"].items():
+    for task, values in output["results"].items():
         shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if isinstance(value, float))
         typer.echo(f"{task}: {shown}")

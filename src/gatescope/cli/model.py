@@ -60,4 +60,5 @@ def doctor(
     report = ward.examine(placed(model, dtype, device_map) if model is not None else ward.random_model(str(random_weights)))
     typer.echo(as_json(asdict(report) | {"healthy": report.healthy}) if json else str(report))
     if not report.healthy:
+        # For scripts: a model that fails must stop what comes after.
         raise typer.Exit(1)

@@ -66,14 +66,15 @@ def select(
 
 
 def _check_rates(run: Run, rates: Mapping[str, float], culnig: bool) -> None:
+    # Attributions are read from disk only if they matter.
     reads = "exclude_rate" in rates and "reading" in run.attributions
     check_culnig(rates, culnig, reads, "attribute a reading set with --name reading" if culnig else "add --selector CULNIG")
 
 
 def _counts(chosen: Sequence[Selection]) -> dict[str, Any]:
     """How many neurons were chosen and are lacking, to be written as JSON."""
-    counts = {each.method: {group: len(neurons) for group, neurons in each.items()} for each in chosen}
-    return {"neurons": counts, "shortfall": {each.method: each.shortfall for each in chosen}}
+    counts = {selection.method: {group: len(neurons) for group, neurons in selection.items()} for selection in chosen}
+    return {"neurons": counts, "shortfall": {selection.method: selection.shortfall for selection in chosen}}
 
 
 def _selections(run: Run, name: str, rate: float | None, rho: float | None, rates: Mapping[str, float]) -> Sequence[Selection]:
@@ -85,25 +86,26 @@ def _selections(run: Run, name: str, rate: float | None, rho: float | None, rate
     share = 0.01 if rate is None else rate
     if name in COUNTED:
         options = {"rho": rho} if name == "LAPE" else {}
+        # Groups without a counted token cannot be ranked.
         return [COUNTED[name](run.counters.with_tokens(), share, **options)]
     if name == "ATT":
         return [att(_attributions(run, ""), share)]
     scores, control = _attributions(run, "culture"), _attributions(run, "control")
-    found = choose(scores, control, run.attributions.get("reading"), **rates, **given(rate=rate))
-    return list(found.values())
+    by_name = choose(scores, control, run.attributions.get("reading"), **rates, **given(rate=rate))
+    return list(by_name.values())
 
 
 def _attributions(run: Run, name: str) -> Attributions:
-    there = run.attributions
-    if not name and len(there) == 1:
-        return next(iter(there.values()))
-    if name not in there:
+    attributions = run.attributions
+    if not name and len(attributions) == 1:
+        return next(iter(attributions.values()))
+    if name not in attributions:
         which = f"of {name!r}" if name else "without a name"
         raise GatescopeError(
-            f"{run.path} has no attributions {which}; it has {', '.join(map(repr, there)) or 'none'}. Make them with "
+            f"{run.path} has no attributions {which}; it has {', '.join(map(repr, attributions)) or 'none'}. Make them with "
             f"`gatescope attribute --run {run.path}{f' --name {name}' if name else ''}`."
         )
-    return there[name]
+    return attributions[name]
 
 
 @app.command()
@@ -123,43 +125,44 @@ def neurons(
     from gatescope.steps.run import Run
 
     rows: list[dict[str, Any]] = []
-    for name, of, found in _asked_for(Run.open(run).selections, selector, group):
-        file = None if out is None else out / _file(name, of)
+    for name, group_name, chosen in _chosen(Run.open(run).selections, selector, group):
+        file = None if out is None else out / _file(name, group_name)
         if file is not None:
-            _check_free(file, name, of, rows)
-            found.save(file)
-        rows.append({"selector": name, "group": of, "file": file, "neurons": list(found)})
+            _check_free(file, name, group_name, rows)
+            chosen.save(file)
+        rows.append({"selector": name, "group": group_name, "file": file, "neurons": list(chosen)})
     if json:
         typer.echo(as_json(rows))
         return
     for row in rows:
-        typer.echo(_told(row))
+        typer.echo(_summary(row))
 
 
-def _told(row: Mapping[str, Any]) -> str:
+def _summary(row: Mapping[str, Any]) -> str:
     """A set in a line, with its best neurons."""
     first = ", ".join(f"{site} {layer}.{index}" for site, layer, index in row["neurons"][:5])
-    more = ", ..." if len(row["neurons"]) > 5 else ""
-    return f"{row['file'] or row['selector']}: {row['group']}, {len(row['neurons'])} neurons: {first}{more}"
+    ellipsis = ", ..." if len(row["neurons"]) > 5 else ""
+    return f"{row['file'] or row['selector']}: {row['group']}, {len(row['neurons'])} neurons: {first}{ellipsis}"
 
 
-def _asked_for(
-    kept: Mapping[str, Selection], selectors: Sequence[str] | None, groups: Sequence[str] | None
+def _chosen(
+    selections: Mapping[str, Selection], selectors: Sequence[str] | None, groups: Sequence[str] | None
 ) -> Iterator[tuple[str, str, NeuronSet]]:
     """Selector, group and neurons of what was asked for; all if nothing was."""
     for name in selectors or ():
-        one_of("selector", name, tuple(kept))
-    for name, selection in kept.items():
-        # A selector that was not asked for must have the groups too: a slip of the pen is never passed over.
-        wanted = [one_of("group", group, tuple(selection)) for group in groups or selection]
-        if name in (selectors or kept):
-            yield from ((name, group, selection[group]) for group in selection if group in wanted)
+        one_of("selector", name, tuple(selections))
+    for name, selection in selections.items():
+        # A selector that was not asked for must have the groups too, so that a typing error is always reported.
+        chosen_groups = [one_of("group", group, tuple(selection)) for group in groups or selection]
+        if name in (selectors or selections):
+            yield from ((name, group, selection[group]) for group in selection if group in chosen_groups)
 
 
 def _file(selector: str, group: str) -> str:
     """What the file of a set is called."""
     from gatescope.statistics.table import ALL
 
+    # A set for all groups needs no group in its name.
     label = selector if group == ALL else f"{selector}.{group}"
     return f"{label.replace(' ', '-').replace('/', '-')}.safetensors"
 

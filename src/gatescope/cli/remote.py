@@ -28,5 +28,6 @@ def estimate(
 
     study = registry.load(data, path, seed=seed)
     options = {"site": site, "readout": readout or study.readout, "batch_size": size(batch_size), "shard_size": shard_size}
-    found = estimate_record(load_client(model), study.identification, **options)
-    typer.echo(as_json(vars(found)) if json else str(found))
+    # A client has no weights: the estimate needs the configuration alone.
+    expected = estimate_record(load_client(model), study.identification, **options)
+    typer.echo(as_json(vars(expected)) if json else str(expected))

@@ -34,6 +34,7 @@ def report(
 
     Example: gatescope report runs/qwen runs/llava --out comparison.html
     """
+    # Under another name: `report` is this command.
     from gatescope.reports import report as write
     from gatescope.steps.run import Run
 
@@ -47,8 +48,9 @@ def report(
         return
     examples: Sequence[Example] = ()
     if data is not None:
-        whole = "broken pictures" in Run.open(runs[0]).manifest.get("study", {})
-        examples = questions(data, path, group, seed, whole).evaluation
+        # Examples left out by the study must be left out again, or the two lists would differ.
+        skip_broken = "broken pictures" in Run.open(runs[0]).manifest.get("study", {})
+        examples = questions(data, path, group, seed, skip_broken).evaluation
     typer.echo(str(write(runs[0], out, examples=examples, figures=figures)))
 
 

@@ -72,7 +72,7 @@ def record(
     from gatescope.steps.record import record_classes
 
     examples, own = _examples(data, path, half, group, seed)
-    found = record_classes(
+    counters = record_classes(
         _model(model, remote, dtype, device_map),
         examples,
         site=site,
@@ -87,7 +87,7 @@ def record(
         remote=_server(remote),
         part=_part(part),
     )
-    _done(run, "record", bool(found))
+    _done(run, "record", bool(counters))
 
 
 @app.command()
@@ -114,6 +114,7 @@ def attribute(
 
     Example: gatescope attribute --model MODEL --data blend --run runs/culnig --name culture
     """
+    # Under another name, as the command has the function's.
     from gatescope.steps.attribute import attribute as score
 
     examples, _ = _examples(data, path, half, group, seed, control)
@@ -207,6 +208,7 @@ def _model(model: str, remote: str | None, dtype: str, device_map: str | None) -
 
 
 def _server(remote: str | None) -> bool | str | None:
+    # "ndif" stands for the host in nnsight's configuration.
     return True if remote == "ndif" else remote
 
 
@@ -224,6 +226,7 @@ def _done(run: Path, step: str, finished: bool) -> None:
     from gatescope.steps.run import Run
     from gatescope.steps.shards import Shards, first
 
+    # Under accelerate every process gets here.
     if not first():
         return
     shards = Shards.of(Run.open(run), step)

@@ -53,7 +53,7 @@ MEANING = "self: a group's neurons are off, its own questions are asked; cross: 
 
 
 @app.command("study")
-def whole(
+def study_command(
     model: Model,
     data: Data,
     out: Out,
@@ -152,6 +152,7 @@ def _check_selectors(selectors: list[str], control: bool, site: str | None, rho:
         raise GatescopeError("--control runs CULNIG, which has its own selectors; leave --selector and --rho out.")
     if control and site is not None:
         raise GatescopeError(f"--site is {site!r}, and CULNIG (--control) always uses gate_pre, q, k and v; leave it out.")
+    # `gatescope select` has it among its selectors, so users try it here.
     if "CULNIG" in selectors:
         raise GatescopeError("CULNIG compares data with its control: give --control in place of --selector CULNIG.")
     if selectors:
@@ -191,11 +192,13 @@ def _culnig_tasks(
 def _run_culnig(job: Job, tasks: dict[str, Study], rates: dict[str, Any]) -> None:
     from gatescope.studies.culnig import published_readout, run_culnig
 
-    read_by = {job.options["readout"] or published_readout(of) for task, of in tasks.items() if task != "control"}
+    read_by = {
+        job.options["readout"] or published_readout(task_study) for task, task_study in tasks.items() if task != "control"
+    }
     most = new_tokens(job.max_new_tokens, read_by)
-    found = run_culnig(job.loaded(), tasks, max_new_tokens=most, **job.options, **rates)
+    result = run_culnig(job.loaded(), tasks, max_new_tokens=most, **job.options, **rates)
     page = job.page(tasks["culture"])
-    typer.echo(as_json(culnig_of(found)) if job.json else culnig_told(job.model, found, job.options["out"], page))
+    typer.echo(as_json(culnig_of(result)) if job.json else culnig_told(job.model, result, job.options["out"], page))
 
 
 def _run_study(job: Job, study: Study, **options: Any) -> None:
@@ -215,9 +218,9 @@ def culnig_told(model: object, result: CulnigResult, out: Path | None, page: Pat
     from gatescope.studies.culnig import UNFILTERED
 
     note = "\nnote: no --exclude, so neurons that reading comprehension needs are kept\n"
-    kept = "" if UNFILTERED in result.accuracy else note
+    warning = "" if UNFILTERED in result.accuracy else note
     lines = [f"\nmodel  {model}", *([f"run    {out}"] if out else []), *([f"report {page}"] if page else [])]
-    return "\n".join([*lines, f"\n{result}\n{kept}"])
+    return "\n".join([*lines, f"\n{result}\n{warning}"])
 
 
 def describe(model: object, study: Study, result: Result, out: Path | None, page: Path | None = None) -> None:

@@ -1,7 +1,7 @@
 """Changing activations inside a trace, at the prompt and at every generated token.
 
 nnsight binds a read or write to the first time a module runs, so a plain write would mask the prefill and nothing after
-it. `hold` therefore starts a worker of its own beside the caller's block, which walks the masked layers again at every
+it. `hold` therefore starts a worker alongside the caller's block, which walks the masked layers again at every
 step. That also leaves the caller free to read any layer afterwards, masked or not; in a loop over steps it is the
 caller's own worker that walks, layer by layer, as any nnsight code there would.
 """
@@ -41,6 +41,7 @@ def hold(what: Change, model: TransformersModel) -> None:
             "For an intervention that lasts, write `edited = intervention.edit(model)`."
         ) from error
     walk = _walk(what, model)
+    # Kept with the caller's worker: what already holds in this run must not be applied twice in a loop over steps.
     held = caller.__dict__.setdefault("_gatescope_held", set())
     if not _in_step(caller):
         _check_ahead(what, model, caller)
@@ -54,10 +55,11 @@ def hold(what: Change, model: TransformersModel) -> None:
 
 def _check_ahead(what: Change, model: TransformersModel, caller: Mediator) -> None:
     """Refuse to begin in the middle of the neurons: those behind would be left out of this step."""
-    places = [(target.path, f"{model.get(target.path).path}.{target.io}") for target in what.targets(model)]
-    runs = [caller.occurrence(place) for _, place in places]
+    locations = [(target.path, f"{model.get(target.path).path}.{target.io}") for target in what.targets(model)]
+    # How often the worker has seen each module: all equally often means that none was passed in this step.
+    runs = [caller.occurrence(location) for _, location in locations]
     if len(set(runs)) > 1:
-        behind = next(path for (path, _), count in zip(places, runs, strict=True) if count == max(runs))
+        behind = next(path for (path, _), count in zip(locations, runs, strict=True) if count == max(runs))
         raise GatescopeError(
             f"The model is past {behind} already, but not all of the intervention's neurons. Apply it before the "
             f"line that reads {behind} or anything after it."
@@ -79,16 +81,18 @@ def side_by_side(model: TransformersModel, masks: Sequence[Change | None]) -> No
     Raises:
         GatescopeError: if neurons belong to another model.
     """
-    places: dict[tuple[tuple[int, int], str, str], list[tuple[int, Kind, Tensor, Tensor]]] = {}
+    changes_at: dict[tuple[tuple[int, int], str, str], list[tuple[int, Kind, Tensor, Tensor]]] = {}
     for block, mask in enumerate(masks):
         if mask is None:
             continue
         for where, path, io, columns, values in mask.targets(model):
-            places.setdefault((where, path, io), []).append((block, mask.kind, columns, values))
-    ordered = sorted(places.items(), key=lambda item: item[0][0])
+            changes_at.setdefault((where, path, io), []).append((block, mask.kind, columns, values))
+    # Reads must come in the order of the forward pass, whichever mask they belong to.
+    ordered = sorted(changes_at.items(), key=lambda item: item[0][0])
 
     def walk() -> None:
         for (_, path, io), changes in ordered:
+            # Cloned: `change_` writes in place, and the model may use the tensor it gave elsewhere, as a residual.
             activation = read(model, path, io).clone()
             blocks = activation.chunk(len(masks))
             for block, kind, columns, values in changes:
@@ -131,6 +135,7 @@ def _in_step(caller: Mediator) -> bool:
     """
     if caller.iteration != 0:
         return True
+    # Up to the block of the trace itself, whose lines are those of its syntax tree.
     frame = sys._getframe()
     while frame is not None and frame.f_code is not caller.code:
         frame = frame.f_back
@@ -141,5 +146,6 @@ def _in_step(caller: Mediator) -> bool:
 
 def _steps_at(loop: ast.For, line: int) -> bool:
     """Whether a loop is over steps and a line stands in its body."""
-    over = [part.attr for part in ast.walk(loop.iter) if isinstance(part, ast.Attribute)]
+    # `tracer.iter[2:5]`, `tracer.all()`: the tracer may have any name, so only the attribute is looked at.
+    over = [node.attr for node in ast.walk(loop.iter) if isinstance(node, ast.Attribute)]
     return bool({"iter", "all"} & set(over)) and loop.lineno < line <= (loop.end_lineno or loop.lineno)

@@ -47,7 +47,7 @@ def baked(intervention: Change, model: nnsight.TransformersModel | PreTrainedMod
     """The model with the intervention in its weights, for as long as the block runs.
 
     The weights are changed in place, so every copy that shares them (`edit`) is changed too; what they were is kept for
-    the touched rows and columns alone, and put back bit for bit at the end, also after an exception. Blocks may be
+    the touched rows and columns alone, and restored bit for bit at the end, also after an exception. Blocks may be
     nested: the inner intervention comes on top.
 
     Args:
@@ -65,6 +65,7 @@ def baked(intervention: Change, model: nnsight.TransformersModel | PreTrainedMod
     # The identity of the model before the outermost block: weights that are baked already have another digest.
     unbaked = module.__dict__.get("_gatescope_unbaked") or identity(module)
     check_same_model(intervention.neurons.model, unbaked, "bake an intervention")
+    # All checks come first: an intervention that cannot be baked must not leave half of it written.
     writes = _plan(intervention, module)
     with _marked(module, intervention, unbaked), _written(writes):
         yield module
@@ -92,18 +93,18 @@ def _marked(module: PreTrainedModel, intervention: Change, unbaked: dict[str, st
 @contextlib.contextmanager
 def _written(writes: Sequence[_Rows | _Columns]) -> Generator[None, None, None]:
     """The weights with every write done, for as long as the block runs."""
-    kept: list[tuple[Touched, Tensor]] = []
+    originals: list[tuple[Touched, Tensor]] = []
     try:
         with torch.no_grad():
             for write in writes:
                 for parameter, axis, index in write.touches():
-                    kept.append(((parameter, axis, index), parameter.index_select(axis, index)))
+                    originals.append(((parameter, axis, index), parameter.index_select(axis, index)))
                 write.do()
         yield
     finally:
         # Last first: two writes may touch the same rows, and the first one kept what they were at the start.
         with torch.no_grad():
-            for (parameter, axis, index), old in reversed(kept):
+            for (parameter, axis, index), old in reversed(originals):
                 parameter.index_copy_(axis, index, old)
 
 
@@ -111,15 +112,15 @@ def _written(writes: Sequence[_Rows | _Columns]) -> Generator[None, None, None]:
 class _Rows:
     """Outputs `index` of a projection times `factor`, plus `addend` (None: nothing is added)."""
 
-    part: nn.Module
+    projection: nn.Module
     index: Tensor
     factor: Tensor
     addend: Tensor | None
 
     def touches(self) -> list[Touched]:
         """The parameters that are written to, each with the axis and the places on it."""
-        weight, bias = _weight(self.part), _bias(self.part)
-        touched = [(weight, 1 if isinstance(self.part, Conv1D) else 0, self.index)]
+        weight, bias = _weight(self.projection), _bias(self.projection)
+        touched = [(weight, 1 if isinstance(self.projection, Conv1D) else 0, self.index)]
         return touched if bias is None else [*touched, (bias, 0, self.index)]
 
     def do(self) -> None:
@@ -128,7 +129,7 @@ class _Rows:
             # The factor runs along the rows picked, whichever axis of the parameter they are on.
             along = (1, -1) if axis == 1 else (-1, *[1] * (parameter.ndim - 1))
             new = _times(parameter.index_select(axis, index), self.factor.view(along))
-            if self.addend is not None and parameter is _bias(self.part):
+            if self.addend is not None and parameter is _bias(self.projection):
                 new = new + self.addend
             parameter.index_copy_(axis, index, new.to(parameter.dtype))
 
@@ -137,15 +138,15 @@ class _Rows:
 class _Columns:
     """Inputs `index` of a projection times `factor`; what `addend` in them gives is added to the bias."""
 
-    part: nn.Module
+    projection: nn.Module
     index: Tensor
     factor: Tensor
     addend: Tensor | None
 
     def touches(self) -> list[Touched]:
         """The parameters that are written to, each with the axis and the places on it."""
-        weight, bias = _weight(self.part), _bias(self.part)
-        touched = [(weight, 0 if isinstance(self.part, Conv1D) else 1, self.index)]
+        weight, bias = _weight(self.projection), _bias(self.projection)
+        touched = [(weight, 0 if isinstance(self.projection, Conv1D) else 1, self.index)]
         if self.addend is None or bias is None:
             return touched
         return [*touched, (bias, 0, torch.arange(len(bias), device=bias.device))]
@@ -153,7 +154,7 @@ class _Columns:
     def do(self) -> None:
         """Write."""
         (weight, axis, index), *_ = self.touches()
-        old, bias = weight.index_select(axis, index), _bias(self.part)
+        old, bias = weight.index_select(axis, index), _bias(self.projection)
         if self.addend is not None and bias is not None:
             # A constant in an input is a constant in the output, and so in its bias.
             columns = old.float() if axis == 1 else old.float().T
@@ -180,10 +181,10 @@ def _plan(intervention: Change, module: PreTrainedModel) -> list[_Rows | _Column
         values = intervention.table(shape)
         for layer, index in neurons.indices(shape.site).items():
             target = written_projection(module, sites, site, layer, kind)
-            part = module.get_submodule(target.path)
-            _check(target.path, part, owners, site.name, kind)
-            place = site.place(index) if target.columns is None else torch.tensor(target.columns)[index]
-            writes.append((site.rank, _write(part, target.outputs, place, kind, values[layer, index])))
+            projection = module.get_submodule(target.path)
+            _check(target.path, projection, owners, site.name, kind)
+            columns = site.place(index) if target.columns is None else torch.tensor(target.columns)[index]
+            writes.append((site.rank, _write(projection, target.outputs, columns, kind, values[layer, index])))
     writes.sort(key=lambda ranked: -ranked[0])
     return [write for _, write in writes]
 
@@ -196,18 +197,18 @@ def _owners(module: PreTrainedModel) -> dict[int, list[str]]:
     return owners
 
 
-def _write(part: nn.Module, outputs: bool, place: Tensor, kind: str, given: Tensor) -> _Rows | _Columns:
-    factor = {"scale": given, "add": torch.ones_like(given)}.get(kind, torch.zeros_like(given))
-    device = _weight(part).device
-    addend = given.to(device) if kind in ("set", "add") else None
-    return (_Rows if outputs else _Columns)(part, place.to(device), factor.to(device), addend)
+def _write(projection: nn.Module, outputs: bool, columns: Tensor, kind: str, values: Tensor) -> _Rows | _Columns:
+    factor = {"scale": values, "add": torch.ones_like(values)}.get(kind, torch.zeros_like(values))
+    device = _weight(projection).device
+    addend = values.to(device) if kind in ("set", "add") else None
+    return (_Rows if outputs else _Columns)(projection, columns.to(device), factor.to(device), addend)
 
 
-def _check(path: str, part: nn.Module, owners: dict[int, list[str]], site: str, kind: str) -> None:
-    for parameter in (_weight(part), _bias(part)):
+def _check(path: str, projection: nn.Module, owners: dict[int, list[str]], site: str, kind: str) -> None:
+    for parameter in (_weight(projection), _bias(projection)):
         if parameter is not None:
             _check_parameter(path, parameter, owners[id(parameter)])
-    if kind in ("set", "add") and _bias(part) is None:
+    if kind in ("set", "add") and _bias(projection) is None:
         raise GatescopeError(
             f"{kind!r} on site {site!r} cannot be baked: {path} has no bias to hold it, and a checkpoint of this "
             f"architecture has no place for one. Use intervention.edit(model); 'zero' and 'scale' can be baked."
@@ -226,9 +227,9 @@ def _check_parameter(path: str, parameter: nn.Parameter, names: list[str]) -> No
         raise GatescopeError(f"{names[0]} is shared with {', '.join(names[1:])}: baking one would change the other.")
 
 
-def _weight(part: nn.Module) -> nn.Parameter:
-    return part.weight  # type: ignore[return-value]
+def _weight(projection: nn.Module) -> nn.Parameter:
+    return projection.weight  # type: ignore[return-value]
 
 
-def _bias(part: nn.Module) -> nn.Parameter | None:
-    return getattr(part, "bias", None)
+def _bias(projection: nn.Module) -> nn.Parameter | None:
+    return getattr(projection, "bias", None)

@@ -56,21 +56,23 @@ def held(intervention: Change, model: TransformersModel) -> TransformersModel:
 
 
 def refuse(*kinds: type) -> None:
-    """Tell nnsight's packer of requests what to say to gatescope's modules, and to these kinds of values, in a block. No
-    other pickler changes.
+    """Make nnsight's request pickler refuse gatescope's modules, and values of these kinds, in a block. Other picklers are
+    not affected.
     """
     table = CustomCloudPickler.dispatch_table
     by_name = table[ModuleType]
 
-    def module(found: ModuleType):
-        return _refused(found) if found.__name__.partition(".")[0] == "gatescope" else by_name(found)
+    def module(value: ModuleType):
+        # nnsight's own rule for every other module: by reference, or by value if it was registered.
+        return _refused(value) if value.__name__.partition(".")[0] == "gatescope" else by_name(value)
 
     ours = dict.fromkeys(kinds, _refused)
+    # A chain, so that kinds refused earlier, and nnsight's own entries, stay.
     CustomCloudPickler.dispatch_table = ChainMap({ModuleType: module, **ours}, table)  # type: ignore[arg-type]
 
 
-def _refused(found: object) -> NoReturn:
-    what = found.__name__ if isinstance(found, ModuleType) else f"A gatescope {type(found).__name__}"
+def _refused(value: object) -> NoReturn:
+    what = value.__name__ if isinstance(value, ModuleType) else f"A gatescope {type(value).__name__}"
     raise GatescopeError(
         f"{what} is in a block that goes to a server, which does not have gatescope. Before the block write "
         f"`edited = gs.ablate(neurons).edit(model)` and trace `edited` instead; or, to act at some steps only, "

@@ -44,6 +44,7 @@ def save_baked(intervention: Intervention, model: TransformersModel | PreTrained
         raise GatescopeError(f"{path} already exists and is not empty; a baked model is written to a new directory.")
     neurons, provenance = intervention.neurons, identity(model)
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside its destination, so that the rename at the end is atomic: nobody sees half a checkpoint.
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         with baked(intervention, model) as module:
@@ -59,12 +60,15 @@ def save_baked(intervention: Intervention, model: TransformersModel | PreTrained
                 "digest": identity(model)["digest"],
                 "versions": json.loads(versions()),
             }
+        # A processor saves its tokenizer too.
         tool = getattr(model, "processor", None) or getattr(model, "tokenizer", None)
         if tool is not None:
             tool.save_pretrained(scratch)
         artefacts.write_bytes(scratch / NOTE, json.dumps(note, indent=1).encode())
+        # mkdtemp makes directories that only their owner can read.
         scratch.chmod(0o755)
         scratch.replace(path)
+    # Ctrl-C too must not leave gigabytes behind.
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise

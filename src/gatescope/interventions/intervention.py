@@ -92,12 +92,13 @@ def ablate(neurons):
     ('zero', ['Arveni'])
     """
     if isinstance(neurons, Mapping):
-        return {name: ablate(found) for name, found in neurons.items()}
+        return {name: ablate(chosen) for name, chosen in neurons.items()}
     return Intervention(neurons)
 
 
 def scale(neurons: NeuronSet, factor: float) -> Intervention:
     """Multiply activations by a factor; CULNIG enhances with `scale(neurons, 2.0)` on gate_pre, q, k and v."""
+    # A value for each neuron, though all are the same: every kind but "zero" is stored, hashed and applied that way.
     return Intervention(neurons, "scale", (float(factor),) * len(neurons))
 
 
@@ -120,15 +121,16 @@ def add(neurons: NeuronSet, values: float | Tensor) -> Intervention:
 
 
 def _values(neurons: NeuronSet, values: float | Tensor) -> tuple[float, ...]:
-    given = torch.as_tensor(values, dtype=torch.float32)
-    if given.ndim == 0:
-        return (given.item(),) * len(neurons)
-    if given.shape == (len(neurons),):
-        return tuple(given.tolist())
-    if len(neurons.layout.sites) == 1 and given.shape == (neurons.layout.only().layers, neurons.layout.only().width):
-        return tuple(given.flatten()[neurons.flat].tolist())
+    tensor = torch.as_tensor(values, dtype=torch.float32)
+    if tensor.ndim == 0:
+        return (tensor.item(),) * len(neurons)
+    if tensor.shape == (len(neurons),):
+        return tuple(tensor.tolist())
+    if len(neurons.layout.sites) == 1 and tensor.shape == (neurons.layout.only().layers, neurons.layout.only().width):
+        # With one site a neuron's number is its position in the table, row by row.
+        return tuple(tensor.flatten()[neurons.flat].tolist())
     raise GatescopeError(
-        f"Values of shape {tuple(given.shape)} do not match {neurons}: one number, one for each of the "
+        f"Values of shape {tuple(tensor.shape)} do not match {neurons}: one number, one for each of the "
         f"{len(neurons)} neurons, or a table [layers, width] where there is one site."
     )
 

@@ -36,8 +36,8 @@ class Projection:
 
     def of(self, module: PreTrainedModel, x: Tensor) -> Tensor:
         """What it makes of x [..., inputs], the columns alone."""
-        made = module.get_submodule(self.path)(x)
-        return made if self.columns is None else made[..., list(self.columns)]
+        output = module.get_submodule(self.path)(x)
+        return output if self.columns is None else output[..., list(self.columns)]
 
 
 Gate = tuple[Projection, Projection | None]  # what makes the gate, and what it is multiplied with
@@ -70,10 +70,12 @@ def _gate_and_up(module: PreTrainedModel, sites: dict[str, Site], layer: int) ->
     down, width = sites["hidden"].paths[layer], sites["hidden"].width
     holder = down.rpartition(".")[0]
     mlp = module.get_submodule(holder)
-    outputs = {f"{holder}.{name}": size(part)[1] for name, part in mlp.named_children() if isinstance(part, nn.Linear | Conv1D)}
+    outputs = {
+        f"{holder}.{name}": size(child)[1] for name, child in mlp.named_children() if isinstance(child, nn.Linear | Conv1D)
+    }
     outputs.pop(down)
     gate = _by_width(outputs, width)
-    # OPT's MLP is no module of its own: its parts are the layer's, and there is nothing to call.
+    # OPT has no MLP module: its projections are the layer's, so there is nothing to call.
     has_forward = not any("attn" in name for name, _ in mlp.named_children())
     if gate is not None and has_forward:
         activation, last = (module.get_submodule(path) for path in (sites["gate"].paths[layer], down))
@@ -108,17 +110,18 @@ def _by_width(outputs: dict[str, int], width: int) -> Gate | None:
             return None
 
 
-def _computes(module: PreTrainedModel, mlp: nn.Module, activation: nn.Module, parts: Gate, down: nn.Module) -> bool:
-    """Whether the MLP is what the parts make, on four random tokens."""
-    gate, up = parts
+def _computes(module: PreTrainedModel, mlp: nn.Module, activation: nn.Module, pair: Gate, down: nn.Module) -> bool:
+    """Whether the MLP computes down(act(gate) x up), on four random tokens."""
+    gate, up = pair
     projection = module.get_submodule(gate.path)
     weight = next(projection.parameters())
     if weight.is_meta or not weight.is_floating_point():
-        return True  # refused for that reason later, in words of its own
+        return True  # refused for that reason later, with a message that says so
     x = torch.randn(1, 4, size(projection)[0], generator=torch.Generator().manual_seed(0)).to(weight)
     with torch.no_grad():
         hidden = activation(gate.of(module, x))
         if up is not None:
             hidden = hidden * up.of(module, x)
         ours, theirs = down(hidden).float(), mlp(x).float()
+    # 1% of the largest value: bfloat16 keeps two to three digits.
     return bool((ours - theirs).abs().max() <= 1e-2 * theirs.abs().max())

@@ -55,11 +55,11 @@ class Change:
 
     def digest(self) -> str:
         """SHA-256 of everything in it that can change a result."""
-        told = [self.kind, self.values, self.neurons.layout.plain(), self.neurons.flat.tolist()]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        decisive = [self.kind, self.values, self.neurons.layout.plain(), self.neurons.flat.tolist()]
+        return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
     def targets(self, model: TransformersModel) -> list[Target]:
-        """Where the model is changed, in the order it gets there.
+        """Where the model is changed, in the order of its forward pass.
 
         Raises:
             GatescopeError: if the neurons are not this model's.
@@ -74,6 +74,7 @@ class Change:
             for layer, index in self.neurons.indices(shape.site).items():
                 columns, values = site.place(index), table[layer, index]
                 targets.append(Target((layer, site.rank), site.paths[layer], site.io, columns, values))
+        # Layer, then rank within it: nnsight must meet modules in the order in which they run.
         return sorted(targets, key=lambda target: target.reached)
 
     def table(self, shape: SiteShape) -> Float[Tensor, "l n"]:
@@ -81,8 +82,8 @@ class Change:
         start, _ = self.neurons.layout.start(shape.site)
         values = torch.zeros(shape.size)
         if self.values:
-            mine = (self.neurons.flat >= start) & (self.neurons.flat < start + shape.size)
-            values[self.neurons.flat[mine] - start] = torch.tensor(self.values)[mine]
+            in_site = (self.neurons.flat >= start) & (self.neurons.flat < start + shape.size)
+            values[self.neurons.flat[in_site] - start] = torch.tensor(self.values)[in_site]
         return values.view(shape.layers, shape.width)
 
 
@@ -102,5 +103,6 @@ def plain(model: TransformersModel, change: Change | None) -> list[MaskRow]:
         rows.append((target.path, target.io, target.columns, change.kind, target.values))
     if rows:
         return rows
+    # Any module would do; the first is reached soonest.
     site = site_of(model, change.neurons.layout.sites[0].site)
     return [(site.paths[0], site.io, torch.zeros(0, dtype=torch.int64), change.kind, torch.zeros(0))]

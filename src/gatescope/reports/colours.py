@@ -53,11 +53,11 @@ def mix(a: str, b: str, share: float) -> str:
     lab = oklab(a) * (1 - share) + oklab(b) * share
     value = np.clip(np.linalg.inv(_TO_LMS) @ (np.linalg.inv(_TO_LAB) @ lab) ** 3, 0, 1)
     value = np.where(value <= 0.0031308, value * 12.92, 1.055 * value ** (1 / 2.4) - 0.055)
-    return "#" + "".join(f"{round(255 * part):02x}" for part in value)
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in value)
 
 
 def ramp(*stops: str, steps: int = 256) -> list[str]:
     """Colours evenly spaced along the lines between stops."""
-    places = np.linspace(0, len(stops) - 1, steps)
-    before = [min(int(place), len(stops) - 2) for place in places]  # the last place is the end of the last line
-    return [mix(stops[i], stops[i + 1], float(place - i)) for i, place in zip(before, places, strict=True)]
+    positions = np.linspace(0, len(stops) - 1, steps)
+    before = [min(int(position), len(stops) - 2) for position in positions]  # the last place is the end of the last line
+    return [mix(stops[i], stops[i + 1], float(position - i)) for i, position in zip(before, positions, strict=True)]

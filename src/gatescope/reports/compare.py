@@ -47,9 +47,10 @@ def compare(runs: Sequence[str | Path | Run], out: str | Path) -> Path:
         raise GatescopeError(f"A comparison needs at least two runs; {len(runs)} was given.")
     opened = [run if isinstance(run, Run) else Run.open(run) for run in runs]
     page = Path(out)
+    # A directory given as --out is where the page goes, under its usual name.
     page = page / "compare.html" if page.is_dir() else page
     compared = [_read(name, run) for name, run in zip(_names([run.path for run in opened]), opened, strict=True)]
-    rows = [effect for each in compared for effect in each.effects]
+    rows = [effect for compared_run in compared for effect in compared_run.effects]
     artefacts.write_bytes(page.with_suffix(".csv"), tables.effects_csv({"": rows}).encode())
     artefacts.write_bytes(page, render("compare.html", _context(compared, rows, page.parent)).encode())
     return page
@@ -84,6 +85,7 @@ class Compared:
 
 
 def _read(name: str, run: Run) -> Compared:
+    # The first only: sweeps of several tasks have no counterpart in the other runs.
     sweep, table = next(iter(sweeps(run).items()))
     bounds = intervals(table)
     own: dict[str, dict[str, Cell]] = {}
@@ -99,18 +101,19 @@ def _context(compared: Sequence[Compared], rows: list[Effect], folder: Path) -> 
     """What the page shows."""
     selections: dict[str, Selection] = {}
     own: dict[str, dict[str, Cell]] = {}
-    for each in compared:
-        selections |= each.selections
-        own |= each.own
+    for compared_run in compared:
+        selections |= compared_run.selections
+        own |= compared_run.own
     across = found.overlap_of_selectors(selections)
     deep = _depth(selections)
-    same = all(each.questions == compared[0].questions for each in compared)
+    # Other questions, other accuracies: shown all the same, but not without saying so.
+    same = all(compared_run.questions == compared[0].questions for compared_run in compared)
     note = "The runs were not asked the same questions, so their numbers differ for that reason too."
     return {
         "title": f"{len(compared)} runs",
         "lines": _lines(rows),
         "warnings": [] if same else [note],
-        "runs": [_about(each, folder) for each in compared],
+        "runs": [_about(compared_run, folder) for compared_run in compared],
         "effects": rows,
         "sizes": sizes(rows, selections),
         "kinds": [drawn(rows, kind, [_own(own, kind)]) for kind in MAPS],
@@ -119,27 +122,28 @@ def _context(compared: Sequence[Compared], rows: list[Effect], folder: Path) -> 
     }
 
 
-def _about(each: Compared, folder: Path) -> dict[str, str]:
+def _about(compared_run: Compared, folder: Path) -> dict[str, str]:
     """The run's line in the list of runs, with a link to its own page where there is one."""
-    link, manifest = each.run.path / "report.html", each.run.manifest
+    link, manifest = compared_run.run.path / "report.html", compared_run.run.manifest
     return {
-        "name": each.name,
+        "name": compared_run.name,
+        # Relative, so that the directory can be moved with its pages.
         "link": quote(os.path.relpath(link, folder)) if link.is_file() else "",
         "model": summary.model_name(manifest),
         "study": str(manifest.get("study", {}).get("name") or NOTHING),
-        "questions": f"{len(each.table.full):,}",
-        "accuracy": number(each.table.accuracy().mean().item()),
+        "questions": f"{len(compared_run.table.full):,}",
+        "accuracy": number(compared_run.table.accuracy().mean().item()),
     }
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
     """The last parts of the paths, as many as tell them apart; numbered if none do."""
-    parts = [path.absolute().parts for path in paths]
-    for take in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-take:]) for part in parts]
+    split = [path.absolute().parts for path in paths]
+    for take in range(1, max(map(len, split)) + 1):
+        names = ["/".join(names_of_path[-take:]) for names_of_path in split]
         if len(set(names)) == len(names):
             return names
-    return [f"{number}. {part[-1]}" for number, part in enumerate(parts, 1)]
+    return [f"{number}. {names_of_path[-1]}" for number, names_of_path in enumerate(split, 1)]
 
 
 def _lines(rows: Sequence[Effect]) -> list[str]:
@@ -147,6 +151,7 @@ def _lines(rows: Sequence[Effect]) -> list[str]:
     if best is None:
         return []
     self_, cross, gap = (with_span(best.accuracy[part], signed=True) for part in PARTS)
+    # An interval that reaches into the best one's: the order of the two may be chance.
     near = [e.selector for e in rows if e is not best and e.accuracy["gap"].low <= best.accuracy["gap"].high]
     overlapping = f" The intervals of {', '.join(near)} overlap its own, so it may not be the largest." if near else ""
     return [
@@ -171,26 +176,27 @@ def _depth(selections: Mapping[str, Selection]) -> Matrix | None:
     """Percent of a selection's neurons in each tenth of the layers (each layer, where all have the same few), all sites and
     groups together; None without neurons.
     """
+    # Models of different depth are compared by tenths, since their layers have no counterparts.
     deep = {site.layers for selection in selections.values() for n in selection.values() for site in n.layout.sites}
-    parts = min(max(deep, default=TENTHS), TENTHS) if len(deep) == 1 else TENTHS
-    totals = {name: _by_depth(selection, parts) for name, selection in selections.items()}
+    bins = min(max(deep, default=TENTHS), TENTHS) if len(deep) == 1 else TENTHS
+    totals = {name: _by_depth(selection, bins) for name, selection in selections.items()}
     shares = {name: (100 * total / total.sum()).tolist() for name, total in totals.items() if total.sum() > 0}
     # Layers are counted from 0, as everywhere; tenths from 1.
-    what, first = ("layer", 0) if parts < TENTHS else ("tenth", 1)
+    what, first = ("layer", 0) if bins < TENTHS else ("tenth", 1)
 
     def entry(name: str, column: str) -> Entry:
         share = shares[name][int(column) - first]
         return Entry(share, f"{name}\n{what} {column}: {number(share)}%")
 
-    columns = [str(part + first) for part in range(parts)]
+    columns = [str(bin_ + first) for bin_ in range(bins)]
     return Matrix.of(f"share of neurons, by {what}", tuple(shares), columns, entry) if shares else None
 
 
-def _by_depth(selection: Selection, parts: int) -> Float64[Tensor, " p"]:
+def _by_depth(selection: Selection, bins: int) -> Float64[Tensor, " p"]:
     """How many neurons lie in each of so many parts of the layers."""
-    total = torch.zeros(parts, dtype=torch.float64)
+    total = torch.zeros(bins, dtype=torch.float64)
     for neurons in selection.values():
         for site in neurons.layout.sites:
-            part = torch.arange(site.layers) * parts // site.layers
-            total.index_add_(0, part, neurons.per_layer(site.site).double())
+            bin_of_layer = torch.arange(site.layers) * bins // site.layers
+            total.index_add_(0, bin_of_layer, neurons.per_layer(site.site).double())
     return total

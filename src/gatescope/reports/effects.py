@@ -69,7 +69,7 @@ class Cell:
     holm: float
 
     def tip(self, kind: str) -> str:
-        """What a reader is told on pointing at the cell: of "accuracy" or "flips"."""
+        """The tooltip of the cell, for "accuracy" or "flips"."""
         everyone = self.mask == ALL
         mask = "One mask for all groups" if everyone else f"Mask of {self.mask}"
         own = " (its own)" if self.own and not everyone else ""
@@ -93,7 +93,7 @@ class Cell:
 
 
 class Entry(NamedTuple):
-    """One cell of a map: its number, what is told of it, whether it is framed."""
+    """One cell of a map: its number, its tooltip, whether it is framed."""
 
     value: float
     tip: str
@@ -102,7 +102,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Matrix:
-    """A map to draw: rows by columns of numbers, each with what to tell of it; `own` cells are framed."""
+    """A map to draw: rows by columns of numbers, each with a tooltip; `own` cells are framed."""
 
     name: str
     rows: tuple[str, ...]
@@ -116,10 +116,10 @@ class Matrix:
         """A map of what `entry` says of every row and column."""
         entries = [[entry(row, column) for column in columns] for row in rows]
 
-        def part(which: str) -> tuple[tuple[Any, ...], ...]:
-            return tuple(tuple(getattr(each, which) for each in row) for row in entries)
+        def field(which: str) -> tuple[tuple[Any, ...], ...]:
+            return tuple(tuple(getattr(cell, which) for cell in row) for row in entries)
 
-        return cls(name, tuple(rows), tuple(columns), part("value"), part("tip"), part("own"))
+        return cls(name, tuple(rows), tuple(columns), field("value"), field("tip"), field("own"))
 
 
 def intervals(table: Table) -> dict[str, Intervals]:
@@ -130,32 +130,34 @@ def intervals(table: Table) -> dict[str, Intervals]:
 def effects(table: Table, drawn: dict[str, Intervals]) -> tuple[Effect, ...]:
     """Self, cross and gap of every selector."""
 
-    def parts(of: SelfCross, bounds: EffectInterval) -> dict[str, Value]:
+    def values(effect: SelfCross, bounds: EffectInterval) -> dict[str, Value]:
         return {
-            "self": Value(of.self_, *bounds.self_),
-            "cross": Value(of.cross, *bounds.cross),
-            "gap": Value(of.gap, *bounds.gap),
+            "self": Value(effect.self_, *bounds.self_),
+            "cross": Value(effect.cross, *bounds.cross),
+            "gap": Value(effect.gap, *bounds.gap),
         }
 
     return tuple(
-        Effect(e.selector, parts(e.accuracy, drawn[e.selector].accuracy), parts(e.flips, drawn[e.selector].flips))
+        Effect(e.selector, values(e.accuracy, drawn[e.selector].accuracy), values(e.flips, drawn[e.selector].flips))
         for e in table.self_cross().effects
     )
 
 
-def together(found: tuple[Effect, ...]) -> tuple[Effect, ...]:
+def together(rows: tuple[Effect, ...]) -> tuple[Effect, ...]:
     """Effects with numbered random sets ("random 0", "random 1", ...) as one: their mean, and the least to the greatest."""
-    drawn = [effect for effect in found if is_random(effect.selector)]
+    drawn = [effect for effect in rows if is_random(effect.selector)]
+    # A single random set is a selector like any other.
     if len(drawn) < 2:
-        return found
+        return rows
 
     def mean(kind: str) -> dict[str, Value]:
         values = {part: [effect.of(kind)[part].value for effect in drawn] for part in PARTS}
-        return {part: Value(sum(each) / len(each), min(each), max(each)) for part, each in values.items()}
+        return {part: Value(sum(numbers) / len(numbers), min(numbers), max(numbers)) for part, numbers in values.items()}
 
+    # In the place of the first of them, so that the order of selectors stays.
     one = Effect(f"random, {len(drawn)} sets", mean("accuracy"), mean("flips"))
-    first = found.index(drawn[0])
-    return (*found[:first], one, *(effect for effect in found[first:] if effect not in drawn))
+    first = rows.index(drawn[0])
+    return (*rows[:first], one, *(effect for effect in rows[first:] if effect not in drawn))
 
 
 def is_random(selector: str) -> bool:
@@ -178,6 +180,7 @@ class Tally:
 
 def tallied(table: Table) -> dict[tuple[str, str, str], Tally]:
     """Tallies by selector, mask and group; the full model's under empty names."""
+    # A flip is any change of the answer read, not of the text.
     before = {row.id: row.reading.predicted for row in table.full}
     tallies: dict[tuple[str, str, str], Tally] = defaultdict(Tally)
     for row in table.rows:
@@ -192,10 +195,10 @@ def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
     """Every mask on every group, selector by selector."""
     tallies = tallied(table)
 
-    def value(of: Tensor, low: Tensor, high: Tensor, at: tuple[int, int]) -> Value:
-        return Value(of[at].item(), low[at].item(), high[at].item())
+    def value(means: Tensor, low: Tensor, high: Tensor, at: tuple[int, int]) -> Value:
+        return Value(means[at].item(), low[at].item(), high[at].item())
 
-    made: list[Cell] = []
+    filled: list[Cell] = []
     for selector in table.selectors:
         changes, flips, p = table.changes(selector), table.flips(selector), table.mcnemar(selector)
         corrected, bounds = holm(p), drawn[selector]
@@ -206,6 +209,7 @@ def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
                     selector,
                     mask,
                     group,
+                    # A mask for all groups was found on this group too.
                     own=mask in (group, ALL),
                     examples=full.examples,
                     before=round(full.right, 6),  # sums of scores end in the dust of their last bits
@@ -216,17 +220,18 @@ def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
                     p=p[m, g].item(),
                     holm=corrected[m, g].item(),
                 )
-                made.append(cell)
-    return tuple(made)
+                filled.append(cell)
+    return tuple(filled)
 
 
-def matrices(made: tuple[Cell, ...], kind: str) -> tuple[Matrix, ...]:
+def matrices(filled: tuple[Cell, ...], kind: str) -> tuple[Matrix, ...]:
     """Maps of "accuracy" or "flips", mask by evaluated group; selectors with one mask for all groups share one."""
-    groups = tuple(dict.fromkeys(cell.group for cell in made))
-    with_own = {cell.selector for cell in made if cell.mask != ALL}
-    shared = {cell.selector for cell in made} - with_own
+    groups = tuple(dict.fromkeys(cell.group for cell in filled))
+    with_own = {cell.selector for cell in filled if cell.mask != ALL}
+    # One row each: as maps of their own they would fill the page with single lines.
+    shared = {cell.selector for cell in filled} - with_own
     panels: dict[str, dict[str, dict[str, Cell]]] = {}  # by name of the map, row and column
-    for cell in made:
+    for cell in filled:
         if cell.selector in shared and len(shared) > 1:
             panel, row = "One mask for all groups", cell.selector
         else:
@@ -243,7 +248,7 @@ def _matrix(name: str, rows: Mapping[str, Mapping[str, Cell]], groups: Sequence[
     return Matrix.of(name, tuple(rows), groups, entry)
 
 
-def lead(found: tuple[Effect, ...]) -> Effect | None:
+def lead(rows: tuple[Effect, ...]) -> Effect | None:
     """The selector with the most negative gap: the one to speak of first. None if no selector has a gap."""
-    with_gap = [effect for effect in found if not math.isnan(effect.accuracy["gap"].value)]
+    with_gap = [effect for effect in rows if not math.isnan(effect.accuracy["gap"].value)]
     return min(with_gap, key=lambda effect: effect.accuracy["gap"].value, default=None)

@@ -87,18 +87,18 @@ def _most_telling(group: str, table: Table, rows: Answered, first: str | None, b
     shared = [rows_of for mask, rows_of in own.values() if mask == ALL]
 
     def flipped(row: Row) -> bool:
-        return row.group == group and any(_flipped(row, under[row.id]) for under in leading)
+        return row.group == group and any(_flipped(row, answers_of[row.id]) for answers_of in leading)
 
     def rank(row: Row) -> tuple[float, float, bool]:
         """What its own neurons cost, what random ones leave, and whether there is something to see."""
-        lost = row.reading.value - min(under[row.id].reading.value for under in leading)
-        left = sum(under[row.id].reading.value for under in shared)
+        lost = row.reading.value - min(answers_of[row.id].reading.value for answers_of in leading)
+        left = sum(answers_of[row.id].reading.value for answers_of in shared)
         return lost, left, row.id in by_id and by_id[row.id].image is not None
 
     best = max(filter(flipped, table.full), key=rank, default=None)
     if best is None:
         return None
-    answers = [_answer("full model", best), *(_answer(f"{s} off", under[best.id]) for s, (_, under) in own.items())]
+    answers = [_answer("full model", best), *(_answer(f"{s} off", answers_of[best.id]) for s, (_, answers_of) in own.items())]
     return _shown(best, tuple(answers), _others(best, rows, first), by_id.get(best.id))
 
 
@@ -114,13 +114,14 @@ def asked_of(table: Table, examples: Sequence[Example], digest: str | None) -> d
         GatescopeError: if one of them was not asked, one that was asked is not there, or they are others of the same ids.
 
     Warns:
-        UserWarning: if contents cannot be compared, for a picture cannot be read any more.
+        UserWarning: if contents cannot be compared because a picture can no longer be read.
     """
-    asked = {row.id: row.group for row in table.full}
-    known = {example.id: example for example in examples if example.id in asked}
-    _check_ids(asked, known, examples)
+    groups = {row.id: row.group for row in table.full}
+    known = {example.id: example for example in examples if example.id in groups}
+    _check_ids(groups, known, examples)
     try:
-        same = digest is None or fingerprint([known[id] for id in asked]) == digest
+        # Not every run says which contents it asked.
+        same = digest is None or fingerprint([known[id] for id in groups]) == digest
     except OSError as error:
         warnings.warn(f"The examples could not be compared with those the run asked: {error}.", stacklevel=2)
         same = True
@@ -132,27 +133,27 @@ def asked_of(table: Table, examples: Sequence[Example], digest: str | None) -> d
     return known
 
 
-def _check_ids(asked: Mapping[str, str], known: Mapping[str, Example], examples: Sequence[Example]) -> None:
+def _check_ids(groups: Mapping[str, str], known: Mapping[str, Example], examples: Sequence[Example]) -> None:
     """Refuse examples whose ids and groups are not those that were asked."""
     if not known:
         raise GatescopeError(
             f"None of the {len(examples)} examples given was asked in this run's sweep; give the ones it was run on "
             f"(study.evaluation)."
         )
-    if foreign := [example.id for example in examples if example.id not in asked]:
+    if foreign := [example.id for example in examples if example.id not in groups]:
         raise GatescopeError(
             f"{len(foreign)} of the {len(examples)} examples given are not part of this run's sweep, such as {foreign[0]!r}; "
             f"{_THOSE}"
         )
     for example in known.values():
-        if example.group != asked[example.id]:
+        if example.group != groups[example.id]:
             raise GatescopeError(
-                f"Example {example.id!r} is of group {example.group!r}, and the run asked it as one of {asked[example.id]!r}; "
+                f"Example {example.id!r} is of group {example.group!r}, and the run asked it as one of {groups[example.id]!r}; "
                 f"give the examples the run was made with."
             )
-    if gone := [id for id in asked if id not in known]:
+    if gone := [id for id in groups if id not in known]:
         raise GatescopeError(
-            f"{len(gone)} of the {len(asked)} examples this run asked are not among those given, such as {gone[0]!r}; {_THOSE}"
+            f"{len(gone)} of the {len(groups)} examples this run asked are not among those given, such as {gone[0]!r}; {_THOSE}"
         )
 
 
@@ -162,6 +163,7 @@ def _flipped(before: Row, after: Row) -> bool:
 
 def _others(row: Row, rows: Answered, first: str | None) -> str:
     """What the masks of the other groups do to an answer, in words."""
+    # What its own mask does and the others' do not is what "specific" means.
     elsewhere = [answers[row.id] for (s, m), answers in rows.items() if s == first and m not in (row.group, ALL)]
     same = sum(not _flipped(row, other) for other in elsewhere)
     return f"{first} masks of other groups: {same} of {len(elsewhere)} leave the answer as it was." if elsewhere else ""
@@ -198,8 +200,10 @@ def thumbnail(example: Example) -> tuple[str, str]:
         return "", str(error)
     if picture is None:
         return "", ""
+    # thumbnail() changes the picture in place, and the example keeps it.
     small = picture.copy()
     small.thumbnail((THUMBNAIL, THUMBNAIL))
+    # JPEG would blur what is small already, and save little.
     kind = "PNG" if max(small.size) <= THUMBNAIL // 2 else "JPEG"
     buffer = io.BytesIO()
     small.save(buffer, kind, quality=82)

@@ -47,13 +47,15 @@ def files(name: str, draw: Callable[[], Any]) -> dict[str, bytes]:
     import matplotlib
 
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        # Names of groups may be in any script; a missing glyph is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure, found = draw(), {}
-        for kind, more in (("png", {"dpi": 160}), ("svg", {"metadata": {"Date": None}})):
+        figure, contents = draw(), {}
+        # No date in the SVG: the same run must give the same file.
+        for kind, settings in (("png", {"dpi": 160}), ("svg", {"metadata": {"Date": None}})):
             buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, bbox_inches="tight", facecolor="white", **more)
-            found[f"{name}.{kind}"] = buffer.getvalue()
-    return found
+            figure.savefig(buffer, format=kind, bbox_inches="tight", facecolor="white", **settings)
+            contents[f"{name}.{kind}"] = buffer.getvalue()
+    return contents
 
 
 def heatmaps(panels: Sequence[Matrix], *, title: str, kind: str, columns: str = "asked about") -> Any:
@@ -67,38 +69,39 @@ def heatmaps(panels: Sequence[Matrix], *, title: str, kind: str, columns: str = 
     """
     from matplotlib.figure import Figure
 
+    # The page's own maps, so that figure and page cannot differ.
     drawn, _ = maps.heatmaps(panels, kind)
-    names = [_short(each.columns) for each in drawn]
-    heights = [0.24 * len(each.rows) + 0.9 + 0.075 * max(map(len, short)) for each, short in zip(drawn, names, strict=True)]
+    names = [_short(panel.columns) for panel in drawn]
+    heights = [0.24 * len(panel.rows) + 0.9 + 0.075 * max(map(len, short)) for panel, short in zip(drawn, names, strict=True)]
     wide = max(4.0, 0.34 * max(map(len, names)) + 2.0)
     figure = Figure(figsize=(wide, sum(heights) + 0.4), layout="constrained")
     figure.suptitle(title, fontsize=10)
-    ratios = [len(each.rows) for each in drawn]
-    places = figure.subplots(len(drawn), 1, squeeze=False, gridspec_kw={"height_ratios": ratios})[:, 0]
-    for place, each in zip(places, drawn, strict=True):
-        _heatmap(place, each, kind, columns)
+    ratios = [len(panel.rows) for panel in drawn]
+    all_axes = figure.subplots(len(drawn), 1, squeeze=False, gridspec_kw={"height_ratios": ratios})[:, 0]
+    for axes, panel in zip(all_axes, drawn, strict=True):
+        _heatmap(axes, panel, kind, columns)
     return figure
 
 
-def _heatmap(place: Any, drawn: maps.Map, kind: str, columns: str) -> None:
-    """One map, on axes of its own."""
+def _heatmap(axes: Any, drawn: maps.Map, kind: str, columns: str) -> None:
+    """One map, drawn on these axes."""
     from matplotlib.colors import ListedColormap
 
     ends, low = (("loss", "mid", "gain"), -1) if kind == "change" else (("mid", "count"), 0)
     colours = ListedColormap(ramp(*(LIGHT[end] for end in ends)))
     shares = [list(map(_signed, cells)) for _, cells in drawn.rows]
-    place.imshow(shares, cmap=colours, vmin=low, vmax=1, aspect="auto")
-    place.set_title(*_short([drawn.name]), loc="left", fontsize=9)
+    axes.imshow(shares, cmap=colours, vmin=low, vmax=1, aspect="auto")
+    axes.set_title(*_short([drawn.name]), loc="left", fontsize=9)
     rotation = 90 if max(map(len, drawn.columns)) > 3 else 0
-    place.set_xticks(range(len(drawn.columns)), _short(drawn.columns), rotation=rotation)
-    place.set_yticks(range(len(drawn.rows)), _short([name for name, _ in drawn.rows]))
-    place.set_xlabel(columns)
-    place.tick_params(length=0)
+    axes.set_xticks(range(len(drawn.columns)), _short(drawn.columns), rotation=rotation)
+    axes.set_yticks(range(len(drawn.rows)), _short([name for name, _ in drawn.rows]))
+    axes.set_xlabel(columns)
+    axes.tick_params(length=0)
     for y, (_, cells) in enumerate(drawn.rows):
         for x, cell in enumerate(cells):
             # Out of the layout, which would measure every number of a map of thousands.
             how = {"fontsize": 6, "color": "white" if cell.deep else INK, "in_layout": False}
-            place.text(x, y, cell.text, ha="center", va="center", **how)
+            axes.text(x, y, cell.text, ha="center", va="center", **how)
 
 
 def _signed(cell: maps.DrawnCell) -> float:
@@ -113,17 +116,18 @@ def self_cross(effects: Sequence[Effect]) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 0.42 * len(effects) + 1.3), layout="constrained")
-    places = figure.subplots(1, 2, sharey=True)
-    for place, (kind, title) in zip(places, MEASURES.items(), strict=True):
-        place.axvline(0, color="#8a8780", linewidth=0.6)
+    all_axes = figure.subplots(1, 2, sharey=True)
+    for axes, (kind, title) in zip(all_axes, MEASURES.items(), strict=True):
+        axes.axvline(0, color="#8a8780", linewidth=0.6)
+        # Apart by a little, so that intervals that overlap can both be seen.
         for part, face, shift in (("self", LIGHT["loss"], -0.13), ("cross", "white", 0.13)):
             values = [effect.of(kind)[part] for effect in effects]
             heights = [y + shift for y in range(len(values))]
-            place.hlines(heights, [v.low for v in values], [v.high for v in values], color=LIGHT["loss"], linewidth=1)
-            place.scatter([v.value for v in values], heights, s=22, color=face, edgecolors=LIGHT["loss"], label=part, zorder=3)
-        _listed(place, title, [effect.selector for effect in effects], top=-0.5)
-        place.tick_params(length=0)
-    figure.legend(*places[0].get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False)
+            axes.hlines(heights, [v.low for v in values], [v.high for v in values], color=LIGHT["loss"], linewidth=1)
+            axes.scatter([v.value for v in values], heights, s=22, color=face, edgecolors=LIGHT["loss"], label=part, zorder=3)
+        _listed(axes, title, [effect.selector for effect in effects], top=-0.5)
+        axes.tick_params(length=0)
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower right", ncols=2, frameon=False)
     return figure
 
 
@@ -134,25 +138,25 @@ def scores(histograms: Sequence[Histogram]) -> Any:
     selectors = maps.by_selector(histograms)
     rows = max(map(len, selectors.values()))
     figure = Figure(figsize=(2.6 * len(selectors) + 1, 0.34 * rows + 1), layout="constrained")
-    places = figure.subplots(1, len(selectors), squeeze=False)[0]
-    for place, (selector, each) in zip(places, selectors.items(), strict=True):
-        top = max(max(h.neurons) for h in each)
-        for y, h in enumerate(each):
+    all_axes = figure.subplots(1, len(selectors), squeeze=False)[0]
+    for axes, (selector, by_group) in zip(all_axes, selectors.items(), strict=True):
+        top = max(max(h.neurons) for h in by_group)
+        for y, h in enumerate(by_group):
             for counts, colour in ((h.neurons, "#c9c6be"), (h.selected, LIGHT["loss"])):
                 tall = [y + 0.4 - 0.8 * maps.strength(n, top, log=True) for n in counts]
-                place.fill_between(h.edges[:-1], tall, y + 0.4, step="post", color=colour, linewidth=0)
-        _listed(place, selector, [h.group for h in each], top=-0.6)
-        place.tick_params(axis="y", length=0)
+                axes.fill_between(h.edges[:-1], tall, y + 0.4, step="post", color=colour, linewidth=0)
+        _listed(axes, selector, [h.group for h in by_group], top=-0.6)
+        axes.tick_params(axis="y", length=0)
     figure.supxlabel("score; height: log count; orange: selected", fontsize=8)
     return figure
 
 
-def _listed(place: Any, title: str, names: Sequence[str], top: float) -> None:
+def _listed(axes: Any, title: str, names: Sequence[str], top: float) -> None:
     """Axes with a line for each name, the first on top."""
-    place.set_yticks(range(len(names)), _short(names))
-    place.set_ylim(len(names) - 0.5, top)
-    place.set_title(*_short([title]), loc="left", fontsize=9)
-    place.spines[["top", "right", "left"]].set_visible(False)
+    axes.set_yticks(range(len(names)), _short(names))
+    axes.set_ylim(len(names) - 0.5, top)
+    axes.set_title(*_short([title]), loc="left", fontsize=9)
+    axes.spines[["top", "right", "left"]].set_visible(False)
 
 
 def _short(names: Sequence[str], most: int = 28) -> list[str]:

@@ -35,9 +35,10 @@ class Histogram:
 
 def sets(selection: Selection) -> dict[str, NeuronSet]:
     """A selection's sets by the name to show; one where all are the same."""
-    each = list(selection.values())
-    if list(selection) == [ALL] or (len(each) > 1 and all(other == each[0] for other in each)):
-        return {EVERYONE: each[0]}
+    neuron_sets = list(selection.values())
+    # RND has the same set for every group: once is enough.
+    if list(selection) == [ALL] or (len(neuron_sets) > 1 and all(other == neuron_sets[0] for other in neuron_sets)):
+        return {EVERYONE: neuron_sets[0]}
     return dict(selection)
 
 
@@ -75,10 +76,12 @@ def _histograms(name: str, selection: Selection) -> Iterator[Histogram]:
     if selection.scores is None or len(selection.scores) != len(selection):
         return
     scores = selection.scores.flatten(1).numpy()
+    # Selectors give -inf to neurons that can never be chosen.
     finite = np.isfinite(scores)
     if not finite.any():
         return
     low, high = float(scores[finite].min()), float(scores[finite].max())
+    # Scores that are all alike would have bins of no width.
     edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
 
     def binned(values: np.ndarray) -> tuple[int, ...]:
@@ -99,7 +102,7 @@ def _between_groups(name: str, selection: Selection) -> Matrix:
 
     def entry(a: str, b: str) -> Entry:
         share = shares[groups.index(a)][groups.index(b)]
-        return Entry(share, _told(a, selection[a], b, selection[b], share), a == b)
+        return Entry(share, _tip(a, selection[a], b, selection[b], share), a == b)
 
     return Matrix.of(name, groups, groups, entry)
 
@@ -124,12 +127,13 @@ def between(a: Selection, b: Selection) -> dict[str, float]:
     if not common:
         return {}
     one, other = a[common[0]], b[common[0]]
+    # The same numbers mean other neurons there.
     if (one.layout, one.model) != (other.layout, other.model):
         return {}
     return {g: len(a[g] & b[g]) / max(len(a[g] | b[g]), 1) for g in common}
 
 
-def _told(a: str, first: NeuronSet, b: str, second: NeuronSet, share: float) -> str:
+def _tip(a: str, first: NeuronSet, b: str, second: NeuronSet, share: float) -> str:
     # Back from the share: cutting thousands of pairs of sets again would take longer than all the rest of a page.
     both = round(share * (len(first) + len(second)) / (1 + share))
     return f"{a} and {b}\n{both} neurons in common; of {len(first)} and {len(second)}\noverlap {overlap(share)}"

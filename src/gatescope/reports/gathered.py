@@ -69,7 +69,7 @@ def gather(run: Run) -> Gathered:
         swept=swept,
         intervals=drawn,
         effects=of_selectors,
-        shown={name: together(of) for name, of in of_selectors.items()},
+        shown={name: together(rows) for name, rows in of_selectors.items()},
         cells={name: cells(table, drawn[name]) for name, table in swept.items()},
         histograms=found.histograms(selections),
         layers=found.layers(selections),
@@ -84,6 +84,7 @@ def sweeps(run: Run) -> dict[str, Table]:
     Raises:
         GatescopeError: if there is none, or the answers are only the full model's.
     """
+    # A sweep that was stopped early may hold the unmodified model's answers alone.
     swept = {name: table for name, table in run.sweeps.items() if table.selectors}
     if not swept:
         raise GatescopeError(
@@ -100,14 +101,15 @@ def asked(manifest: Mapping[str, Any], name: str) -> str | None:
 
 def chosen(run: Run, swept: Mapping[str, Table]) -> dict[str, Selection]:
     """The run's selections, in the order of its sweeps."""
-    kept = run.selections
-    names = [selector for table in swept.values() for selector in table.selectors if selector in kept]
-    return {name: kept[name] for name in dict.fromkeys([*names, *kept])}
+    selections = run.selections
+    # As they were swept; then those that were selected and never swept.
+    names = [selector for table in swept.values() for selector in table.selectors if selector in selections]
+    return {name: selections[name] for name in dict.fromkeys([*names, *selections])}
 
 
 def counted(run: Run) -> Counters | None:
     """The run's counters; None where it has none, or of several classes of tokens."""
-    # A run of attributions has none, and the report of it has no need of them.
+    # A run of attributions alone has none, and its report does not need them.
     try:
         return run.counters
     except GatescopeError:

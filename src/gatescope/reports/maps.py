@@ -19,7 +19,7 @@ CROWDED = 10  # columns from which numbers are printed without decimals, and nam
 
 @dataclass(frozen=True)
 class DrawnCell:
-    """One cell: its number, what is printed, what is told of it, its colour, and whether it is framed.
+    """One cell: its number, what is printed, its tooltip, its colour, and whether it is framed.
 
     The colour is `strength`, 0 to 1, of the way to `hue`: "loss", "gain" or "count"; "none" where there is no number.
     """
@@ -105,12 +105,13 @@ class Dot:
 
 def heatmap(matrix: Matrix, kind: str, top: float) -> Map:
     """A map of kind "change" (diverging), "share" (sequential), "overlap" (sequential, two decimals) or "log"."""
+    # More digits would run into each other.
     crowded = len(matrix.columns) > CROWDED
     digits = {"log": 0, "overlap": 2}.get(kind, 0 if crowded else 1)
     upright = kind != "log" and (crowded or max(map(len, matrix.columns)) > 8)
 
     def cells(values: Sequence[float], tips: Sequence[str], own: Sequence[bool]) -> tuple[DrawnCell, ...]:
-        return tuple(_cell(*each, kind, top, digits) for each in zip(values, tips, own, strict=True))
+        return tuple(_cell(*cell, kind, top, digits) for cell in zip(values, tips, own, strict=True))
 
     rows = map(cells, matrix.values, matrix.tips, matrix.own)
     return Map(matrix.name, matrix.columns, tuple(zip(matrix.rows, rows, strict=True)), upright)
@@ -118,6 +119,7 @@ def heatmap(matrix: Matrix, kind: str, top: float) -> Map:
 
 def heatmaps(panels: Sequence[Matrix], kind: str) -> tuple[tuple[Map, ...], Legend]:
     """Maps on one scale, and its legend."""
+    # Overlaps are shares: 1 is the end whether any set reaches it or not.
     top = 1.0 if kind == "overlap" else _largest(panels)
     end = number(top, 0 if kind in ("log", "overlap") else 1)
     low = f"{MINUS}{end}" if kind == "change" else "0"
@@ -144,29 +146,32 @@ def strength(value: float, top: float, *, log: bool = False) -> float:
     >>> strength(-50, 100), strength(0, 100, log=True), strength(100, 100, log=True)
     (0.5, 0.0, 1.0)
     """
+    # log1p, so that a count of 0 is 0.
     return math.log1p(abs(value)) / math.log1p(top) if log else abs(value) / top
 
 
 def dots(effects: Sequence[Effect], kind: str) -> tuple[dict[str, tuple[Dot, ...]], float]:
     """Self and cross of each selector along a strip all share; and where the strip's zero is."""
     values = {effect.selector: _without_nan(effect.of(kind)) for effect in effects}
+    # Zero is always on the strip: it is what effects are compared with.
     ends = [0.0]
     for parts in values.values():
         for v in parts.values():
             ends += [v.value, *v.ends]
     low, high = min(ends), max(ends)
+    # Effects that are all 0 would leave a strip of no length.
     high = high if high > low else low + 1
 
-    def place(value: float) -> float:
+    def position(value: float) -> float:
         return round(3 + 94 * (value - low) / (high - low), 2)  # the dots at the ends need room
 
     def dot(selector: str, part: str, v: Value) -> Dot:
         start, end = v.ends
         tip = f"{selector}, {part}: {with_span(v, signed=kind == 'accuracy')}"
-        return Dot(part, place(v.value), place(start), place(end), tip)
+        return Dot(part, position(v.value), position(start), position(end), tip)
 
     drawn = {name: tuple(dot(name, part, v) for part, v in parts.items()) for name, parts in values.items()}
-    return drawn, place(0)
+    return drawn, position(0)
 
 
 def _without_nan(parts: Mapping[str, Value]) -> dict[str, Value]:
@@ -184,13 +189,13 @@ def by_selector(histograms: Sequence[Histogram]) -> dict[str, list[Histogram]]:
 
 def ridges(histograms: Sequence[Histogram]) -> tuple[Ridges, ...]:
     """Histograms by selector; heights are the logarithm of counts."""
-    return tuple(_ridges(selector, each) for selector, each in by_selector(histograms).items())
+    return tuple(_ridges(selector, by_group) for selector, by_group in by_selector(histograms).items())
 
 
-def _ridges(selector: str, each: Sequence[Histogram]) -> Ridges:
-    top = max(max(h.neurons) for h in each)
-    rows = tuple(Ridge(h.group, _path(h.neurons, top), _path(h.selected, top), _told(h)) for h in each)
-    edges = each[0].edges  # a selector's groups share their bins
+def _ridges(selector: str, by_group: Sequence[Histogram]) -> Ridges:
+    top = max(max(h.neurons) for h in by_group)
+    rows = tuple(Ridge(h.group, _path(h.neurons, top), _path(h.selected, top), _tip(h)) for h in by_group)
+    edges = by_group[0].edges  # a selector's groups share their bins
     return Ridges(selector, score(edges[0]), score(edges[-1]), rows)
 
 
@@ -200,7 +205,7 @@ def _path(counts: Sequence[int], top: int) -> str:
     return "".join(f"M{i * step:g} 24v{-height:.1f}h{step:g}v{height:.1f}z" for i, height in bars)
 
 
-def _told(h: Histogram) -> str:
+def _tip(h: Histogram) -> str:
     ends = [edge for edge, n in zip(h.edges, h.selected, strict=False) if n]
     lowest = f", the lowest near {score(ends[0])}" if ends else ""
     never = f"; {h.never:,} never eligible" if h.never else ""

@@ -42,7 +42,7 @@ def report(
 
     Args:
         run: a run directory with a sweep.
-        out: the page to write; `report.html` in the run directory if None. Files go to a directory of its name beside it.
+        out: the page to write; `report.html` in the run directory if None. Files go to a directory of the same name next to it.
         examples: the evaluation examples, for what the run does not hold: all questions of a run of an earlier version,
             and pictures that were in memory. All that the run's sweep asked (its first one's, where it has several), or
             none; whatever else the page shows is the same.
@@ -59,13 +59,13 @@ def report(
     if figures:
         drawing.check()
     gathered = gather(run)
-    page, beside = _places(run, out)
+    page, beside = _destinations(run, out)
 
     # Everything is made before anything is written: a page that is refused leaves no files of another run beside it.
     written = _written(gathered)
     pictures = _pictures(gathered) if figures else {}
     files = [f"{beside.name}/{name}" for name in (*written, *pictures)]
-    context = _about(run, gathered) | _drawn(gathered) | _asked(run, gathered, examples) | {"files": files}
+    context = _about(run, gathered) | _drawn(gathered) | _questions(run, gathered, examples) | {"files": files}
     if not examples:
         _keep_questions(page, context)
 
@@ -77,7 +77,7 @@ def report(
     return page
 
 
-def _places(run: Run, out: str | Path | None) -> tuple[Path, Path]:
+def _destinations(run: Run, out: str | Path | None) -> tuple[Path, Path]:
     """Where the page goes, and the directory of the files beside it."""
     page = Path(out) if out is not None else run.path / "report.html"
     page = page / "report.html" if page.is_dir() else page
@@ -89,9 +89,10 @@ def _keep_questions(page: Path, context: Mapping[str, Any]) -> None:
     from markupsafe import escape
 
     before = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    # A page without questions has nothing to lose.
     if SHOWN not in before:
         return
-    without_picture = [f'alt="Picture of question {escape(each.id)}"' for each in context["examples"] if each.missing]
+    without_picture = [f'alt="Picture of question {escape(example.id)}"' for example in context["examples"] if example.missing]
     if not context["has_questions"] or any(picture in before for picture in without_picture):
         raise GatescopeError(
             f"{page} shows questions and pictures, and a page written without examples would not. Give them again "
@@ -115,6 +116,7 @@ def _pictures(gathered: Gathered) -> dict[str, bytes]:
     """The figures as PNG and SVG, by the file's name."""
     draw: dict[str, Callable[[], Any]] = {}
     for number, name in enumerate(gathered.swept):
+        # The first sweep's files keep their plain names, which most runs have only.
         end = f".{number}" if number else ""
         draw[f"self-cross{end}"] = partial(drawing.self_cross, gathered.shown[name])
         for kind, file in FILES.items():
@@ -127,13 +129,14 @@ def _pictures(gathered: Gathered) -> dict[str, bytes]:
         draw["scores"] = partial(drawing.scores, gathered.histograms)
     if overlaps := [*gathered.shared, *([gathered.across] if gathered.across else [])]:
         draw["overlap"] = partial(drawing.heatmaps, overlaps, title="Overlap (Jaccard)", kind="overlap", columns="")
-    return {name: content for file, each in draw.items() for name, content in drawing.files(file, each).items()}
+    return {name: content for file, figure in draw.items() for name, content in drawing.files(file, figure).items()}
 
 
 def _about(run: Run, gathered: Gathered) -> dict[str, Any]:
     """What the page says of the run."""
     table, manifest, selections = gathered.swept[gathered.first], gathered.manifest, gathered.selections
     lines = summary.lines(table, gathered.shown, selections, manifest.get("against_random", {}))
+    # All selectors share number of resamples, seed and level.
     first_intervals = next(iter(gathered.intervals[gathered.first].values()), None)
     return {
         "title": summary.title(manifest),
@@ -162,7 +165,7 @@ def _drawn(gathered: Gathered) -> dict[str, Any]:
     }
 
 
-def _asked(run: Run, gathered: Gathered, examples: Sequence[Example]) -> dict[str, Any]:
+def _questions(run: Run, gathered: Gathered, examples: Sequence[Example]) -> dict[str, Any]:
     """The page's questions: those that are given, or the run's own."""
     table, leading = gathered.swept[gathered.first], gathered.leading
     if examples:
@@ -180,11 +183,11 @@ def _asked(run: Run, gathered: Gathered, examples: Sequence[Example]) -> dict[st
 def _effects(
     name: str,
     rows: Sequence[Effect],
-    made: tuple[Cell, ...],
+    cells: tuple[Cell, ...],
     selections: Mapping[str, Selection],
     precision: Mapping[str, float] | None,
 ) -> dict[str, Any]:
-    kinds = [drawn(rows, kind, matrices(made, kind)) for kind in MAPS]
+    kinds = [drawn(rows, kind, matrices(cells, kind)) for kind in MAPS]
     return {"name": name, "effects": rows, "kinds": kinds, "sizes": sizes(rows, selections), "precision": precision}
 
 
@@ -211,6 +214,7 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     environment = Environment(
         loader=PackageLoader("gatescope.reports", "templates"),
         autoescape=True,
+        # A slip in a template must fail here, not leave a gap in the page.
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -22,8 +22,9 @@ def facts(
     drawn: Intervals | None,
 ) -> Facts:
     """Titled lists of (what, which), without the batch plan."""
+    # Options are shown with their selectors.
     study = {name: value for name, value in manifest.get("study", {}).items() if name != "options"}
-    found: Facts = [
+    sections: Facts = [
         ("Model", plain(manifest.get("model", {}))),
         ("Study", plain(study)),
         ("Identification", plain(_identification(manifest, counters))),
@@ -32,7 +33,7 @@ def facts(
         ("Intervals", _intervals(drawn) if drawn is not None else []),
         ("Versions", plain(_versions(manifest, counters))),
     ]
-    return [(title, rows) for title, rows in found if rows]
+    return [(title, rows) for title, rows in sections if rows]
 
 
 def _identification(manifest: Mapping[str, Any], counters: Counters | None) -> Mapping[str, Any]:
@@ -44,12 +45,12 @@ def _identification(manifest: Mapping[str, Any], counters: Counters | None) -> M
 
 def _steps(manifest: Mapping[str, Any]) -> Facts:
     """The attributions and sweeps."""
-    found: Facts = []
+    sections: Facts = []
     for key, value in manifest.items():
         step, _, name = key.partition(" of ")
         if step in STEPS and isinstance(value, Mapping):
-            found.append((f"{STEPS[step]} {name}".strip(), plain(_short(value))))
-    return found
+            sections.append((f"{STEPS[step]} {name}".strip(), plain(_short(value))))
+    return sections
 
 
 def _short(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,10 +79,11 @@ def plain(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _selector(name: str, selection: Selection, manifest: Mapping[str, Any]) -> str:
     provenance = dict(next(iter(selection.values())).provenance) if len(selection) else {}
+    # Method and group stand beside it already.
     known = {k: v for k, v in provenance.items() if k not in ("method", "group")}
     known |= manifest.get("study", {}).get("options", {}).get(name, {})
-    wanted = "no fixed number" if selection.wanted is None else f"{selection.wanted:,} wanted for each group"
-    return "; ".join([wanted, *(f"{k} {v}" for k, v in known.items())])
+    size = "no fixed number" if selection.wanted is None else f"{selection.wanted:,} wanted for each group"
+    return "; ".join([size, *(f"{k} {v}" for k, v in known.items())])
 
 
 def _versions(manifest: Mapping[str, Any], counters: Counters | None) -> Mapping[str, Any]:

@@ -29,6 +29,7 @@ def model_name(manifest: Mapping[str, Any]) -> str:
     """
     model = manifest.get("model", {})
     name = str(model.get("id", ""))
+    # A page may be published: no path of a machine belongs in it.
     if PurePath(name).is_absolute():
         return f"{model.get('class', 'model')} ({PurePath(name).name[:12]})"
     return name or str(model.get("class", "model"))
@@ -36,10 +37,10 @@ def model_name(manifest: Mapping[str, Any]) -> str:
 
 def about(manifest: Mapping[str, Any], table: Table, selections: Mapping[str, Selection]) -> str:
     """Model, questions, groups, neurons: one line."""
-    parts = [model_name(manifest), f"{len(table.full):,} questions", f"{len(table.groups)} groups"]
+    items = [model_name(manifest), f"{len(table.full):,} questions", f"{len(table.groups)} groups"]
     layouts = {str(s.layout) for selection in selections.values() for s in selection.values()}
-    parts += [f"neurons: {layout}" for layout in sorted(layouts)]
-    return " · ".join(parts)
+    items += [f"neurons: {layout}" for layout in sorted(layouts)]
+    return " · ".join(items)
 
 
 def size(selection: Selection | None) -> str:
@@ -89,7 +90,7 @@ def _leading(first: Effect, neurons: Selection | None) -> str:
 def _one_for_all(
     shown: Mapping[str, Sequence[Effect]], selections: Mapping[str, Selection], p: Mapping[str, float]
 ) -> list[str]:
-    """Of the set that is one for all groups and changes most: what it changes in each sweep, and random sets beside it."""
+    """The effect, in each sweep, of the set for all groups that changes most; and that of random sets."""
     (_, effects), *others = shown.items()
     most = min(filter(_is_shared, effects), key=lambda effect: effect.accuracy["self"].value, default=None)
     if most is None:
@@ -117,6 +118,7 @@ def _random_sets(change: Value, p: Mapping[str, float]) -> str:
 
 
 def _against_random(first: Effect, effects: Sequence[Effect]) -> list[str]:
+    # The control: what as many neurons do that were chosen for nothing.
     random = next((effect for effect in effects if effect.selector == "RND" and effect is not first), None)
     if random is None:
         return []
@@ -130,6 +132,7 @@ def _against_random(first: Effect, effects: Sequence[Effect]) -> list[str]:
 
 def _apart(one: Value, other: Value) -> str:
     """Whether two intervals overlap, where there are two."""
+    # A group of one question has no interval.
     if math.isnan(one.low) or math.isnan(other.low):
         return ""
     if one.high < other.low or one.low > other.high:
@@ -139,6 +142,7 @@ def _apart(one: Value, other: Value) -> str:
 
 def warnings(manifest: Mapping[str, Any], counters: Counters | None, selections: Mapping[str, Selection]) -> list[str]:
     """Groups left out and shortfalls: as the study noted them, or as they are found."""
+    # Only `run_study` notes them; other runs are looked through here.
     if "warnings" in manifest:
         return [str(warning) for warning in manifest["warnings"]]
     empty = counters.empty if counters is not None else ()
@@ -153,14 +157,14 @@ def warnings(manifest: Mapping[str, Any], counters: Counters | None, selections:
 def groups(table: Table, counters: Counters | None) -> list[tuple[str, str, str, str, str]]:
     """Of each group: counted of seen identification examples, counted tokens, evaluation examples, accuracy."""
     accuracy = dict(zip(table.groups, table.accuracy().tolist(), strict=True))
-    asked = [row.group for row in table.full]
+    group_of_question = [row.group for row in table.full]
     rows: list[tuple[str, str, str, str, str]] = []
     sums = counted(counters)
     for group in dict.fromkeys([*sums, *accuracy]):
         seen, right, tokens = sums.get(group, (None, None, None))
         identified = NOTHING if seen is None else f"{right:,} of {seen:,}"
         read = NOTHING if tokens is None else f"{tokens:,}"
-        rows.append((group, identified, read, f"{asked.count(group):,}", number(accuracy.get(group, math.nan))))
+        rows.append((group, identified, read, f"{group_of_question.count(group):,}", number(accuracy.get(group, math.nan))))
     return rows
 
 

@@ -58,6 +58,7 @@ def groups_csv(table: Table, counters: Counters | None) -> str:
     """The groups: what was seen and counted, and how the full model answers."""
     accuracy = dict(zip(table.groups, table.accuracy().tolist(), strict=True))
     sums = summary.counted(counters)
+    # Groups of one half alone are listed too.
     names = dict.fromkeys([*sums, *accuracy])
     header = ["group", "identification examples", "counted examples", "counted tokens", "accuracy of the full model"]
     return csv_text(header, [[name, *sums.get(name, ("", "", "")), accuracy.get(name, "")] for name in names])
@@ -83,6 +84,7 @@ def overlap_csv(selections: Mapping[str, Selection]) -> str:
         rows += [[name, a, name, b, share] for (a, b), share in zip(product(selection, selection), shares, strict=True)]
     for a, first in selections.items():
         for b, second in selections.items():
+            # A selector against itself is in the rows above, group by group.
             if a != b:
                 rows += [[a, group, b, group, v] for group, v in found.between(first, second).items()]
     return csv_text(["selector", "group", "other selector", "other group", "jaccard"], rows)
@@ -92,18 +94,20 @@ def scores_csv(histograms: Sequence[found.Histogram]) -> str:
     """Distributions of scores, bin by bin; a bin of "never" (-inf) first."""
     rows: list[list[object]] = []
     for h in histograms:
+        # They have no place on a linear scale, but without them the rows would not add up to all neurons.
         rows.append([h.selector, h.group, "-inf", "-inf", h.never, 0])
         bins = zip(h.edges, h.edges[1:], h.neurons, h.selected, strict=False)
-        rows += [[h.selector, h.group, *each] for each in bins]
+        rows += [[h.selector, h.group, *bin_] for bin_ in bins]
     return csv_text(["selector", "group", "from", "to", "neurons", "selected"], rows)
 
 
 def _field(value: object) -> object:
     """A number as it stands, a truth as 0 or 1, NaN as nothing."""
+    # Spreadsheets read True and False in the language of their user.
     if isinstance(value, bool):
         return int(value)
     return "" if isinstance(value, float) and math.isnan(value) else value
 
 
-def _three(of: Value) -> tuple[float, float, float]:
-    return of.value, of.low, of.high
+def _three(value: Value) -> tuple[float, float, float]:
+    return value.value, value.low, value.high

@@ -37,6 +37,7 @@ def number(value: float, digits: int = 1, *, signed: bool = False) -> str:
     if math.isnan(value):
         return NOTHING
     text = f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
+    # -0.01 rounds to -0.0, which has no sign.
     if not text.strip("+-0."):
         text = text.lstrip("+-")
     return text.replace("-", MINUS)
@@ -60,23 +61,23 @@ def score(value: float) -> str:
     return f"{value:.3g}".replace("-", MINUS)
 
 
-def span(of: Value, digits: int = 1) -> str:
+def span(value: Value, digits: int = 1) -> str:
     """An interval in words.
 
     >>> span(Value(-5, -6.25, -4)), span(Value(1.0))
     ('−6.2 to −4.0', '')
     """
-    return "" if math.isnan(of.low) else f"{number(of.low, digits)} to {number(of.high, digits)}"
+    return "" if math.isnan(value.low) else f"{number(value.low, digits)} to {number(value.high, digits)}"
 
 
-def with_span(of: Value, *, signed: bool = False) -> str:
+def with_span(value: Value, *, signed: bool = False) -> str:
     """A number and its interval.
 
     >>> with_span(Value(-5, -6.5, -4), signed=True)
     '−5.0 (−6.5 to −4.0)'
     """
-    interval = span(of)
-    return number(of.value, signed=signed) + (f" ({interval})" if interval else "")
+    interval = span(value)
+    return number(value.value, signed=signed) + (f" ({interval})" if interval else "")
 
 
 def probability(p: float) -> str:
@@ -94,6 +95,7 @@ def chance(p: float, resamples: int) -> str:
     >>> chance(0.0, 2000), chance(0.25, 2000)
     ('< 0.0005', '= 0.2500')
     """
+    # No resample was as extreme: p is below what so many can show, not 0.
     return f"< {1 / resamples:.4f}" if p == 0 else f"= {p:.4f}"
 
 

@@ -102,6 +102,7 @@ class Attributing(Step[Attributions]):
         self.sites = [site_of(model, site) for site in sites]
         _check_reduce(reduce, sites)
         self.name = f"attribute of {name}" if name else "attribute"
+        # Before the first batch: a label that is not one token must not stop a run in the middle.
         self.answers = [answer_tokens(model, example) for example in examples]
         self.reduce, self.pad_zero = reduce, pad_zero
         self.scoring = scoring(model, self.sites, reduce, pad_zero)
@@ -127,15 +128,16 @@ class Attributing(Step[Attributions]):
         """Sums of nothing."""
         return Attributions.zeros(self.groups, self.layout, self.items, self.card, self.provenance)
 
-    def work(self, shard: Attributions, places: Sequence[int], batch: Batch) -> None:
+    def work(self, shard: Attributions, positions: Sequence[int], batch: Batch) -> None:
         """Score a batch and add it to its groups."""
-        answers = [self.answers[place] for place in places]
+        answers = [self.answers[position] for position in positions]
         forced = forced_batch(self.model, batch, answers)
         scores, probability, _ = score_batch(self.model, self.scoring, forced, compiled.attribution)
+        # On the CPU, where sums can be float64 whatever the device.
         _add(shard, (scores * probability[:, None]).cpu(), batch.examples)
 
     def there(
-        self, batches: Batches, places: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
+        self, batches: Batches, positions: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
     ) -> Iterator[tuple[int, Attributions]]:
         """The same on a server."""
         yield from attribute_shards(
@@ -158,7 +160,7 @@ class Attributing(Step[Attributions]):
 
     def pack(self, shard: Attributions) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The sums, and the model as it was."""
-        return {part: getattr(shard, part) for part in ("sums", "clamped", "seen")}, {"model": dict(shard.model)}
+        return {field: getattr(shard, field) for field in ("sums", "clamped", "seen")}, {"model": dict(shard.model)}
 
 
 def _check_reduce(reduce: str, sites: Sequence[str]) -> None:
@@ -189,12 +191,13 @@ def _add(total: Attributions, weighted: Tensor, examples: Sequence[Example]) -> 
 @contextlib.contextmanager
 def _evaluating(module: torch.nn.Module) -> Iterator[None]:
     """Eval mode while open; dropout would give false effects."""
-    training = [part for part in module.modules() if part.training]
+    training = [submodule for submodule in module.modules() if submodule.training]
     if training:
         warnings.warn("The model was in train mode; it is scored in eval mode and put back afterwards.", stacklevel=3)
     module.eval()
     try:
         yield
     finally:
-        for part in training:
-            part.training = True
+        # Not module.train(): submodules that were in eval mode, such as a frozen tower, stay in it.
+        for submodule in training:
+            submodule.training = True

@@ -34,22 +34,23 @@ class Plan:
     @classmethod
     def of(cls, named: Sequence[Sequence[Sequence[str]]], ids: Sequence[str]) -> Plan:
         """The plan that a manifest holds, for examples of these ids."""
-        place = {name: i for i, name in enumerate(ids)}
-        return cls([[[place[name] for name in batch] for batch in shard] for shard in named])
+        position = {name: i for i, name in enumerate(ids)}
+        # The manifest decides: a run is continued in the batches it was begun with, whatever the batch size is now.
+        return cls([[[position[name] for name in batch] for batch in shard] for shard in named])
 
     def named(self, ids: Sequence[str]) -> list[list[list[str]]]:
         """The plan as a manifest holds it."""
-        return [[[ids[place] for place in batch] for batch in shard] for shard in self.shards]
+        return [[[ids[position] for position in batch] for batch in shard] for shard in self.shards]
 
     @property
     def order(self) -> list[int]:
         """Every example's place, in the order in which they are run."""
-        return [place for number in range(len(self.shards)) for place in self.places(number)]
+        return [position for number in range(len(self.shards)) for position in self.places(number)]
 
     def places(self, number: int) -> list[int]:
         """The places of one shard's examples, in the order in which they are run."""
-        return [place for batch in self.shards[number] for place in batch]
+        return [position for batch in self.shards[number] for position in batch]
 
     def batches(self, number: int, examples: Sequence[Example]) -> list[list[Example]]:
         """One shard's batches, with the examples themselves."""
-        return [[examples[place] for place in batch] for batch in self.shards[number]]
+        return [[examples[position] for position in batch] for batch in self.shards[number]]

@@ -36,43 +36,46 @@ def count_batch(
 ) -> list[Row]:
     """Run one batch, add what it counted to `sums` in place once all of it is known, return its answers."""
     masks = class_masks(model, batch, sums)
-    fed, later = torch.zeros(len(batch.examples), dtype=torch.int64), []
-    step = _counting(model, site, fed, later) if "generated" in sums else None
+    tokens_fed, later_layers = torch.zeros(len(batch.examples), dtype=torch.int64), []
+    step = _counting(model, site, tokens_fed, later_layers) if "generated" in sums else None
 
     def inside() -> tuple[list[Layers], str]:
         if step is not None:
+            # From the second step on: the first is the prefill, which `count_prompt` counts.
             run_alongside(Mediator.current("record"), lambda: every_step(step, start=1))
         return count_prompt(model, site.places, masks, compiled.count_classes)
 
     answered, (classes, _) = run_batch(model, batch, inside=inside, readout=readout, max_new_tokens=max_new_tokens)
     tokens = list(masks.sum(2).cpu())
     if step is not None:
-        classes.append(later or no_counts(len(fed), site.width, len(site.paths)))
-        tokens.append(fed)
+        # An answer of one token has no step after the prefill.
+        classes.append(later_layers or no_counts(len(tokens_fed), site.width, len(site.paths)))
+        tokens.append(tokens_fed)
+    # In the order of CLASSES, as the masks are: sums are matched to totals by number.
     totals = [sums[name] for name in CLASSES if name in sums]
     group = torch.tensor([totals[0].groups.index(example.group) for example in batch.examples])
     use = torch.tensor([reading.correct or not only_correct for _, reading in answered])
-    found = group_sums(classes, tokens, group, use)
-    for kind, number, _, _, summed in found:
+    batch_sums = group_sums(classes, tokens, group, use)
+    for kind, number, _, _, summed in batch_sums:
         _refuse_nan(summed, classes[kind], use & (group == number), batch)
-    _add(totals, group, use, found)  # last of all, so that a batch that runs out of memory has added nothing
+    _add(totals, group, use, batch_sums)  # last of all, so that a batch that runs out of memory has added nothing
     return [Row.full(e.id, e.group, *answer) for e, answer in zip(batch.examples, answered, strict=True)]
 
 
-def _counting(model: TransformersModel, site: Site, fed: Tensor, layers: Layers) -> Callable[[], None]:
+def _counting(model: TransformersModel, site: Site, tokens_fed: Tensor, layers: Layers) -> Callable[[], None]:
     """What counts a generated token of every row; see `gatescope.traces.counting.count_step`."""
     markers = torch.tensor(sorted(uncounted_ids(model)))
-    return lambda: count_step(model, site.places, markers, kernels.count_classes, fed, layers)
+    return lambda: count_step(model, site.places, markers, kernels.count_classes, tokens_fed, layers)
 
 
 def _add(
-    totals: Sequence[Counters], group: Tensor, use: Tensor, found: Sequence[tuple[int, int, Tensor, Tensor, Tensor]]
+    totals: Sequence[Counters], group: Tensor, use: Tensor, batch_sums: Sequence[tuple[int, int, Tensor, Tensor, Tensor]]
 ) -> None:
     """Add a batch's sums to the counters of every class of tokens."""
     for total in totals:
         total.seen.add_(group.bincount(minlength=len(total.groups)))
         total.counted.add_(group[use].bincount(minlength=len(total.groups)))
-    for kind, number, tokens, fired, summed in found:
+    for kind, number, tokens, fired, summed in batch_sums:
         totals[kind].T[number] += tokens
         totals[kind].K[number] += fired
         totals[kind].S[number] += summed
@@ -84,6 +87,7 @@ def _refuse_nan(summed: Tensor, layers: Layers, rows: Tensor, batch: Batch) -> N
     Raises:
         GatescopeError: naming the first layer and example.
     """
+    # A NaN in an activation makes its sum NaN, so the sums are enough to look at.
     if not summed.isnan().any():
         return
     index = rows.nonzero().squeeze(1)

@@ -44,9 +44,10 @@ class Manifest:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """The manifest to oneself, among processes."""
+        """Exclusive access to the manifest, among processes."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            # A file beside it: the manifest itself is replaced, and a lock on it would go with the old file.
             lock = FileLock(self.path / "manifest.lock")
             lock.acquire()
         except OSError as error:

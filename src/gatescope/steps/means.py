@@ -43,10 +43,12 @@ def mean_activation(
         for start in range(0, len(examples), batch_size):
             batch = collate(model, examples[start : start + batch_size])
 
+            # As a default: a closure would see the mask of whichever batch comes last.
             def inside(token_mask: Tensor = batch.token_mask) -> list[Tensor]:
                 totals: list[Tensor] = []
-                for place in where.places:
-                    activation = neurons(model, place, token_mask)
+                for location in where.places:
+                    activation = neurons(model, location, token_mask)
+                    # Summed over tokens here, so that no [b, s, n] outlives its layer.
                     totals.append(total(activation, token_mask.to(activation.device)).sum(0).cpu())
                 return totals
 

@@ -83,12 +83,14 @@ def perplexity(
                 shown.update(len(real))
     if not tokens:
         raise GatescopeError(f"There is no token to predict in the {len(texts)} texts: each has fewer than two tokens.")
+    # Over all tokens of all texts, so that long texts weigh more than short ones.
     full, *masked = [math.exp(total / tokens) for total in loss]
     return Perplexity(full, dict(zip(interventions, masked, strict=True)), tokens)
 
 
 def _logits(model: TransformersModel, inputs: dict[str, Tensor], mask: Intervention | None) -> Tensor:
     """The logits [b, s, vocabulary] of a forward pass under a mask."""
+    # keep=0 is all positions: every token is predicted, not the last alone.
     with torch.no_grad(), model.trace(**inputs, **forward_options(model, inputs, keep=0)):
         if mask is not None:
             mask.apply(model)
@@ -102,6 +104,7 @@ def _check(texts: Sequence[str], batch_size: int, max_length: int) -> None:
             f"batch_size is {batch_size} and max_length {max_length}; at least 1 text a batch and 2 tokens a text are needed, "
             f"the first token being given and the next predicted."
         )
+    # A string is a sequence of strings too: its letters would be taken for texts.
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise GatescopeError(
             f"texts must be a list of strings; {'one string' if isinstance(texts, str) else 'a list of something else'} was "

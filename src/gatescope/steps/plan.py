@@ -66,6 +66,7 @@ def bucketed(items: Sequence[int], tokens: Sequence[int], most: int) -> list[lis
     """
     batches: list[list[int]] = []
     longest = 0
+    # The longest first: if memory runs out, it does so at once.
     for length, item in sorted(zip(tokens, items, strict=True), key=lambda pair: (-pair[0], pair[1])):
         if not batches or (len(batches[-1]) + 1) * longest > most:
             batches.append([])
@@ -95,6 +96,7 @@ def budget(model: TransformersModel) -> int:
     device = model._module.device
     if device.type != "cuda":
         return CPU_TOKENS
+    # The model is loaded by now: what is free is for activations.
     free, _ = torch.cuda.mem_get_info(device)
     config = model._module.config.get_text_config(decoder=True)
     # A layer's activations at their widest, in a few copies, and the cache of all layers.
@@ -127,9 +129,11 @@ def split_on_oom(
                 f"{last} {name(items[0])!r} alone does not fit into memory ({str(error).splitlines()[0]}). Use a smaller "
                 f"picture or dtype, or spread the model over devices with device_map='auto'."
             ) from error
+    # After the except block: while the error is handled, its traceback keeps the activations alive.
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    # Halves, not single items: most often the batch is only a little too large.
     half = len(items) // 2
     return [*split_on_oom(work, items[:half], name, last=last), *split_on_oom(work, items[half:], name, last=last)]
 
@@ -152,10 +156,10 @@ def prepared(model: TransformersModel, batches: Iterable[Sequence[Example]], wor
         encoded = collate(model, batch)
         return encoded.inputs, encoded.token_mask  # not the examples: their pictures need not travel back
 
-    given = list(batches)
+    planned = list(batches)
     # Forked, so that a worker has model and processor as they are; it never touches a device.
     loader = DataLoader(
-        given,  # type: ignore[arg-type]
+        planned,  # type: ignore[arg-type]
         batch_size=None,
         collate_fn=encode,
         num_workers=workers,
@@ -163,9 +167,10 @@ def prepared(model: TransformersModel, batches: Iterable[Sequence[Example]], wor
         pin_memory=model._module.device.type == "cuda",
         worker_init_fn=_one_thread,
     )
-    for batch, (inputs, token_mask) in zip(given, loader, strict=True):
+    for batch, (inputs, token_mask) in zip(planned, loader, strict=True):
         yield Batch(tuple(batch), inputs, token_mask).to(model._module.device)
 
 
 def _one_thread(_worker: int) -> None:
+    # Workers share the cores with the model; each would otherwise start a thread a core.
     torch.set_num_threads(1)

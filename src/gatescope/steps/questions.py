@@ -37,8 +37,8 @@ def keeping(run: Manifest, step: str, digest: str, examples: Sequence[Example]) 
     try:
         yield
     except GatescopeError as error:
-        if before != digest and (kept := _lines(run, before)):
-            raise GatescopeError(f"{error} {first_difference(kept, list(map(_line, examples)))}") from error
+        if before != digest and (stored := _lines(run, before)):
+            raise GatescopeError(f"{error} {first_difference(stored, list(map(_line, examples)))}") from error
         raise
     with run.locked():  # one process reads the pictures, and the others find the file
         if not _file(run, digest).is_file():

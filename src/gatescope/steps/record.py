@@ -135,7 +135,7 @@ def record_classes(
 
 @dataclass
 class Counted:
-    """A shard: its counters by class of tokens, and its answers by place in the examples."""
+    """A shard: its counters by class of tokens, and its answers by position in the examples."""
 
     counters: dict[str, Counters]
     rows: dict[int, Row]
@@ -172,16 +172,17 @@ class Recording(Step[Counted]):
         groups, layout = tuple(self.metadata["groups"]), self.site.layout
         counters = {}
         for name in self.tokens:
+            # Each class has its own counters, so that a selector can be given one of them.
             counters[name] = Counters.zeros(groups, layout, self.card, self.provenance | {"tokens": name})
         return Counted(counters, {})
 
-    def work(self, shard: Counted, places: Sequence[int], batch: Batch) -> None:
+    def work(self, shard: Counted, positions: Sequence[int], batch: Batch) -> None:
         """Count a batch and keep its answers."""
         rows = count_batch(self.model, self.site, batch, shard.counters, **self.settings)
-        shard.rows.update(zip(places, rows, strict=True))
+        shard.rows.update(zip(positions, rows, strict=True))
 
     def there(
-        self, batches: Batches, places: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
+        self, batches: Batches, positions: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
     ) -> Iterator[tuple[int, Counted]]:
         """The same on a server."""
         shards = record_shards(
@@ -197,16 +198,18 @@ class Recording(Step[Counted]):
             **self.settings,
         )
         for number, counters, rows in shards:
-            yield number, Counted(counters, dict(zip(places[number], rows, strict=True)))
+            yield number, Counted(counters, dict(zip(positions[number], rows, strict=True)))
 
     def add(self, total: Counted, shard: Counted) -> Counted:
         """Counters are sums."""
+        # No rows: they are read from the stored shards at the end, and without a run directory nobody asks for them.
         return Counted({name: total.counters[name] + shard.counters[name] for name in self.tokens}, {})
 
     def pack(self, shard: Counted) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Every sum under its class and letter, and the answers in the order of the examples."""
-        sums = {f"{name}/{part}": getattr(c, part) for name, c in shard.counters.items() for part in PARTS}
-        rows = [shard.rows[place].plain() for place in sorted(shard.rows)]
+        sums = {f"{name}/{letter}": getattr(c, letter) for name, c in shard.counters.items() for letter in PARTS}
+        # By position: batches are sorted by length, and files should not depend on that.
+        rows = [shard.rows[position].plain() for position in sorted(shard.rows)]
         return sums, {"rows": rows, "model": dict(next(iter(shard.counters.values())).model)}
 
 
@@ -224,6 +227,7 @@ def _facts(
         raise GatescopeError("Recording needs examples; there are none.")
     for name in tokens:
         one_of("tokens", name, CLASSES)
+    # Label read-outs stop at the prefill: no token is generated that could be counted.
     if "generated" in tokens and readout not in GENERATED:
         raise GatescopeError(f"tokens='generated' needs answers that are generated; readout is {readout!r}.")
     if readout == "none" and only_correct:
@@ -237,6 +241,7 @@ def _facts(
         "readout": readout,
         "versions": versions(),
         "kernel": compiled.mode(),
+        # In order of first appearance, the axis g of every tensor to come.
         "groups": list(dict.fromkeys(example.group for example in examples)),
         "tokens": list(tokens),
         "max_new_tokens": max_new_tokens,

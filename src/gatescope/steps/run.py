@@ -75,6 +75,7 @@ class Run(Manifest):
             return run
         if occupied(run.path):
             raise GatescopeError(f"{path} exists and is not a run. Choose a directory that is new or empty.")
+        # Two processes may start the run at the same moment; the manifest is looked for again under the lock.
         with run.locked():
             if not run._manifest.is_file():
                 run.note({"format": FORMAT, "model": dict(model)})
@@ -96,9 +97,9 @@ class Run(Manifest):
     def counters_of(self, tokens: str) -> Counters:
         """The counters of one class of tokens; errors as for `counters`."""
 
-        def shard(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], **of: Any) -> Counters:
+        def shard(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], **common: Any) -> Counters:
             sums = {name.partition("/")[2]: sum_ for name, sum_ in tensors.items() if name.startswith(f"{tokens}/")}
-            return Counters(**of, **sums, provenance=_origin(metadata) | {"tokens": tokens})
+            return Counters(**common, **sums, provenance=_origin(metadata) | {"tokens": tokens})
 
         return self._added("record", shard)
 
@@ -110,19 +111,21 @@ class Run(Manifest):
     def attributions_of(self, step: str = "attribute") -> Attributions:
         """The attributions of one step, its shards' added in order; errors as for `counters`."""
 
-        def shard(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], **of: Any) -> Attributions:
-            return Attributions(**of, **tensors, items=metadata["items"], provenance=_origin(metadata))
+        def shard(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], **common: Any) -> Attributions:
+            return Attributions(**common, **tensors, items=metadata["items"], provenance=_origin(metadata))
 
         return self._added(step, shard)
 
-    def _added(self, step: str, made: Callable[..., Sums]) -> Sums:
-        """The sums of a step: what `made` makes of every shard, added in order."""
+    def _added(self, step: str, parse: Callable[..., Sums]) -> Sums:
+        """The sums of a step: what `parse` makes of every shard, added in order."""
         shards = Shards.of(self, step)
         model = self.manifest["model"]
-        of = {"groups": tuple(shards.metadata["groups"]), "layout": Layout.parse(shards.metadata["layout"])}
+        common = {"groups": tuple(shards.metadata["groups"]), "layout": Layout.parse(shards.metadata["layout"])}
         # A server may have the model in another dtype, and says so with each shard.
-        each = (made(sums, shards.metadata, **of, model=model | about.get("model", {})) for sums, about in shards.all())
-        return reduce(operator.add, each)  # a plan has a shard at least
+        sums_of_shards = (
+            parse(sums, shards.metadata, **common, model=model | about.get("model", {})) for sums, about in shards.all()
+        )
+        return reduce(operator.add, sums_of_shards)  # a plan has a shard at least
 
     def _names(self, kind: str) -> list[str]:
         """The names under which a kind of step was started, such as those of several sweeps."""
@@ -141,9 +144,10 @@ class Run(Manifest):
     @property
     def sweeps(self) -> dict[str, Table]:
         """The run's sweeps by name ("" for the one without), in the order they were begun."""
-        there = {path.name[len("answers") : -len(".jsonl")].removeprefix(".") for path in self.path.glob("answers*.jsonl")}
-        names = [name for name in self._names("sweep") if name in there]
-        return {name: self.table_of(name) for name in dict.fromkeys([*names, *sorted(there)])}
+        finished = {path.name[len("answers") : -len(".jsonl")].removeprefix(".") for path in self.path.glob("answers*.jsonl")}
+        # The manifest has the order in which sweeps began; files without an entry come last, by name.
+        names = [name for name in self._names("sweep") if name in finished]
+        return {name: self.table_of(name) for name in dict.fromkeys([*names, *sorted(finished)])}
 
     @property
     def steps(self) -> dict[str, Shards]:
@@ -159,10 +163,12 @@ class Run(Manifest):
         """Keep a selection, under its method's name.
 
         Raises:
-            GatescopeError: if the run holds answers under other neurons of that name, which would then be told of these.
+            GatescopeError: if the run holds answers under other neurons of that name, which would then be reported as
+                those of these neurons.
         """
         file, name = self.path / "selections" / f"{selection.method}.safetensors", selection.method
         steps = (metadata for metadata in self.manifest.values() if isinstance(metadata, Mapping))
+        # Only answers tie a name to its neurons: without any, a selection may be replaced.
         swept = any(mask.startswith(f"{name}/") for metadata in steps for mask in metadata.get("masks", ()))
         if swept and file.is_file() and dict(Selection.load(file)) != dict(selection):
             raise GatescopeError(
@@ -182,7 +188,7 @@ class Run(Manifest):
         return {p.stem: Selection.load(p) for p in sorted((self.path / "selections").glob("*.safetensors"))}
 
     def add_answers(self, table: Table, name: str = "") -> None:
-        """Keep a sweep's answers; under a name of its own where a run has several."""
+        """Keep a sweep's answers; under a name where a run has several sweeps."""
         self.write_rows(_answers(name), (row.plain() for row in table.rows))
 
     @property

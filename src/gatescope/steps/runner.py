@@ -24,7 +24,7 @@ from gatescope.traces.encoding import Batch, collate
 
 @dataclass(frozen=True)
 class Outcome(Generic[S]):
-    """What came of a step.
+    """The result of a step.
 
     Attributes:
         plan: which examples ran together.
@@ -57,7 +57,7 @@ def run_step(step: Step[S], options: Options) -> Outcome[S]:
         if options.remote is None:
             finished = _here(step, planned, todo, options.workers, shown.update)
         else:
-            finished = _there(step, planned, todo, options.remote, directory, stored, shown.update)
+            finished = _on_server(step, planned, todo, options.remote, directory, stored, shown.update)
         if stored is None:
             for shard in _in_order(finished):
                 total = shard if total is None else step.add(total, shard)
@@ -76,6 +76,7 @@ def _begin(step: Step[S], options: Options) -> tuple[Run | None, Shards | None, 
         return None, None, planned()
     directory = Run.at(options.run, identity(step.model))
     ids = [example.id for example in step.examples]
+    # Around the start, so that a refused continuation can name the question that differs.
     with keeping(directory, step.name, step.metadata["fingerprint"], step.examples):
         return directory, *Shards.start(directory, step.name, step.metadata, ids, planned)
 
@@ -85,16 +86,18 @@ def _todo(stored: Shards | None, planned: Plan, options: Options) -> Iterator[in
         return iter(range(len(planned.shards)))
     if options.remote is not None:  # the ledger, not a lock, says who works on what
         return iter(stored.missing)
+    # Locked one by one: several processes may share a run directory.
     return stored.open(options.part)
 
 
 def _in_order(finished: Iterator[tuple[int, S]]) -> Iterator[S]:
-    """Shards by number, however they come in."""
+    """Shards by number, in whatever order they arrive."""
     early: dict[int, S] = {}
     turn = 0
     for index, shard in finished:
         early[index] = shard
         del shard
+        # Sums in floating point depend on their order, and a server finishes shards in any.
         while turn in early:
             yield early.pop(turn)
             turn += 1
@@ -108,9 +111,9 @@ def _here(
     def shard(index: int) -> tuple[int, S]:
         result = step.begin()
         encoded = prepared(step.model, planned.batches(index, step.examples), workers)
-        for places, batch in zip(planned.shards[index], encoded, strict=True):
-            split_on_oom(_batch_work(step, result, batch), places, lambda place: step.examples[place].id)
-            done(len(places) * step.times)
+        for positions, batch in zip(planned.shards[index], encoded, strict=True):
+            split_on_oom(_batch_work(step, result, batch), positions, lambda position: step.examples[position].id)
+            done(len(positions) * step.times)
         return index, result
 
     with step.running():
@@ -121,18 +124,18 @@ def _batch_work(step: Step[S], result: S, batch: Batch) -> Callable[[Sequence[in
     """The step's work on the examples at some places: on the batch as it was encoded, the first time; on a part of it,
     which is encoded anew, where the whole did not fit into memory.
     """
-    ready = [batch]
+    encoded = [batch]
 
-    def work(places: Sequence[int]) -> None:
-        if ready:
-            return step.work(result, places, ready.pop())
-        part = collate(step.model, [step.examples[place] for place in places])
-        step.work(result, places, part.to(step.model._module.device))
+    def work(positions: Sequence[int]) -> None:
+        if encoded:
+            return step.work(result, positions, encoded.pop())
+        smaller = collate(step.model, [step.examples[position] for position in positions])
+        step.work(result, positions, smaller.to(step.model._module.device))
 
     return work
 
 
-def _there(
+def _on_server(
     step: Step[S],
     planned: Plan,
     todo: Iterator[int],
@@ -144,9 +147,9 @@ def _there(
     """Shards computed on a server, in whatever order they finish."""
     numbers = list(todo)
     batches = {number: planned.batches(number, step.examples) for number in numbers}
-    places = {number: planned.places(number) for number in numbers}
+    positions = {number: planned.places(number) for number in numbers}
     ledger = None if directory is None else directory.path / f"jobs.{step.name.replace(' ', '-')}.json"
     dtype = None if stored is None else stored.dtype
-    for number, shard in step.there(batches, places, remote, ledger, dtype):
-        done(len(places[number]) * step.times)
+    for number, shard in step.there(batches, positions, remote, ledger, dtype):
+        done(len(positions[number]) * step.times)
         yield number, shard

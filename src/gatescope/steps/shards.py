@@ -29,7 +29,7 @@ from gatescope.steps.manifest import Manifest
 
 FORMAT = "gatescope.shard/1"
 _MAY_DIFFER = {"versions", "shards", "kernel"}  # not refused: they change no more than the last bit
-_TOLD = {
+_DIFFERENCES = {
     "fingerprint": "examples: their texts, prompts, options, groups or pictures differ",
     "masks": "interventions: their neurons, rate or kind differ",
 }
@@ -47,8 +47,8 @@ class Shards:
         self.path = path
         self.metadata = dict(metadata)
         # What a shard says it is part of; versions and kernel may change in the middle of a run, the plan may not.
-        told = {name: value for name, value in self.metadata.items() if name not in _MAY_DIFFER - {"shards"}}
-        self.key = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+        fixed = {name: value for name, value in self.metadata.items() if name not in _MAY_DIFFER - {"shards"}}
+        self.key = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
     @classmethod
     def of(cls, run: Manifest, step: str) -> Shards:
@@ -81,6 +81,7 @@ class Shards:
         Raises:
             GatescopeError: if ids are not unique, or the step was started with other facts; the message names both.
         """
+        # The plan is stored by id: two examples with the same id could not be told apart when it is read again.
         _refuse_twice(ids)
         with run.locked():
             before = run.manifest.get(step)
@@ -129,6 +130,7 @@ class Shards:
     @property
     def dtype(self) -> str | None:
         """What the shards that are done were computed in; None before the first."""
+        # Any shard will do: one in another dtype would have been refused.
         done = next((index for index in range(len(self)) if self.file(index).is_file()), None)
         return None if done is None else self.load(done)[1].get("model", {}).get("dtype")
 
@@ -141,6 +143,7 @@ class Shards:
         if missing := self.missing:
             done = len(self) - len(missing)
             raise GatescopeError(f"{self.path} has {done} of {len(self)} shards; run the same command again to finish it.")
+        # Lazily: shards of a large model are gigabytes together.
         yield from (self.load(index) for index in range(len(self)))
 
     def open(self, part: tuple[int, int] | None = None) -> Iterator[int]:
@@ -151,10 +154,10 @@ class Shards:
         """
         rank, world = part or (int(os.environ.get("RANK", 0)), max(1, int(os.environ.get("WORLD_SIZE", 1))))
         order = sorted(self.missing, key=lambda index: (index % world != rank % world, index))
-        mine = [index for index in order if part is None or index % world == rank % world]
-        for index in mine:
+        todo = [index for index in order if part is None or index % world == rank % world]
+        for index in todo:
             yield from self._claimed(index, wait=False)
-        for index in mine:  # those another process had taken: done by now, or left behind by it
+        for index in todo:  # those another process had taken: done by now, or left behind by it
             yield from self._claimed(index, wait=True)
 
     def _claimed(self, index: int, wait: bool) -> Iterator[int]:
@@ -162,6 +165,7 @@ class Shards:
             return
         lock = _lock(self.path / f"{index:05d}.lock")
         try:
+            # The first time round another process's shard is passed over, the second time waited for.
             lock.acquire(timeout=-1 if wait else 0)
         except Timeout:
             return
@@ -215,9 +219,9 @@ def _same(path: Path, step: str, before: Mapping[str, Any], now: Mapping[str, An
 
 
 def _changed(path: Path, step: str, name: str, was: str, now: str) -> str:
-    if name in _TOLD:
+    if name in _DIFFERENCES:
         return (
-            f"{path} was started ({step}) with other {_TOLD[name]}. Continue it with the same, or choose "
+            f"{path} was started ({step}) with other {_DIFFERENCES[name]}. Continue it with the same, or choose "
             f"another directory. ({name}: {was}, and this is {now}.)"
         )
     return (

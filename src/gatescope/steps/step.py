@@ -23,7 +23,7 @@ from gatescope.steps.batches import Batches
 from gatescope.steps.run import Run
 from gatescope.traces.encoding import Batch
 
-S = TypeVar("S")  # what comes of a shard
+S = TypeVar("S")  # the result of a shard
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Step(ABC, Generic[S]):
         self.examples = examples
 
     def running(self) -> AbstractContextManager[None]:
-        """What must hold while shards are computed here."""
+        """A context for computing shards in this process, such as eval mode."""
         return nullcontext()
 
     @abstractmethod
@@ -78,24 +78,24 @@ class Step(ABC, Generic[S]):
         """An empty shard."""
 
     @abstractmethod
-    def work(self, shard: S, places: Sequence[int], batch: Batch) -> None:
-        """Run a batch and add what comes of it to the shard: all of it, or, where an error is raised, nothing.
+    def work(self, shard: S, positions: Sequence[int], batch: Batch) -> None:
+        """Run a batch and add its results to the shard: all of them, or, if an error is raised, none.
 
         Args:
             shard: of `begin`.
-            places: where in the examples the batch's are.
+            positions: where in the examples the batch's are.
             batch: their encoding, on the model's device.
         """
 
     @abstractmethod
     def there(
-        self, batches: Batches, places: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
+        self, batches: Batches, positions: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
     ) -> Iterator[tuple[int, S]]:
-        """Shards computed on a server, each when it is there.
+        """Shards computed on a server, each as soon as it is finished.
 
         Args:
             batches: by number of shard.
-            places: of each shard's examples, in the order of its batches.
+            positions: of each shard's examples, in the order of its batches.
             remote: as for `gatescope.record`.
             ledger: file that remembers jobs.
             dtype: what shards done before were computed in.

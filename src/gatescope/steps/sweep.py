@@ -85,8 +85,8 @@ def sweep(
     step = Sweeping(model, examples, interventions, masks_per_batch, readout, max_new_tokens, name)
     outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, progress=progress))
     shards = [outcome.total] if outcome.total is not None else step.unpacked(outcome.stored)
-    under = [[answer for shard in shards for answer in shard[which]] for which in range(len(step.masks))]
-    table = _table(examples, outcome.plan, under, step.masks, step.named)
+    by_mask = [[answer for shard in shards for answer in shard[which]] for which in range(len(step.masks))]
+    table = _table(examples, outcome.plan, by_mask, step.masks, step.named)
     if outcome.directory is not None:
         outcome.directory.add_answers(table, name)
     return table
@@ -130,13 +130,15 @@ class Sweeping(Step[Answers]):
         """No answers yet under any mask."""
         return [[] for _ in self.masks]
 
-    def work(self, shard: Answers, places: Sequence[int], batch: Batch) -> None:
+    def work(self, shard: Answers, positions: Sequence[int], batch: Batch) -> None:
         """Answer a batch under every mask."""
-        for mine, answers in zip(shard, _all_masks(self.model, batch, self.masks, self.masks_per_batch, self.how), strict=True):
-            mine += answers
+        for of_mask, answers in zip(
+            shard, _all_masks(self.model, batch, self.masks, self.masks_per_batch, self.how), strict=True
+        ):
+            of_mask += answers
 
     def there(
-        self, batches: Batches, places: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
+        self, batches: Batches, positions: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
     ) -> Iterator[tuple[int, Answers]]:
         """The same on a server."""
         yield from sweep_shards(self.model, batches, self.masks, **self.how, remote=remote, ledger=ledger)
@@ -151,8 +153,8 @@ class Sweeping(Step[Answers]):
 
     def unpacked(self, stored: Shards | None) -> list[Answers]:
         """The answers of every stored shard, in order."""
-        found = () if stored is None else stored.all()
-        return [[[_parse(answer) for answer in answers] for answers in metadata["answers"]] for _, metadata in found]
+        shards = () if stored is None else stored.all()
+        return [[[_parse(answer) for answer in answers] for answers in metadata["answers"]] for _, metadata in shards]
 
 
 def _all_masks(
@@ -160,41 +162,45 @@ def _all_masks(
 ) -> list[list[Answer]]:
     """A batch's answers under every mask."""
     rows = len(batch.examples)
+    # As many masks as fill the device: small batches leave it idle.
     most = masks_per_batch or max(1, ROWS.get(model._module.device.type, 64) // rows)
     # Masks act on the language model alone, so a picture's features are the same under all of them.
     pictures = vision.features(model, batch) if len(masks) > 1 else None
 
-    def some(side: Masks) -> list[list[Answer]]:
-        answered, _ = run_batch(model, vision.repeated(batch, len(side), pictures), masks=masks_of(model, side), **how)
+    def run_masks(chunk: Masks) -> list[list[Answer]]:
+        answered, _ = run_batch(model, vision.repeated(batch, len(chunk), pictures), masks=masks_of(model, chunk), **how)
+        # Row blocks, one a mask, as `repeated` laid them out.
         return [answered[start : start + rows] for start in range(0, len(answered), rows)]
 
-    under: list[list[Answer]] = []
+    by_mask: list[list[Answer]] = []
     for start in range(0, len(masks), most):
-        for answers in split_on_oom(some, masks[start : start + most], last=None):
-            under += answers
-    return under
+        for answers in split_on_oom(run_masks, masks[start : start + most], last=None):
+            by_mask += answers
+    return by_mask
 
 
 def _table(
     examples: Sequence[Example],
     planned: Plan,
-    under: Answers,
+    by_mask: Answers,
     masks: Masks,
     named: Mapping[str, Mapping[str, Intervention]],
 ) -> Table:
-    """The answers in the order of the examples, whatever order they were asked in."""
-    asked = planned.order
-    order = sorted(range(len(asked)), key=asked.__getitem__)
+    """The answers in the order of the examples, whatever order these were run in."""
+    planned_order = planned.order
+    # Batches are sorted by length; a table is in the order of the questions.
+    order = sorted(range(len(planned_order)), key=planned_order.__getitem__)
     keys: dict[tuple[str, str], Intervention | None] = {FULL: None}
     keys |= {(selector, group): _touching(mask) for selector, ms in named.items() for group, mask in ms.items()}
     return Table(
-        Row(examples[asked[i]].id, examples[asked[i]].group, *key, *under[masks.index(mask)][i])
+        Row(examples[planned_order[i]].id, examples[planned_order[i]].group, *key, *by_mask[masks.index(mask)][i])
         for key, mask in keys.items()
         for i in order
     )
 
 
 def _touching(mask: Intervention) -> Intervention | None:
+    # A mask without neurons is the unmodified model, whose answers are there already.
     return mask if len(mask.neurons) else None
 
 
@@ -231,6 +237,7 @@ def _checked(name: str, mask: object) -> Intervention:
 
 
 def _one_for_all(masks: dict[str, Intervention]) -> dict[str, Intervention]:
+    # RND switches off the same neurons for every group: run and stored once.
     alike = len(masks) > 1 and len(set(masks.values())) == 1
     return {ALL: next(iter(masks.values()))} if alike else masks
 
@@ -247,4 +254,5 @@ def _different(model: TransformersModel, named: Mapping[str, Mapping[str, Interv
     for mask in masks:
         if mask is not None:
             mask.targets(model)  # here, not in the middle of a run
+    # A mask that serves several groups is run once; masks compare by value.
     return list(dict.fromkeys(masks))

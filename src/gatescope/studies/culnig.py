@@ -77,12 +77,14 @@ def run_culnig(
     """
     if not {"culture", "control"} <= set(tasks):
         raise GatescopeError(f"CULNIG needs the tasks 'culture' and 'control'; these were given: {', '.join(tasks)}.")
+    # A bad rate is refused here, before hours of attribution.
     for share in (mlp_rate, attention_rate, exclude_rate, rate):
         check_share(share)
     read_by = _readouts(model, tasks, readout)
     run = None if out is None else Run.at(out, identity(model))
     how: dict[str, Any] = {"run": run, "batch_size": batch_size, "progress": progress}
     identified = [name for name in ("culture", "control", "reading") if name in tasks]
+    # All attributions first: selecting needs the three of them together.
     scored = {name: attribute(model, tasks[name].identification, name=name, **how) for name in identified}
     rates: dict[str, Any] = {"mlp_rate": mlp_rate, "attention_rate": attention_rate, "exclude_rate": exclude_rate}
     rates |= {"rate": rate, "z": z}
@@ -105,7 +107,7 @@ def _readouts(model: nnsight.TransformersModel, tasks: Mapping[str, Study], read
     """How each task that is evaluated is read.
 
     Raises:
-        GatescopeError: for an example that cannot be read so.
+        GatescopeError: for an example that its task's read-out cannot read.
     """
     read_by = {task: readout or published_readout(study) for task, study in tasks.items() if task != "control"}
     for task, how in read_by.items():
@@ -117,7 +119,9 @@ def _masks(chosen: Mapping[str, Selection], *, with_specific: bool) -> dict[str,
     """The general sets and as many random ones, and, where groups are those of the questions, the specific sets."""
     masks = {name: ablate(selection) for name, selection in chosen.items() if name != SPECIFIC}
     for seed in range(SEEDS):
+        # From the same sites: an attention neuron and an MLP neuron do not weigh alike.
         masks[f"random {seed}"] = {ALL: ablate(matched_random(chosen[GENERAL][ALL], seed))}
+    # Other tasks have other groups, to which the sets of the countries do not apply.
     if with_specific:
         masks[SPECIFIC] = ablate(chosen[SPECIFIC])
     return masks
@@ -132,18 +136,22 @@ def _result(
     right = {task: {name: _right(table, name) for name in names} for task, table in swept.items()}
 
     def percent(name: str) -> dict[str, float]:
-        return {task: 100 * of[name].mean().item() for task, of in right.items()}
+        return {task: 100 * scores[name].mean().item() for task, scores in right.items()}
 
     def unlabelled(name: str) -> dict[str, float]:
         return {task: _no_label(table, name) for task, table in swept.items() if read_by[task] == "argmax"}
 
     return CulnigResult(
         general,
+        # Without a reading set nothing was excluded, and the two are one.
         chosen[UNFILTERED][ALL] if UNFILTERED in chosen else general,
         chosen[SPECIFIC],
         {name: percent(name) for name in names},
         Effects((swept["culture"].self_cross()[SPECIFIC],)),
-        {task: against_random(of[GENERAL], torch.stack([of[name] for name in randoms])) for task, of in right.items()},
+        {
+            task: against_random(scores[GENERAL], torch.stack([scores[name] for name in randoms]))
+            for task, scores in right.items()
+        },
         _precision(general, known),
         {name: unlabelled(name) for name in names},
     )
@@ -160,6 +168,7 @@ def _note(run: Run, culture: Study, rates: Mapping[str, Any], result: CulnigResu
 
 def _precision(general: NeuronSet, known: NeuronSet | None) -> float | None:
     """Share of the general neurons that are known to carry culture."""
+    # Only organisms have known neurons.
     if known is None:
         return None
     return len(set(general) & set(known)) / max(len(general), 1)
@@ -197,12 +206,13 @@ def choose(
     how: dict[str, Any] = {"mlp_rate": mlp_rate, "attention_rate": attention_rate, "exclude_rate": exclude_rate}
     kinds = {GENERAL: reading} | ({UNFILTERED: None} if reading is not None else {})
     general = {name: select.culnig_general(scores, control, exclude, **how) for name, exclude in kinds.items()}
-    found = {name: Selection(name, {ALL: neurons}, None) for name, neurons in general.items()}
-    return found | {SPECIFIC: select.culnig_specific(scores, control, reading, rate=rate, exclude_rate=exclude_rate, z=z)}
+    selections = {name: Selection(name, {ALL: neurons}, None) for name, neurons in general.items()}
+    return selections | {SPECIFIC: select.culnig_specific(scores, control, reading, rate=rate, exclude_rate=exclude_rate, z=z)}
 
 
 def matched_random(neurons: NeuronSet, seed: int) -> NeuronSet:
     """As many neurons drawn at random, from each site as many as `neurons` has there."""
+    # A generator apart: the global one belongs to the user.
     generator = torch.Generator().manual_seed(seed)
     drawn = []
     for shape in neurons.layout.sites:
@@ -220,6 +230,7 @@ def _rows(table: Table, name: str) -> list[Row]:
 def _no_label(table: Table, name: str) -> float:
     """Percent of a mask's answers that are no label."""
     rows = _rows(table, name)
+    # `argmax` marks as fallback what was no label.
     return 100 * sum(row.reading.fallback for row in rows) / len(rows)
 
 

@@ -1,4 +1,4 @@
-"""What came of a CULNIG study, and how it is printed."""
+"""The result of a CULNIG study, and how it is printed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GENERAL, UNFILTERED, SPECIFIC = "CULNIG-general", "without exclusion", "CULNIG-s
 
 @dataclass(frozen=True)
 class CulnigResult:
-    """What came of it.
+    """The result of a CULNIG study.
 
     Attributes:
         general: culture-general neurons.
@@ -60,6 +60,7 @@ class CulnigResult:
         tasks = "".join(f"{task:>14}" for task in self._tasks)
         lines = [f"{'accuracy (%)':20}{'neurons':>8}{tasks}"]
         for name, size in {"full": 0, GENERAL: len(self.general), UNFILTERED: len(self.unfiltered)}.items():
+            # Without a reading set there is no unfiltered set.
             if name in self.accuracy:
                 cells = "".join(f"{self.accuracy[name][task]:14.1f}" for task in self._tasks)
                 lines.append(f"{name:20}{size:8}{cells}")
@@ -76,6 +77,7 @@ class CulnigResult:
 
     def _unlabelled(self) -> list[str]:
         """How often the model answered by no label at all, where it did."""
+        # Lines of zeros would say nothing.
         if not any(self.no_label.get(GENERAL, {}).values()):
             return []
         lines = []
@@ -88,4 +90,5 @@ class CulnigResult:
 
 def _p(test: AgainstRandom, which: str) -> str:
     value = getattr(test, which)
+    # A share of resamples is never known to be 0, only to be below one in as many as were drawn.
     return f"< {1 / test.resamples:.4f}" if value == 0 else f"{value:.4f}"

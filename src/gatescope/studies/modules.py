@@ -72,9 +72,10 @@ def parts_of(model: nnsight.TransformersModel | PreTrainedModel, neurons: Neuron
     names = [shape.site for shape in neurons.layout.sites]
     attention, mlp = [name for name in names if name in ATTENTION], [name for name in names if name not in ATTENTION]
     # The gate is the activation module's output, in the MLP; q is a projection's, in the attention.
-    found = _parts(module, "attention", sites["q"].paths, neurons, attention) if attention else []
-    found += _parts(module, "MLP", sites["gate"].paths, neurons, mlp) if mlp else []
-    return tuple(sorted(found, key=lambda part: (part.layer, part.kind == "MLP")))
+    parts = _parts(module, "attention", sites["q"].paths, neurons, attention) if attention else []
+    parts += _parts(module, "MLP", sites["gate"].paths, neurons, mlp) if mlp else []
+    # Attention before MLP, as in a layer's forward pass.
+    return tuple(sorted(parts, key=lambda part: (part.layer, part.kind == "MLP")))
 
 
 def _parts(module: PreTrainedModel, kind: str, paths: Sequence[str], neurons: NeuronSet, sites: Sequence[str]) -> list[Part]:
@@ -122,15 +123,16 @@ def choose(parts: Iterable[Part], budget: int, *, which: str = "most", seed: int
     one_of("which", which, ("most", "none"))
     if budget < 1:
         raise GatescopeError(f"budget is {budget}; it is a number of parameters, so it must be 1 or more.")
-    given = list(parts)
-    ordered = _ordered(given, which, seed)
+    candidates = list(parts)
+    ordered = _ordered(candidates, which, seed)
     if not ordered:
-        wanted = "holds one of the neurons" if which == "most" else "is without one of the neurons"
-        raise GatescopeError(f"None of the {len(given)} parts {wanted}, so none can be chosen.")
+        requirement = "holds one of the neurons" if which == "most" else "is without one of the neurons"
+        raise GatescopeError(f"None of the {len(candidates)} parts {requirement}, so none can be chosen.")
     chosen: list[Part] = []
     parameters = 0
     for part in ordered:
         chosen.append(part)
+        # After taking it: the part that exceeds the budget is still in, as in the paper.
         parameters += part.parameters
         if parameters > budget:
             break

@@ -104,20 +104,21 @@ def run_study(
         GatescopeError: for fewer than two groups, a bad rate or selector, a directory in use, or if fewer than two
             groups have a correctly answered example. What was recorded by then is kept.
     """
-    given = _by_selector(selectors, options or {})
-    _check(study, given)
+    by_selector = _by_selector(selectors, options or {})
+    _check(study, by_selector)
     wanted_count(site_of(model, site).layout, rate)  # refuses a bad rate
-    _check_begun(out, rate, given)
+    _check_begun(out, rate, by_selector)
     how: dict[str, Any] = {"readout": readout or study.readout, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
     with _cleared_on_error(Path(out)):
         counters = record(model, study.identification, site=site, tokens=tokens, run=out, **how)
         run = Run.at(out, identity(model))
-        run.note({"study": {"name": study.name, "rate": rate, "options": given, **study.notes}})
+        run.note({"study": {"name": study.name, "rate": rate, "options": by_selector, **study.notes}})
         usable = _usable(counters, run, str(how["readout"]))
-        selections = {name: COUNTED[name](usable, rate, **given[name]) for name in selectors if name in COUNTED}
+        selections = {name: COUNTED[name](usable, rate, **by_selector[name]) for name in selectors if name in COUNTED}
         if "ATT" in selectors:
             scores = attribute(model, study.identification, sites=(site,), run=run, batch_size=batch_size)
-            selections["ATT"] = select.att(scores, rate, **given["ATT"])
+            selections["ATT"] = select.att(scores, rate, **by_selector["ATT"])
+        # Before the sweep: answers that are stored must have their neurons beside them.
         run.add_selections(selections.values())
         masks = ablate(selections)
         table = sweep(model, study.evaluation, masks, run=run, **how)
@@ -129,15 +130,15 @@ def run_study(
 
 def intervals_of(table: Table) -> dict[str, dict[str, list[float]]]:
     """95% bootstrap intervals of self and gap of every selector."""
-    found = {}
+    by_selector = {}
     for selector in table.selectors:
         drawn = table.intervals(selector)
-        found[selector] = {
-            f"{what}, {of}": list(getattr(part, name))
-            for what, part in (("accuracy", drawn.accuracy), ("flips", drawn.flips))
-            for of, name in (("self", "self_"), ("gap", "gap"))
+        by_selector[selector] = {
+            f"{what}, {label}": list(getattr(bounds, name))
+            for what, bounds in (("accuracy", drawn.accuracy), ("flips", drawn.flips))
+            for label, name in (("self", "self_"), ("gap", "gap"))
         }
-    return found
+    return by_selector
 
 
 def _span(ends: Sequence[float]) -> str:
@@ -153,6 +154,7 @@ def open_result(path: str | Path) -> Result:
     """
     run = Run.open(path)
     manifest = run.manifest
+    # Runs of earlier versions have no intervals.
     known = manifest.get("precision"), manifest.get("intervals", {})
     return Result(run.counters, run.selections, run.table, tuple(manifest.get("warnings", ())), *known)
 
@@ -176,6 +178,7 @@ def _check(study: Study, options: Mapping[str, Mapping[str, Any]]) -> None:
             f"{study.name!r} holds passages, which are not answered, and a study compares answers. Record them with "
             f"readout='none' and only_correct=False, select, and compare perplexity: see recipes/language_neurons.py."
         )
+    # The variant of the LAPE paper has its own thresholds; the VLM paper's needs rho.
     lape = options.get("LAPE", {"rho": "not run"})
     if lape.get("rho") is None and lape.get("variant", "vlm") == "vlm":
         raise GatescopeError(
@@ -196,6 +199,7 @@ def _check_begun(out: str | Path, rate: float, options: Mapping[str, Mapping[str
     if not (Path(out) / "manifest.json").is_file():
         return
     before = dict(Run.open(out).manifest.get("study", {}))
+    # The selectors of a run are stored as the keys of their options.
     if "options" in before:
         before["selectors"] = list(before["options"])
     for name, now in (("rate", rate), ("selectors", list(options))):
@@ -207,10 +211,12 @@ def _check_begun(out: str | Path, rate: float, options: Mapping[str, Mapping[str
 
 
 def _usable(counters: Counters, run: Run, readout: str) -> Counters:
+    # A group with T = 0 has no firing rate, so selectors cannot rank by it.
     usable = counters.with_tokens()
     if len(usable.groups) < 2:
         left = f"only {list(usable.groups)}" if usable.groups else "no group"
         rows = run.read_rows("identification.jsonl")
+        # Three of them, evenly spaced: enough to see that it answers by letters, or not at all.
         said = ", ".join(repr(row["text"][:60]) for row in rows[:: max(1, len(rows) // 3)][:3])
         raise GatescopeError(
             f"The model answered no identification example correctly for {', '.join(map(repr, counters.empty))}, so {left} can "
@@ -230,6 +236,7 @@ def _warnings(counters: Counters, selections: Mapping[str, Selection], study: St
     for name, selection in selections.items():
         for group, missing in selection.shortfall.items():
             lines.append(f"{name} found {len(selection[group])} of {len(selection[group]) + missing} neurons for {group!r}.")
+    # Its mask is applied to others' questions only: it has a cross value, and no self value.
     unseen = {e.group for e in study.identification} - {e.group for e in study.evaluation}
     lines += [f"{group!r} has no evaluation example." for group in sorted(unseen)]
     return tuple(lines)
@@ -238,8 +245,8 @@ def _warnings(counters: Counters, selections: Mapping[str, Selection], study: St
 def _precision(selections: Mapping[str, Selection], known: Mapping[str, NeuronSet] | None) -> dict[str, float] | None:
     if known is None:
         return None
-    found = {name: organism.precision(selection, dict(known)) for name, selection in selections.items()}
-    return {name: sum(values.values()) / len(values) for name, values in found.items()}
+    by_group = {name: organism.precision(selection, dict(known)) for name, selection in selections.items()}
+    return {name: sum(values.values()) / len(values) for name, values in by_group.items()}
 
 
 @contextlib.contextmanager
@@ -249,6 +256,7 @@ def _cleared_on_error(path: Path) -> Iterator[None]:
     try:
         yield
     except GatescopeError:
+        # A finished shard may be hours of work; a manifest alone is worth nothing.
         if new and not any(path.glob("shards*/*.safetensors")):
             shutil.rmtree(path, ignore_errors=True)
         raise

@@ -32,6 +32,7 @@ def read(model: TransformersModel, path: str, io: str) -> Tensor:
     envoy = model.get(path)
     try:
         return envoy.input if io == "input" else envoy.output
+    # nnsight raises this both at the end of a run and for a module that did not run; `unreached` tells them apart.
     except OutOfOrderError as error:
         raise unreached(error, path) from None
 
@@ -45,9 +46,9 @@ def write(model: TransformersModel, path: str, io: str, value: Tensor) -> None:
         envoy.output = value
 
 
-def neurons(model: TransformersModel, place: Place, like: Tensor) -> Tensor:
+def neurons(model: TransformersModel, location: Place, like: Tensor) -> Tensor:
     """Inside a trace: the activations [b, s, n] of the neurons at a place, given any [..., b, s] tensor."""
-    path, io, columns = place
+    path, io, columns = location
     return take(unflatten_tokens(read(model, path, io), like), columns)
 
 
@@ -68,13 +69,15 @@ def change_all(model: TransformersModel, mask: list[MaskRow], moved: dict[int, t
 
 
 def forward_options(model: TransformersModel, inputs: dict[str, Tensor], keep: int) -> dict[str, Any]:
-    """What a plain forward pass is given beside its inputs: logits of the last `keep` positions only, no cache, and,
+    """The arguments of a plain forward pass besides its inputs: logits of the last `keep` positions only, no cache, and,
     for text, positions numbered from each row's first real token, as generation numbers them.
     """
     parameters = inspect.signature(model._module.forward).parameters
     options: dict[str, Any] = {"use_cache": False}
+    # Without it a model computes logits of every position, [b, s, vocabulary]: often the largest tensor of all.
     if "logits_to_keep" in parameters:
         options["logits_to_keep"] = keep
+    # Models that take pictures number positions by rules of their own (M-RoPE), so those are left alone.
     if getattr(model, "processor", None) is None and "position_ids" in parameters:
         options["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)
     return options

@@ -16,6 +16,7 @@ from gatescope.traces.readouts.choices import Label, LikertLabel, Loglik, Loglik
 from gatescope.traces.readouts.generated import Generate, Likert, Short
 from gatescope.traces.readouts.passages import Passages
 
+# Read-outs hold no state, so one object each is enough.
 _ALL = (Generate(), Short(), Likert(), LikertLabel(), Label(), Argmax(), Loglik(), LoglikMean(), Passages())
 READOUTS: dict[str, Readout] = {readout.name: readout for readout in _ALL}
 GENERATED = tuple(name for name, readout in READOUTS.items() if readout.generates)
@@ -55,7 +56,8 @@ def run_batch(
     Raises:
         GatescopeError: for an unknown read-out, or an example it cannot read.
     """
-    way = readout_named(readout)
-    way.readable(model, batch.examples)
-    outcome, kept = way.put(model, batch, Asking(masks, inside, max_new_tokens))
-    return way.read(model, batch.examples, outcome), kept
+    reader = readout_named(readout)
+    # Before the model runs: an example that cannot be read must not cost a forward pass.
+    reader.readable(model, batch.examples)
+    outcome, returned = reader.put(model, batch, Asking(masks, inside, max_new_tokens))
+    return reader.read(model, batch.examples, outcome), returned

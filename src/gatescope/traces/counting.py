@@ -21,33 +21,35 @@ Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # [b, s, n] and mask
 Layers = list[tuple[Tensor, Tensor]]  # K and S [b, n] of every layer
 
 
-def count_prompt(model: TransformersModel, places: Sequence[Place], masks: Tensor, kernel: Kernel) -> tuple[list[Layers], str]:
+def count_prompt(
+    model: TransformersModel, locations: Sequence[Place], masks: Tensor, kernel: Kernel
+) -> tuple[list[Layers], str]:
     """Inside a trace of prompts: the counts of every class of tokens, and the dtype of what was counted.
 
     Args:
         model: what is traced.
-        places: where the neurons are, a layer each.
+        locations: where the neurons are, a layer each.
         masks: which tokens are of each class, bool [c, b, s].
         kernel: counts one layer.
     """
     counted: list[Layers] = [[] for _ in range(len(masks))]
-    there = {}
+    masks_by_device = {}
     dtype = ""
-    for place in places:
-        gate = neurons(model, place, masks)
+    for location in locations:
+        gate = neurons(model, location, masks)
         dtype = str(gate.dtype).replace("torch.", "")
         if not len(masks):
             break  # only generated tokens are counted; the dtype is known from one layer
-        if gate.device not in there:  # layers may be on several devices, many on each
-            there[gate.device] = masks.to(gate.device)
-        fired, summed = kernel(gate, there[gate.device])
+        if gate.device not in masks_by_device:  # layers may be on several devices, many on each
+            masks_by_device[gate.device] = masks.to(gate.device)
+        fired, summed = kernel(gate, masks_by_device[gate.device])
         for kind, layers in enumerate(counted):
             layers.append((fired[kind], summed[kind]))
     return counted, dtype
 
 
 def count_step(
-    model: TransformersModel, places: Sequence[Place], markers: Tensor, kernel: Kernel, tokens: Tensor, layers: Layers
+    model: TransformersModel, locations: Sequence[Place], markers: Tensor, kernel: Kernel, tokens: Tensor, layers: Layers
 ) -> None:
     """Inside a trace, at a step after the prefill: count the rows whose last token is content: not an end, not padding, not
     a placeholder for a picture that is not there.
@@ -55,16 +57,17 @@ def count_step(
     The token generated last of all is never fed to the model, so it is not counted.
 
     Args:
-        model, places, kernel: as for `count_prompt`.
+        model, locations, kernel: as for `count_prompt`.
         markers: ids of the tokens that are not content.
         tokens: how many tokens each row has had counted, int64 [b]; added to in place.
         layers: the counts so far; added to in place, and empty before the first step.
     """
     ids = model.inputs[1]["input_ids"]  # not the embedding's, which Chameleon also gives its pictures' tokens
     content = ~torch.isin(ids, markers.to(ids.device))
+    # In place: nothing that a worker returns reaches the caller, but a tensor it shares does.
     tokens.add_(content.sum(1).cpu())
-    for layer, place in enumerate(places):
-        fired, summed = kernel(neurons(model, place, content), content[None])
+    for layer, location in enumerate(locations):
+        fired, summed = kernel(neurons(model, location, content), content[None])
         if layer < len(layers):
             layers[layer] = (layers[layer][0] + fired[0], layers[layer][1] + summed[0])
         else:
@@ -99,7 +102,8 @@ def group_sums(
 def layer_sums(layers: Layers, rows: Tensor) -> tuple[Tensor, Tensor]:
     """K and S [l, n] of some rows, bool [b], summed where they are."""
     index = rows.nonzero().squeeze(1)
-    there = {device: index.to(device) for device in {fired.device for fired, _ in layers}}
-    fired = [k.index_select(0, there[k.device]).sum(0).cpu() for k, _ in layers]
-    summed = [s.index_select(0, there[s.device]).sum(0, dtype=torch.float64).cpu() for _, s in layers]
+    index_by_device = {device: index.to(device) for device in {fired.device for fired, _ in layers}}
+    # Summed on the layer's own device: only [n] travels to the CPU, not [b, n].
+    fired = [k.index_select(0, index_by_device[k.device]).sum(0).cpu() for k, _ in layers]
+    summed = [s.index_select(0, index_by_device[s.device]).sum(0, dtype=torch.float64).cpu() for _, s in layers]
     return torch.stack(fired), torch.stack(summed)

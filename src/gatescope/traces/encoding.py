@@ -135,6 +135,7 @@ def prompt(model: TransformersModel, example: Example) -> str:
     written = str(getattr(tool, "chat_template", None) or model.tokenizer.chat_template)
     off = {switch: False for switch in THINKING if re.search(rf"\b{switch}\b", written)}
     problem: Exception | None = None
+    # Some templates, such as Gemma 2's, refuse a system turn; then its text goes into the user's turn.
     for turns in _turns(example, text, model.processor is not None):
         try:
             return tool.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **off) + example.prefix
@@ -159,12 +160,13 @@ def _has_template(model: TransformersModel) -> bool:
     return bool(getattr(_tool(model), "chat_template", None) or getattr(model.tokenizer, "chat_template", None))
 
 
-def _turns(example: Example, text: str, parts: bool) -> list[list[dict[str, Any]]]:
+def _turns(example: Example, text: str, typed: bool) -> list[list[dict[str, Any]]]:
     """The turns to try: with a system turn if there is one, then with its text at the head of the user's turn."""
 
     def turn(role: str, words: str, image: bool = False) -> dict[str, Any]:
+        # Processors' templates read typed content, tokenizers' templates a plain string.
         written = [{"type": "image"}] * image + [{"type": "text", "text": words}]
-        return {"role": role, "content": written if parts else words}
+        return {"role": role, "content": written if typed else words}
 
     has_image = example.image is not None
     if not example.system:
@@ -212,6 +214,7 @@ def marker_ids(model: TransformersModel) -> set[int]:
     added = tokenizer.added_tokens_decoder
     template = f"{getattr(_tool(model), 'chat_template', None) or ''}{tokenizer.chat_template or ''}"
     markers = set(tokenizer.all_special_ids)
+    # Some checkpoints do not mark their turn delimiters as special; that the template writes them gives them away.
     for i, token in added.items():
         written = token.content.strip() and token.content in template
         if token.special or written:
@@ -228,8 +231,9 @@ def placeholder_ids(model: TransformersModel) -> set[int]:
     """Ids whose positions carry a picture's patches."""
     config = model._module.config
     names = ("image_token_id", "image_token_index", "video_token_id", "video_token_index")
-    found = {getattr(owner, name, None) for owner in (config, model.processor) for name in names}
-    return {i for i in found if isinstance(i, int)}
+    ids = {getattr(owner, name, None) for owner in (config, model.processor) for name in names}
+    # Configs without the attribute give None.
+    return {i for i in ids if isinstance(i, int)}
 
 
 def _image_line_breaks(model: TransformersModel, inputs: dict[str, Tensor]) -> Bool[Tensor, "b s"] | None:
@@ -243,11 +247,12 @@ def _image_line_breaks(model: TransformersModel, inputs: dict[str, Tensor]) -> B
         return None
     config, sizes = owner.config, inputs["image_sizes"]
     tile = config.vision_config.image_size
+    # The packing only needs to know how many patches a tile has, not what is in them.
     patches = (tile // config.vision_config.patch_size) ** 2
     tiles = [image_size_to_num_patches(size, config.image_grid_pinpoints, tile) for size in sizes.tolist()]
     # LLaVA-NeXT's packing asks for the strategy, LLaVA-OneVision's for the aspect ratio.
-    asked = inspect.signature(owner.pack_image_features).parameters
-    settings = {name: getattr(config, name) for name in asked if name.startswith("vision_") and hasattr(config, name)}
+    parameters = inspect.signature(owner.pack_image_features).parameters
+    settings = {name: getattr(config, name) for name in parameters if name.startswith("vision_") and hasattr(config, name)}
     zeros = [torch.zeros(count, patches, 1) for count in tiles]
     packed, _ = owner.pack_image_features(zeros, sizes, image_newline=torch.ones(1), **settings)
     placeholder = torch.isin(inputs["input_ids"], torch.tensor(sorted(placeholder_ids(model))))

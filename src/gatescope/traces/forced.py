@@ -24,25 +24,27 @@ def force(model: TransformersModel, batch: Batch, answers: Sequence[list[int]]) 
     """The inputs with each row's answer but its last token appended, marked as the model marks what it generates, padded
     on the left again.
     """
-    extra = [ids[:-1] for ids in answers]  # the last token is predicted, never read
+    appendices = [ids[:-1] for ids in answers]  # the last token is predicted, never read
     inputs = dict(batch.inputs)
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
-    if not any(extra):  # answers of one token: the prompts as they are
+    if not any(appendices):  # answers of one token: the prompts as they are
         return inputs
     shape = ids.shape
-    lengths = [int(row.sum()) + len(more) for row, more in zip(mask, extra, strict=True)]
+    lengths = [int(row.sum()) + len(appended) for row, appended in zip(mask, appendices, strict=True)]
     pad, kind = model.tokenizer.pad_token_id, _answer_type(model, inputs)
     for name, tensor in inputs.items():
         sees = name == "cross_attention_mask"  # [b, s, pictures, tiles]: an answer sees what the end of its prompt sees
+        # Pixel values and image sizes count pictures, not positions: they stay as they are.
         if tensor.shape != shape and not sees:
             continue
         widened = tensor.new_full((len(ids), max(lengths), *tensor.shape[2:]), pad if name == "input_ids" else 0)
-        for row, more in enumerate(extra):
+        for row, appended in enumerate(appendices):
             if sees:
-                end = tensor[row, -1:].expand(len(more), *tensor.shape[2:])
+                end = tensor[row, -1:].expand(len(appended), *tensor.shape[2:])
             else:
-                marks = {"input_ids": more, "attention_mask": [1] * len(more), "token_type_ids": [kind] * len(more)}
-                end = tensor.new_tensor(marks.get(name, [0] * len(more)))
+                marks = {"input_ids": appended, "attention_mask": [1] * len(appended), "token_type_ids": [kind] * len(appended)}
+                end = tensor.new_tensor(marks.get(name, [0] * len(appended)))
+            # The old padding is cut off first: rows whose answers differ in length need another amount.
             content = torch.cat([tensor[row][mask[row].bool()], end])
             widened[row, -len(content) :] = content
         inputs[name] = widened

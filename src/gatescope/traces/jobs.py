@@ -107,13 +107,14 @@ def scoring(model: TransformersModel, sites: Sequence[Site], reduce: str, pad_ze
     Raises:
         GatescopeError: if "norm" needs a projection that is not found.
     """
+    # A set: sites may share a module, and nnsight can read each only once, in the order of the forward pass.
     reached = sorted({(layer, site.rank, path, site.io) for site in sites for layer, path in enumerate(site.paths)})
-    places: list[tuple[Place, Projection | None]] = []
+    locations: list[tuple[Place, Projection | None]] = []
     for site in sites:
-        for place in site.places:
-            places.append((place, _biased(model, site, place) if reduce == "norm" else None))
+        for location in site.places:
+            locations.append((location, _biased(model, site, location) if reduce == "norm" else None))
     return {
-        "places": places,
+        "places": locations,
         "order": [(path, io) for _, _, path, io in reached],
         "embedding": embedding_path(model),
         "reduce": reduce,
@@ -121,13 +122,14 @@ def scoring(model: TransformersModel, sites: Sequence[Site], reduce: str, pad_ze
     }
 
 
-def _biased(model: TransformersModel, site: Site, place: Place) -> Projection | None:
+def _biased(model: TransformersModel, site: Site, location: Place) -> Projection | None:
     """The projection whose raw output a site is, if it has a bias."""
     # Of a fused projection the gate is the first half.
-    columns = (0, site.width) if site.name == "gate_pre" else place[2]
-    path = projection_path(model, site, place[0])
+    columns = (0, site.width) if site.name == "gate_pre" else location[2]
+    path = projection_path(model, site, location[0])
     projection: Any = model._module.get_submodule(path)
     if projection.bias is None:
         return None
+    # GPT-2's Conv1D has no in_features; its weight is [in, out].
     inputs = projection.in_features if hasattr(projection, "in_features") else projection.weight.shape[0]
     return path, inputs, columns

@@ -18,6 +18,7 @@ def label_token(model: TransformersModel, label: str) -> int:
         GatescopeError: if the label is several tokens or unknown to the tokenizer; the message names the pieces.
     """
     tokenizer = model.tokenizer
+    # First the entry: a SentencePiece tokenizer puts a space before a bare "A", which makes another token.
     own = _entry(tokenizer, label)
     ids = [own] if own is not None else tokenizer(label, add_special_tokens=False).input_ids
     if len(ids) != 1 or ids[0] == tokenizer.unk_token_id:
@@ -55,6 +56,7 @@ def label_tokens(model: TransformersModel, examples: Sequence[Example]) -> list[
         GatescopeError: for an example without labels, a label that is neither one token nor a number, or one the
             tokenizer does not know.
     """
+    # Thousands of examples share a few labels: each is looked up once.
     known: dict[str, list[int]] = {}
     for example in examples:
         if not example.labels:
@@ -71,17 +73,18 @@ def single_tokens(model: TransformersModel, examples: Sequence[Example]) -> list
     Raises:
         GatescopeError: as `label_tokens`, and for a number of several tokens or two labels that are the same token.
     """
-    found = label_tokens(model, examples)
-    for example, each in zip(examples, found, strict=True):
-        long = next((label for label, ids in zip(example.labels, each, strict=True) if len(ids) > 1), None)
+    tokens = label_tokens(model, examples)
+    for example, labels in zip(examples, tokens, strict=True):
+        long = next((label for label, ids in zip(example.labels, labels, strict=True) if len(ids) > 1), None)
         if long is not None:
             raise GatescopeError(
                 f"Example {example.id!r}: the label {long!r} is several tokens of this tokenizer, and readout='argmax' looks "
                 f"at one. Use labels of one token, such as A, B, C, D, or readout='label', which compares labels of any length."
             )
-        if len({ids[0] for ids in each}) < len(each):
+        # Two labels with one token could not be told apart by the next token.
+        if len({ids[0] for ids in labels}) < len(labels):
             raise GatescopeError(f"Example {example.id!r}: two of its labels {list(example.labels)} are the same token.")
-    return [[ids[0] for ids in each] for each in found]
+    return [[ids[0] for ids in labels] for labels in tokens]
 
 
 def text_tokens(model: TransformersModel, examples: Sequence[Example]) -> list[list[list[int]]]:
@@ -104,5 +107,5 @@ def _number(model: TransformersModel, label: str) -> list[int]:
 
 def _entry(tokenizer: Any, label: str) -> int | None:
     """The vocabulary's entry of that name. Asked for by name: a copy of the whole vocabulary takes tenths of a second."""
-    found = tokenizer.convert_tokens_to_ids(label)
-    return None if found == tokenizer.unk_token_id else found
+    entry = tokenizer.convert_tokens_to_ids(label)
+    return None if entry == tokenizer.unk_token_id else entry

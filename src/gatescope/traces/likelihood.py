@@ -30,6 +30,7 @@ def answer_logprobs(logits: Tensor, answers: Sequence[list[int]]) -> Tensor:
     rows = []
     for row, ids in enumerate(answers):
         tokens = torch.tensor(ids, device=logprobs.device)
+        # The inputs are padded on the left, so every answer ends at the last position.
         rows.append(logprobs[row, -len(ids) :].gather(-1, tokens[:, None]).sum())
     return torch.stack(rows)
 
@@ -45,18 +46,20 @@ def next_logits(
 ) -> tuple[Tensor, T]:
     """The next token's logits, float32 [b, vocabulary], and what `inside` returned in that forward pass."""
     with torch.no_grad(), model.trace(**inputs, **options):
-        kept = nnsight.save(inside())
+        returned = nnsight.save(inside())
         logits = nnsight.save(model.output.logits[:, -1])
-    return logits.float().cpu(), kept
+    return logits.float().cpu(), returned
 
 
 def forced_logprobs(model: TransformersModel, chunks: Iterable[Forced], change: Callable[[], None]) -> Tensor:
     """log P(y|x) of the answers forced in every row of every chunk, under a change."""
     logprobs = []
     for chunk in chunks:
+        # Logits of the prompts are not needed; with a large vocabulary they may not fit.
         keep = max(map(len, chunk["forced"]))
         with torch.no_grad(), model.trace(**chunk["inputs"], **chunk["options"]):
             change()
-            found = nnsight.save(answer_logprobs(model.output.logits[:, -keep:], chunk["forced"]))
-        logprobs.append(found.cpu())
+            # Reduced inside the trace: from a server come [b] numbers, not logits.
+            forced = nnsight.save(answer_logprobs(model.output.logits[:, -keep:], chunk["forced"]))
+        logprobs.append(forced.cpu())
     return torch.cat(logprobs)

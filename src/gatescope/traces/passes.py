@@ -1,4 +1,4 @@
-"""A forward pass that goes no further than it is needed."""
+"""A forward pass that stops as soon as its activations have been read."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def forward_until(model: TransformersModel, inputs: dict[str, Tensor], inside: C
     Args:
         model: from `load_model`.
         inputs: of one batch, as `collate` makes them.
-        inside: called once in the trace, before the model begins; reads in the order in which the model gets there.
+        inside: called once in the trace, before the model begins; reads in the order of the forward pass.
     """
     stops: list[Exception] = []
     with torch.no_grad(), model.trace(**inputs, **forward_options(model, inputs, keep=1)) as tracer:
-        kept = nnsight.save(inside())
+        returned = nnsight.save(inside())
         try:
             tracer.stop()
         except Exception as stop:
@@ -54,4 +54,4 @@ def forward_until(model: TransformersModel, inputs: dict[str, Tensor], inside: C
     for stop in stops:
         stop.__traceback__ = stop.__context__ = None
         vars(stop).clear()
-    return kept
+    return returned

@@ -29,22 +29,25 @@ def score_batch(model: TransformersModel, what: Scoring, batch: Forced, kernel: 
     """Reduced scores [b, n], P(y|x) [b], and the dtype of the activations."""
     answers, real = batch["forced"], batch["inputs"]["attention_mask"].bool()
     keep = max(map(len, answers))
+    # "norm" is the inner product of weight row and gradient: activation (without bias) x gradient, summed over tokens.
     how = "sum" if what["reduce"] == "norm" else what["reduce"]
     with torch.enable_grad(), model.trace(**batch["inputs"], **batch["options"]):
         # The weights are frozen: the graph begins here, and no gradient of a weight is ever made.
         read(model, what["embedding"], "output").requires_grad_(True)
         # In the order of the forward pass, each module once: sites may share one, as q, k and v of a fused projection do.
-        whole = {(path, io): read(model, path, io) for path, io in what["order"]}
+        activations = {(path, io): read(model, path, io) for path, io in what["order"]}
+        # P, not log P: CULNIG differentiates the probability.
         probability = answer_logprobs(model.output.logits[:, -keep:], answers).exp()
-        gradients = dict(zip(whole, torch.autograd.grad(probability.sum(), list(whole.values())), strict=True))
-        scores, there, dtype = [], {}, ""
+        gradients = dict(zip(activations, torch.autograd.grad(probability.sum(), list(activations.values())), strict=True))
+        scores, masks_by_device, dtype = [], {}, ""
         for (path, io, columns), projection in what["places"]:
-            activation = take(unflatten_tokens(whole[path, io].detach(), real), columns)
+            activation = take(unflatten_tokens(activations[path, io].detach(), real), columns)
             gradient = take(unflatten_tokens(gradients[path, io], real), columns)
             dtype = str(activation.dtype).replace("torch.", "")
             if projection is not None:
                 activation = activation - bias(model, projection, activation)
-            mask = there.setdefault(activation.device, real.to(activation.device))
+            mask = masks_by_device.setdefault(activation.device, real.to(activation.device))
+            # On the device of the logits, so that layers of several devices can be joined.
             scores.append(kernel(activation, gradient, mask, how, what["pad_zero"]).to(probability.device))
         scores = nnsight.save(torch.cat(scores, 1))
         probability = nnsight.save(probability.detach())
@@ -57,8 +60,8 @@ def bias(model: TransformersModel, projection: Projection, like: Tensor) -> Tens
     process than this code, so they are not looked at.
     """
     path, inputs, columns = projection
-    made = model.get(path)(torch.zeros(1, 1, inputs, dtype=like.dtype, device=like.device))
-    return take(made.detach(), columns)
+    output = model.get(path)(torch.zeros(1, 1, inputs, dtype=like.dtype, device=like.device))
+    return take(output.detach(), columns)
 
 
 def add_scores(weighted: Tensor, group: list[int], sums: Tensor, clamped: Tensor, seen: Tensor) -> None:

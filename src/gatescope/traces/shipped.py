@@ -44,6 +44,7 @@ def record(model: TransformersModel, job: RecordJob) -> dict[str, Any]:
     Which answers are right is decided here where that can be; else ("undecided") only the answers go back, and a second
     job says which rows to count.
     """
+    # NDIF may have no tokenizer where this runs; then a generated text cannot be read here.
     decides = "client" if job["decides"] == "text" and model.tokenizer is None else job["decides"]
     if decides == "client":
         return {"undecided": True, "answers": [run_batch(model, job, batch, []) for batch in job["batches"]]}
@@ -57,10 +58,11 @@ def record(model: TransformersModel, job: RecordJob) -> dict[str, Any]:
         classes, tokens, answer, dtype = count_batch(model, job, batch)
         answers.append(answer)
         use = right(model, decides, batch, answer)
+        # Every example is seen; only those whose answer counts are counted.
         seen += batch["group"].bincount(minlength=groups)
         counted += batch["group"][use].bincount(minlength=groups)
-        for kind, group, some, fired, summed in group_sums(classes, tokens, batch["group"], use):
-            T[kind, group] += some
+        for kind, group, tokens_counted, fired, summed in group_sums(classes, tokens, batch["group"], use):
+            T[kind, group] += tokens_counted
             K[kind, group] += fired
             S[kind, group] += summed
     return {"K": K, "S": S, "T": T, "seen": seen, "counted": counted, "answers": answers, "dtype": dtype}
@@ -68,11 +70,11 @@ def record(model: TransformersModel, job: RecordJob) -> dict[str, Any]:
 
 def count_batch(model: TransformersModel, job: RecordJob, batch: Asked) -> tuple[list[Layers], list[Tensor], Any, str]:
     """One batch: each class's counts and tokens [b], the answer, and the dtype of what was counted."""
-    places, masks = job["places"], batch["masks"]
+    locations, masks = job["places"], batch["masks"]
     tokens = list(masks.sum(2))
 
     def prompt() -> tuple[list[Layers], str]:
-        return count_prompt(model, places, masks, count_classes)
+        return count_prompt(model, locations, masks, count_classes)
 
     if batch["way"] != "generate":
         logits, (classes, dtype) = next_logits(model, batch["inputs"], batch["options"], prompt)
@@ -80,12 +82,13 @@ def count_batch(model: TransformersModel, job: RecordJob, batch: Asked) -> tuple
     fed, later = torch.zeros(len(batch["group"]), dtype=torch.int64), []
 
     def step() -> None:
-        count_step(model, places, job["markers"], count_classes, fed, later)
+        count_step(model, locations, job["markers"], count_classes, fed, later)
 
     counting = step if job["generated"] else None
     ids, (classes, dtype) = generate(model, batch["inputs"], job["generation"], prompt, counting)
     if job["generated"]:
-        classes.append(later or no_counts(len(fed), job["width"], len(places)))
+        # A run may end with its first token; then no later step has counted anything.
+        classes.append(later or no_counts(len(fed), job["width"], len(locations)))
         tokens.append(fed)
     return classes, tokens, ids, dtype
 
@@ -110,13 +113,15 @@ def generate(
     """The generated ids [b, t] without the prompt; `prompt` is called once, `step` at every step after the prefill."""
     with model.generate(**settings) as tracer:
         with tracer.invoke(**inputs):
-            kept = nnsight.save(prompt())
+            returned = nnsight.save(prompt())
+        # An invoke of no input is given the rows of the whole batch; a second block cannot hold the first one up.
         if step is not None:
             with tracer.invoke():
                 every_step(step, start=1)
         with tracer.invoke():
             ids = nnsight.save(tracer.result)
-    return ids[:, inputs["input_ids"].shape[1] :].to(torch.int32).cpu(), kept
+    # int32 halves what travels back, and no vocabulary is that large.
+    return ids[:, inputs["input_ids"].shape[1] :].to(torch.int32).cpu(), returned
 
 
 def read_options(model: TransformersModel, batch: Asked, logits: Tensor | None, mask: list[MaskRow]) -> Any:
@@ -140,6 +145,7 @@ def attribute(model: TransformersModel, job: AttributeJob) -> dict[str, Any]:
     dtype = ""
     for batch in job["batches"]:
         scores, probability, dtype = score_batch(model, job, batch, attribution)
+        # P(y|x) weights each example, as in CULNIG: what the model is sure of counts more.
         add_scores((scores * probability[:, None]).cpu(), batch["group"], sums, clamped, seen)
     return {"sums": sums, "clamped": clamped, "seen": seen, "dtype": dtype}
 
@@ -148,8 +154,8 @@ def sweep(model: TransformersModel, job: SweepJob) -> dict[str, Any]:
     """The answers to every batch under every mask: `answers[mask][batch]`."""
     answers = [[] for _ in job["masks"]]
     for batch in job["batches"]:
-        for under, mask in zip(answers, job["masks"], strict=True):
-            under.append(run_batch(model, job, batch, mask))
+        for of_mask, mask in zip(answers, job["masks"], strict=True):
+            of_mask.append(run_batch(model, job, batch, mask))
     return {"answers": answers}
 
 
@@ -178,7 +184,8 @@ def right(model: TransformersModel, decides: str, batch: Asked, answer: Any) -> 
         return answer == batch["right"]
     if decides == "option":
         rows = zip(answer, batch["tokens"], batch["right"], strict=True)
-        return torch.tensor([each[best(logprobs, tokens, batch["how"])] for logprobs, tokens, each in rows])
+        return torch.tensor([correct[best(logprobs, tokens, batch["how"])] for logprobs, tokens, correct in rows])
+    # Algorithm 1 travels too, so that the server reads a text just as the client does.
     texts = model.tokenizer.batch_decode(answer.tolist(), skip_special_tokens=True)
     rows = zip(texts, batch["choices"], batch["answer"], strict=True)
     return torch.tensor([read_choice(text, choices, truth)[1] for text, choices, truth in rows])

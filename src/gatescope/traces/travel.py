@@ -1,6 +1,6 @@
 """What may leave for a server, and how: by value, as source text, with nothing in it that the server does not have.
 
-The functions a job calls are loaded a second time under a name of their own, from the same source. There they are the
+The functions a job calls are loaded a second time under another name, from the same source. There they are the
 plain functions of their files, whatever a decorator or an import hook has made of the package's own (a checker of shapes
 wraps them, and a wrapper's globals are not the function's).
 """
@@ -28,11 +28,12 @@ SERVER = frozenset({"torch", "numpy", "transformers", "tokenizers", "nnsight", "
 @cache
 def plain(name: str) -> ModuleType:
     """A module of plain functions, registered to travel by value; the package's functions it imports are plain too."""
-    found = importlib.util.find_spec(name)
-    if found is None or found.origin is None:
+    original = importlib.util.find_spec(name)
+    if original is None or original.origin is None:
         raise GatescopeError(f"{name} cannot be sent to a server: it has no source file.")
+    # Another name than the package's, which a server would try to import.
     alias = name.replace(".", "_") + "_as_shipped"
-    spec = importlib.util.spec_from_file_location(alias, found.origin)
+    spec = importlib.util.spec_from_file_location(alias, original.origin)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[alias] = module  # before it runs: its dataclasses look their module up here
@@ -78,17 +79,18 @@ class _AsServer(CustomCloudUnpickler):
         return _Kept()
 
     def find_class(self, module: str, name: str) -> Any:
-        _there(module)
+        _check_present(module)
+        # cloudpickle names the modules of a block by a call of `subimport`.
         return _module if name == "subimport" else super().find_class(module, name)
 
 
 def _module(name: str) -> ModuleType:
     """A module that a block refers to by name."""
-    _there(name)
+    _check_present(name)
     return ModuleType(name)
 
 
-def _there(module: str) -> None:
+def _check_present(module: str) -> None:
     root = module.partition(".")[0]
     if root in SERVER or root in sys.stdlib_module_names:
         return

@@ -1,6 +1,6 @@
 """A picture's features, computed once and used by every mask.
 
-The masks act on the language model, so what a picture becomes before it gets there is the same under all of them. Models
+The masks act on the language model, so the features of a picture, made before it, are the same under all of them. Models
 of transformers take features that were made before (`mm_encoder_outputs`) in place of pixels, one picture after the
 other, however their towers pack them. A model that takes none is given the pixels again with every mask's rows.
 """
@@ -28,12 +28,13 @@ def features(model: TransformersModel, batch: Batch) -> ModelOutput | None:
     encode = getattr(module.base_model, "get_image_features", None)
     if "pixel_values" not in batch.inputs or not taken or encode is None or model._edits:
         return None
+    # Encoders differ in what they need beside the pixels: sizes, grids, tiles.
     known = inspect.signature(encode).parameters
     with torch.no_grad():
-        made = encode(**{name: part for name, part in batch.inputs.items() if name in known}, return_dict=True)
+        encoded = encode(**{name: tensor for name, tensor in batch.inputs.items() if name in known}, return_dict=True)
     # Of all that the encoder gives, the models read these two.
-    kept = {name: made.get(name) for name in ("pooler_output", "deepstack_features")}
-    return type(made)(**{name: part for name, part in kept.items() if part is not None})
+    read = {name: encoded.get(name) for name in ("pooler_output", "deepstack_features")}
+    return type(encoded)(**{name: tensor for name, tensor in read.items() if tensor is not None})
 
 
 def repeated(batch: Batch, times: int, pictures: ModelOutput | None = None) -> Batch:
@@ -48,14 +49,14 @@ def repeated(batch: Batch, times: int, pictures: ModelOutput | None = None) -> B
 
 def _tiled(pictures: ModelOutput, times: int) -> ModelOutput:
     """The pictures' features, `times` over; those that go to deeper layers come in a list, a layer each."""
-    found = {"pooler_output": _repeat(pictures["pooler_output"], times)}
+    tiled = {"pooler_output": _repeat(pictures["pooler_output"], times)}
     if "deepstack_features" in pictures:
-        found["deepstack_features"] = [_repeat(layer, times) for layer in pictures["deepstack_features"]]
-    return type(pictures)(**found)
+        tiled["deepstack_features"] = [_repeat(layer, times) for layer in pictures["deepstack_features"]]
+    return type(pictures)(**tiled)
 
 
-def _repeat(part: Any, times: int) -> Any:
+def _repeat(rows: Any, times: int) -> Any:
     """Rows of a tensor, or tensors of a list, `times` over: the first axis counts rows, pictures, or their patches."""
-    if isinstance(part, Tensor):
-        return part.repeat(times, *[1] * (part.ndim - 1)) if part.ndim else part
-    return list(part) * times
+    if isinstance(rows, Tensor):
+        return rows.repeat(times, *[1] * (rows.ndim - 1)) if rows.ndim else rows
+    return list(rows) * times

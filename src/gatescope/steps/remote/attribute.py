@@ -1,7 +1,7 @@
 """Attribution on a server: one shard, one job. Only sums over each group come back.
 
 A server must run the code of a job beside the model, as NDIF does for trusted keys and this package's loopback does:
-where it runs it in a process of its own, gradients do not cross, and the job is refused with a sentence that says so.
+where it runs in a separate process, gradients do not cross, and the job is refused with a sentence that says so.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def attribute_shards(
     ledger: Path | None = None,
     dtype: str | None = None,
 ) -> Iterator[tuple[int, Attributions]]:
-    """Attribute shards on a server, and yield each when it is there, in whatever order they finish.
+    """Attribute shards on a server, and yield each as soon as it is finished, in any order.
 
     Args:
         model: from `load_client` (no weights) or `load_model`.
@@ -56,7 +56,9 @@ def attribute_shards(
     """
     server = Server.of(remote)
     build = builder(model, shards, sites, groups, reduce, pad_zero)
+    # All that changes a result: a ledger of jobs with other settings is refused.
     settings = [[site.name for site in sites], list(groups), reduce, pad_zero]
+    # The dtype is added later: only the server knows in which one it computes.
     card, layout = identity(model), layout_of(list(sites))
     metadata = {**(provenance or {}), "server": server.address}
     for number, pieces in run_jobs("attribute", model, server, shards, build, settings, ledger):
@@ -92,6 +94,7 @@ def builder(
         "width": layout_of(list(sites)).size,
     }
 
+    # Forced here: a server's process may have no tokenizer.
     def batch_of(examples: Sequence[Example]) -> Scored:
         answers = [answer_tokens(model, example) for example in examples]
         forced = forced_batch(model, collate(model, examples), answers)

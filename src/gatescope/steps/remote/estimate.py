@@ -1,4 +1,4 @@
-"""What a run on a server will move, before it begins: jobs, bytes out, bytes back."""
+"""How much a run on a server will transfer, before it begins: jobs, bytes sent, bytes returned."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKEN, LOG, COUNT, SCORE = 4, 4, 16, 16
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run moves.
+    """How much a run transfers.
 
     Attributes:
         jobs: how many; twice as many where the server cannot read the answers.
@@ -53,6 +53,7 @@ def estimate(model: TransformersModel, shards: Batches, build: Callable[[int], B
         GatescopeError: if something a job calls cannot travel.
     """
     numbers = list(shards)
+    # Evenly spaced, since shards with pictures may lie together.
     chosen = numbers[:: max(1, len(numbers) // sample)][:sample]
     sizes = {number: sum(map(len, batches)) for number, batches in shards.items()}
     payload = result = jobs = 0
@@ -60,6 +61,7 @@ def estimate(model: TransformersModel, shards: Batches, build: Callable[[int], B
         job = build(number)(0, len(shards[number]), None)
         payload += weigh(model, job)
         result += returned(job)
+        # One job asks, and a second counts what is read as right here.
         jobs += 2 if job.get("decides") == "client" else 1
     scale = sum(sizes.values()) / sum(sizes[number] for number in chosen)
     jobs = jobs * len(numbers) // len(chosen)
@@ -95,6 +97,7 @@ def returned(job: Job) -> int:
         return counts * COUNT + sum(_answer(batch, job["generation"]) for batch in job["batches"])
     if job["task"] == "attribute":
         return job["groups"] * job["width"] * SCORE
+    # Answers only: a sweep sends no sums back.
     return len(job["masks"]) * sum(_answer(batch, job["generation"]) for batch in job["batches"])
 
 

@@ -35,7 +35,7 @@ def run_jobs(
     settings: Sequence[Any],
     ledger: Path | None,
 ) -> Iterator[tuple[int, Results]]:
-    """Run shards as jobs, and yield each when it is whole: its number and its pieces' results in order.
+    """Run shards as jobs, and yield each when all of it is finished: its number and its pieces' results in order.
 
     The consumer stores a shard before it asks for the next; that is when it leaves the ledger.
 
@@ -52,12 +52,14 @@ def run_jobs(
         GatescopeError: as the docstring of `gatescope.steps.remote.line` says; or if the ledger is of other work.
     """
     book = Ledger.at(ledger, plan.work(task, model, server, list(settings)), plan.keys(shards))
+    # Before anything is submitted: a request that cannot be read would fail only after its turn in the queue.
     greet(server)
     book.expect(shards)
     waiting = deque(number for number in shards if number not in book.pieces)
     line = Line(server)
     while waiting or book.pieces:
         under_way = book.under_way
+        # A few at a time: results that are not fetched expire, and others use the server too.
         if waiting and len(under_way) < server.in_flight:
             number = waiting.popleft()
             book.begin(number, len(shards[number]))
@@ -67,6 +69,7 @@ def run_jobs(
         finished = book.finished
         for number in finished:
             yield number, book.results(number)
+            # Reached when the consumer asks for the next shard, so this one is stored by now.
             book.done(number)
         line.rest(bool(finished))
 
@@ -83,7 +86,7 @@ def builder_of(
     """
 
     def build(number: int) -> Build:
-        def job(start: int, stop: int, _asked: list[Any] | None) -> Any:
+        def job(start: int, stop: int, _answers: list[Any] | None) -> Any:
             return {**common, "batches": [batch_of(examples) for examples in shards[number][start:stop]]}
 
         return job

@@ -75,6 +75,7 @@ class Ledger:
             if held["format"] != FORMAT:
                 raise GatescopeError(f"{path} is {held['format']}; this version reads {FORMAT}.")
             if held["work"] != work:
+                # Its jobs would otherwise be taken for this work's, and their results for its results.
                 raise ledger.other()
             for shard, entry in held["shards"].items():
                 ledger.keys[int(shard)] = entry["examples"]
@@ -89,15 +90,16 @@ class Ledger:
         Raises:
             GatescopeError: if a shard is not the one its job was submitted for.
         """
-        wanted = set(shards)
+        expected = set(shards)
+        # A list: `done` removes from the dictionary that is walked.
         for shard in list(self.pieces):
-            if shard not in wanted:
+            if shard not in expected:
                 self.done(shard)
             elif self.keys[shard] != self.key(shard):
                 raise self.other()
 
     def begin(self, shard: int, batches: int) -> None:
-        """Take a shard up."""
+        """Start a shard as one piece."""
         self.pieces[shard] = [Piece(shard, 0, batches)]
         self.keys[shard] = self.key(shard)
 
@@ -109,6 +111,7 @@ class Ledger:
     @property
     def finished(self) -> list[int]:
         """The shards all of whose results are here."""
+        # One piece may still run where the others of its shard are done.
         open_shards = {piece.shard for piece in self.under_way}
         return [shard for shard in self.pieces if shard not in open_shards]
 
@@ -117,7 +120,7 @@ class Ledger:
         return [piece.result for piece in self.pieces[shard] if piece.result is not None]
 
     def other(self) -> GatescopeError:
-        """What is said of a ledger of other work."""
+        """The error for a ledger of other work."""
         return GatescopeError(
             f"{self.path} holds jobs of other work (other examples, model, server or settings). Finish that with what it "
             f"was started with, or remove the file to give its jobs up."
@@ -128,6 +131,7 @@ class Ledger:
         if self.path is None:
             return
         shards = {
+            # Neither results nor answers: they are asked for again, and a ledger stays small.
             shard: {"examples": self.keys[shard], "pieces": [[p.start, p.stop, p.job, p.attempts, p.inquiry] for p in pieces]}
             for shard, pieces in sorted(self.pieces.items())
         }
@@ -141,4 +145,5 @@ class Ledger:
         if self.pieces or self.path is None:
             self.write()
         else:
+            # An empty ledger would refuse other work in this directory for nothing.
             self.path.unlink(missing_ok=True)

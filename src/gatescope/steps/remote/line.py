@@ -39,7 +39,7 @@ _APART = re.compile(r"does not require grad|not have been used in the graph|does
 
 
 class Line:
-    """The line to a server: submits and looks, and bears with it for as long as its patience lasts."""
+    """The connection to a server: submits jobs, polls them, and waits for it as long as `patience` allows."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -86,7 +86,7 @@ class Line:
         ledger.write()
 
     def not_taken(self, piece: Piece, error: RemoteError, ledger: Ledger) -> None:
-        """A submission that failed: halve, bear, or say why not."""
+        """A submission that failed: halve the piece, wait, or give up with a reason."""
         cause = error.__cause__
         code = cause.response.status_code if isinstance(cause, httpx.HTTPStatusError) else 0
         detail = said(error)
@@ -97,7 +97,7 @@ class Line:
         self.bear(error, f"{code}: {detail}" if code else detail)
 
     def refusal(self, piece: Piece, code: int, detail: str) -> GatescopeError:
-        """What to say of a submission that the server will not take."""
+        """The error for a submission that the server refuses."""
         where, reason = self.server.address, detail.lower()
         if code in (401, 403) or (code == 400 and "key" in reason):
             return GatescopeError(
@@ -132,7 +132,7 @@ class Line:
             self.again(piece, ledger)
 
     def take(self, piece: Piece, result: dict[str, Any], ledger: Ledger) -> None:
-        """Keep a result; or, of a job that could only ask, the answers."""
+        """Keep a result; of a job that could only ask questions, the answers."""
         if not result.get("undecided"):
             piece.result = result if piece.asked is None else result | {"answers": piece.asked}
             return
@@ -180,7 +180,7 @@ class Line:
         ledger.write()
 
     def bear(self, error: Exception, what: str) -> None:
-        """A server that does not answer, or not now: wait, until patience ends."""
+        """A server that does not answer, or is busy: wait, until `patience` runs out."""
         now = time.monotonic()
         self.silent_since = self.silent_since or now  # patience runs from the first silence, and any answer ends it
         silent, reason = now - self.silent_since, what.splitlines()[0]

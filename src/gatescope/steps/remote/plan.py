@@ -44,9 +44,10 @@ def read(model: TransformersModel, batches: Iterable[Sequence[Example]], outcome
     return rows
 
 
-def total(pieces: Sequence[dict[str, Any]], part: str) -> Tensor:
+def total(pieces: Sequence[dict[str, Any]], name: str) -> Tensor:
     """One of a shard's sums, its pieces' added in order."""
-    return reduce(add, (piece[part] for piece in pieces))
+    # In order: S is a float64 sum, and the last bit depends on it.
+    return reduce(add, (piece[name] for piece in pieces))
 
 
 def same_dtype(server: Server, before: str | None, pieces: Sequence[dict[str, Any]]) -> str:
@@ -67,6 +68,7 @@ def same_dtype(server: Server, before: str | None, pieces: Sequence[dict[str, An
 
 def work(task: str, model: TransformersModel, server: Server, settings: list[Any]) -> str:
     """A digest of what the jobs are of, so that a ledger of other work is not taken for this one's."""
+    # Not the digest of the weights: a client has none.
     card = identity(model)
     return hashlib.sha256(json.dumps([task, card["id"], card["revision"], server.address, settings]).encode()).hexdigest()
 
@@ -76,6 +78,7 @@ def keys(shards: Batches) -> Callable[[int], str]:
 
     def key(number: int) -> str:
         examples = [example for batch in shards[number] for example in batch]
+        # The same examples in other batches pad otherwise, and are other jobs.
         sizes = [len(batch) for batch in shards[number]]
         return hashlib.sha256(json.dumps([sizes, fingerprint(examples)]).encode()).hexdigest()
 

@@ -41,7 +41,7 @@ def record_shards(
     ledger: Path | None = None,
     dtype: str | None = None,
 ) -> Iterator[tuple[int, dict[str, Counters], list[Row]]]:
-    """Record shards on a server, and yield each when it is there, in whatever order they finish.
+    """Record shards on a server, and yield each as soon as it is finished, in any order.
 
     Args:
         model: from `load_client` (no weights) or `load_model`.
@@ -66,9 +66,11 @@ def record_shards(
     card = identity(model)
     metadata = {**(provenance or {}), "server": server.address}
     for number, pieces in run_jobs("record", model, server, shards, build, settings, ledger):
+        # Passed on, so that every shard is compared with the one before.
         dtype = plan.same_dtype(server, dtype, pieces)
-        sums = {part: plan.total(pieces, part) for part in ("K", "S", "T", "seen", "counted")}
+        sums = {letter: plan.total(pieces, letter) for letter in ("K", "S", "T", "seen", "counted")}
         counters: dict[str, Counters] = {}
+        # Tensors come by class number, which is the order of CLASSES, not of the argument.
         for kind, name in enumerate(name for name in CLASSES if name in tokens):
             counters[name] = Counters(
                 tuple(groups),
@@ -85,6 +87,7 @@ def record_shards(
         rows = plan.read(model, shards[number], answers, readout)
         first = next(iter(counters.values()))
         if only_correct:
+            # Both read the answers: a tokenizer of another revision shows here, before anything is stored.
             _agree(number, rows, first)
         _finite(number, first, server)
         yield number, {name: counters[name] for name in tokens}, rows
@@ -123,9 +126,9 @@ def builder(
     first = builder_of(shards, common, batch_of)
 
     def build(number: int) -> Build:
-        def job(start: int, stop: int, asked: list[Any] | None) -> Any:
-            made = first(number)(start, stop, None)
-            return made if asked is None else _second(model, made, shards[number][start:stop], asked, readout)
+        def job(start: int, stop: int, answers: list[Any] | None) -> Any:
+            counting = first(number)(start, stop, None)
+            return counting if answers is None else _second(model, counting, shards[number][start:stop], answers, readout)
 
         return job
 
@@ -133,11 +136,11 @@ def builder(
 
 
 def _second(
-    model: TransformersModel, job: Any, batches: Sequence[Sequence[Example]], asked: list[Any], readout: str
+    model: TransformersModel, job: Any, batches: Sequence[Sequence[Example]], outcomes: list[Any], readout: str
 ) -> RecordJob:
     """The job that counts the rows whose answers, given before, are read as right here."""
-    for made, examples, answer in zip(job["batches"], batches, asked, strict=True):
-        made["use"] = torch.tensor([row.reading.correct for row in plan.read(model, [examples], [answer], readout)])
+    for batch, examples, answer in zip(job["batches"], batches, outcomes, strict=True):
+        batch["use"] = torch.tensor([row.reading.correct for row in plan.read(model, [examples], [answer], readout)])
     one = job["generation"] if job["generated"] else job["generation"] | {"max_new_tokens": 1}  # the prefill is enough
     return {**job, "decides": "given", "generation": one}
 
@@ -155,6 +158,7 @@ def _agree(number: int, rows: Sequence[Row], counters: Counters) -> None:
 
 
 def _finite(number: int, counters: Counters, server: Server) -> None:
+    # On a server no example can be named: only sums come back.
     where = counters.S.isnan().nonzero()
     if len(where):
         raise GatescopeError(

@@ -13,7 +13,7 @@ from gatescope.core.errors import GatescopeError
 
 @dataclass(frozen=True)
 class Server:
-    """Where jobs go, and how patiently.
+    """Where jobs are sent, and how long to wait for them.
 
     Attributes:
         host: "http://host:port"; None is NDIF, or what nnsight's config says.
@@ -58,10 +58,12 @@ def greet(server: Server) -> None:
     """Refuse a server whose nnsight cannot read our requests. One that does not say is given the benefit of the doubt."""
     try:
         answer = httpx.get(f"{server.address}/env", timeout=10.0)
+        # An older server has no such address.
         theirs = answer.json()["packages"]["nnsight"] if answer.status_code == 200 else ""
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return
     ours = version("nnsight")
+    # Major and minor only: patches keep the format of requests.
     if theirs and theirs.split(".")[:2] != ours.split(".")[:2]:
         raise GatescopeError(
             f"{server.address} runs nnsight {theirs}; this machine has nnsight {ours}, and the two do not read each other's "

@@ -28,7 +28,7 @@ def sweep_shards(
     remote: bool | str | Server = True,
     ledger: Path | None = None,
 ) -> Iterator[tuple[int, list[list[tuple[str, Reading]]]]]:
-    """Ask shards' questions on a server under every mask, and yield each shard when it is there.
+    """Run shards on a server under every mask, and yield each as soon as it is finished.
 
     Args:
         model: from `load_client` (no weights) or `load_model`.
@@ -45,14 +45,15 @@ def sweep_shards(
     """
     server = Server.of(remote)
     build = builder(model, shards, masks, readout, max_new_tokens)
+    # Digests, not the masks: they can be thousands of numbers, and the ledger only compares.
     settings = [readout, max_new_tokens, *(plan.digest_of(plain(model, mask)) for mask in masks)]
     for number, pieces in run_jobs("sweep", model, server, shards, build, settings, ledger):
-        under: list[list[tuple[str, Reading]]] = []
+        by_mask: list[list[tuple[str, Reading]]] = []
         for which in range(len(masks)):
             answers = [answer for piece in pieces for answer in piece["answers"][which]]
             rows = plan.read(model, shards[number], answers, readout)
-            under.append([(row.text, row.reading) for row in rows])
-        yield number, under
+            by_mask.append([(row.text, row.reading) for row in rows])
+        yield number, by_mask
 
 
 def builder(
@@ -65,6 +66,7 @@ def builder(
     """For a shard's number, what makes the job of a range of its batches."""
     common = {
         "task": "sweep",
+        # All masks in one job, so that the prompts travel once.
         "masks": [plain(model, mask) for mask in masks],
         "generation": generation(model, max_new_tokens),
     }

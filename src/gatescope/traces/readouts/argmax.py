@@ -34,14 +34,15 @@ class Argmax(Readout):
         return None if example.labels else "labels"
 
     def readable(self, model: TransformersModel, examples: Sequence[Example]) -> None:
-        """Every label is one token of its own."""
+        """Every label is one token, and no two are the same."""
         super().readable(model, examples)
         single_tokens(model, examples)
 
     def put(self, model: TransformersModel, batch: Batch, asking: Asking) -> tuple[Tensor, Any]:
         """Each row's most probable next token [b]."""
-        logits, kept = next_logits(model, **forward_data(model, batch), inside=asking.work)
-        return logits.argmax(-1), kept
+        logits, returned = next_logits(model, **forward_data(model, batch), inside=asking.work)
+        # The whole vocabulary, not the labels alone: CULNIG's published code counts any other token as wrong.
+        return logits.argmax(-1), returned
 
     def job(self, model: TransformersModel, batch: Batch) -> Asked:
         """The right label's token."""

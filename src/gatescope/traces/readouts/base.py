@@ -42,6 +42,7 @@ class Asking:
 
     def work(self) -> Any:
         """What runs inside a trace of all rows' prompts."""
+        # First the changes: what `inside` reads must be what the masked model computes.
         self.masks.together()
         return self.inside() if self.inside is not None else None
 
@@ -62,7 +63,7 @@ class Readout(ABC):
 
     @abstractmethod
     def lacks(self, example: Example) -> str | None:
-        """What an example would need to be read so, and has not."""
+        """What an example lacks for this read-out; None if nothing."""
 
     @abstractmethod
     def put(self, model: TransformersModel, batch: Batch, asking: Asking) -> tuple[Any, Any]:
@@ -77,7 +78,7 @@ class Readout(ABC):
         """Each example's answer out of what came back."""
 
     def check(self, example: Example) -> None:
-        """Refuse an example that cannot be read so.
+        """Refuse an example that this read-out cannot read.
 
         Raises:
             GatescopeError: saying what it lacks, and which read-out fits it.
@@ -85,14 +86,14 @@ class Readout(ABC):
         lacks = self.lacks(example)
         if lacks is None:
             return
-        more = " Labels are given with the example: labels=('A', 'B', ...), one for each choice." if lacks == "labels" else ""
+        hint = " Labels are given with the example: labels=('A', 'B', ...), one for each choice." if lacks == "labels" else ""
         raise GatescopeError(
             f"Example {example.id!r} has no {lacks}, which readout={self.name!r} needs; "
-            f"{_fitting(example)!r} can read it.{more}"
+            f"{_fitting(example)!r} can read it.{hint}"
         )
 
     def readable(self, model: TransformersModel, examples: Sequence[Example]) -> None:
-        """Refuse examples that cannot be read so with this model, before anything is run.
+        """Refuse examples that this read-out cannot read with this model, before anything is run.
 
         Raises:
             GatescopeError: as `check` does; and for labels that the tokenizer has no tokens for.
@@ -111,4 +112,5 @@ def _fitting(example: Example) -> str:
 
 def forward_data(model: TransformersModel, batch: Batch) -> Forward:
     """A batch that is put to the model in one plain forward pass, as plain data."""
+    # keep=1: the next token is predicted at the last position, since prompts are padded on the left.
     return {"inputs": dict(batch.inputs), "options": forward_options(model, batch.inputs, keep=1)}

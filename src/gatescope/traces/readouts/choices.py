@@ -63,37 +63,38 @@ class Choices(Readout):
         """Each row's log-probabilities of its options."""
         tokens = self.tokens(model, batch.examples)
         if self.next_only(tokens):
-            logits, kept = next_logits(model, **forward_data(model, batch), inside=asking.work)
-            return option_logprobs(logits, tokens), kept
-        kept = None
+            logits, returned = next_logits(model, **forward_data(model, batch), inside=asking.work)
+            return option_logprobs(logits, tokens), returned
+        returned = None
         if asking.inside is not None:  # the prompts by themselves: what is counted must not hold the options
-            kept = next_logits(model, **forward_data(model, batch), inside=asking.work)[1]
+            returned = next_logits(model, **forward_data(model, batch), inside=asking.work)[1]
         rows = len(batch.examples) // asking.masks.blocks
         logprobs: list[Tensor] = []
+        # Options are forced block by block: chunks of them would mix rows of several masks.
         for block in range(asking.masks.blocks):
-            mine = slice(block * rows, (block + 1) * rows)
-            chunks = _chunks(model, batch.examples[mine], tokens[mine])
-            found = forced_logprobs(model, chunks, partial(asking.masks.alone, block))
-            logprobs += found.split([len(options) for options in tokens[mine]])
-        return logprobs, kept
+            block_rows = slice(block * rows, (block + 1) * rows)
+            chunks = _chunks(model, batch.examples[block_rows], tokens[block_rows])
+            forced = forced_logprobs(model, chunks, partial(asking.masks.alone, block))
+            logprobs += forced.split([len(options) for options in tokens[block_rows]])
+        return logprobs, returned
 
     def job(self, model: TransformersModel, batch: Batch) -> Asked:
         """The options' tokens, and which of them are right."""
         examples = batch.examples
         tokens = self.tokens(model, examples)
         right = [[self.reading(example, which).correct for which in range(len(example.choices))] for example in examples]
-        made: Asked = {**forward_data(model, batch), "tokens": tokens, "how": self.how, "right": right}
+        asked: Asked = {**forward_data(model, batch), "tokens": tokens, "how": self.how, "right": right}
         if self.next_only(tokens):
-            return {**made, "way": "next"}
-        return {**made, "way": "options", "chunks": list(_chunks(model, examples, tokens))}
+            return {**asked, "way": "next"}
+        return {**asked, "way": "options", "chunks": list(_chunks(model, examples, tokens))}
 
     def read(self, model: TransformersModel, examples: Sequence[Example], outcome: Sequence[Tensor]) -> list[Answer]:
         """The most probable option of each row."""
-        found: list[Answer] = []
+        answers: list[Answer] = []
         for example, logprobs, tokens in zip(examples, outcome, self.tokens(model, examples), strict=True):
             which = options.best(logprobs, tokens, self.how)
-            found.append((self.text(example, which), self.reading(example, which)))
-        return found
+            answers.append((self.text(example, which), self.reading(example, which)))
+        return answers
 
 
 class Label(Choices):
@@ -119,7 +120,8 @@ class Label(Choices):
 
     def next_only(self, tokens: Tokens) -> bool:
         """Labels of one token each."""
-        return all(len(ids) == 1 for each in tokens for ids in each)
+        # With one longer label ("10"), all are compared as whole texts: the next token alone would favour "1".
+        return all(len(ids) == 1 for labels in tokens for ids in labels)
 
     def text(self, example: Example, which: int) -> str:
         """The label."""
@@ -161,6 +163,7 @@ class LoglikMean(Loglik):
 def _chunks(model: TransformersModel, examples: Sequence[Example], tokens: Tokens) -> Iterator[Forced]:
     """Every option of every example put after its prompt; as many at once as there are examples."""
     rows = [(example, ids) for example, options in zip(examples, tokens, strict=True) for ids in options]
+    # No larger than the batch was, since that is what fits into memory.
     for start in range(0, len(rows), len(examples)):
-        asked, forced = zip(*rows[start : start + len(examples)], strict=True)
-        yield forced_batch(model, collate(model, asked).to(model._module.device), forced)
+        prompted, forced = zip(*rows[start : start + len(examples)], strict=True)
+        yield forced_batch(model, collate(model, prompted).to(model._module.device), forced)

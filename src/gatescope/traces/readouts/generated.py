@@ -42,8 +42,8 @@ def generate(
     Returns:
         The generated texts without special tokens, and what `inside` returned.
     """
-    ids, kept = _generated_ids(model, batch, inside, max_new_tokens)
-    return model.tokenizer.batch_decode(ids, skip_special_tokens=True), kept
+    ids, returned = _generated_ids(model, batch, inside, max_new_tokens)
+    return model.tokenizer.batch_decode(ids, skip_special_tokens=True), returned
 
 
 def generation(model: TransformersModel, max_new_tokens: int) -> dict[str, Any]:
@@ -53,9 +53,10 @@ def generation(model: TransformersModel, max_new_tokens: int) -> dict[str, Any]:
 
 def _generated_ids(model: TransformersModel, batch: Batch, inside: Callable[[], T], max_new_tokens: int) -> tuple[Tensor, T]:
     with model.generate(**batch.inputs, **generation(model, max_new_tokens)) as tracer:
-        kept = nnsight.save(inside())
+        returned = nnsight.save(inside())
         ids = nnsight.save(tracer.result)
-    return ids[:, batch.inputs["input_ids"].shape[1] :], kept
+    # transformers gives the prompt back in front of what it generated.
+    return ids[:, batch.inputs["input_ids"].shape[1] :], returned
 
 
 class Generated(Readout):
@@ -97,6 +98,7 @@ class Generate(Generated):
         """Choices that normalisation keeps apart."""
         if not example.choices:
             return "choices"
+        # Algorithm 1 compares normalised texts: choices that it makes equal would always tie.
         if len(set(map(answers.normalise, example.choices))) < len(example.choices):
             return "choices that differ in more than case and white space"
         return None

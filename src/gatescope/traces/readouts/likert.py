@@ -47,8 +47,10 @@ def likert_scores(
         if wrong.any():
             n = int(wrong.nonzero()[0])
             raise GatescopeError(f"Question {n}: {int(low[n])} to {int(high[n])} {why} ({int(majority[n])}).")
+    # The worst answer possible depends on where the majority stands on the scale.
     furthest = torch.maximum(majority - low, high - majority)
     score = 100 * (1 - (majority - predicted).abs().double() / furthest)
+    # Off the scale is 0, not negative: one stray number must not cost a country its other answers.
     return torch.where((low <= predicted) & (predicted <= high), score, 0.0)
 
 
@@ -81,6 +83,7 @@ def majority(answers: Int64[Tensor, " p"]) -> int:
     if not len(answers):
         raise GatescopeError("A majority answer needs answers; there are none.")
     values, counts = answers.unique(return_counts=True)
+    # unique() sorts and argmax takes the first, so that ties go to the smallest.
     return int(values[counts.argmax()])
 
 
@@ -92,6 +95,7 @@ def rating(text: str) -> int:
     (7, -1)
     """
     text = text.strip()
+    # isdigit() alone also accepts superscripts, which int() refuses.
     return int(text) if text.isascii() and text.isdigit() else UNREADABLE
 
 
@@ -115,8 +119,8 @@ def read_likert(text: str, scale: Sequence[str], answer: str) -> Reading:
     >>> read_likert("4", ["1", "2", "3", "4"], "3")
     Reading(predicted='4', correct=False, fallback=False, score=0.5)
     """
-    given, numbers = rating(text), [int(option) for option in scale]
-    ends = torch.tensor([given]), torch.tensor([int(answer)]), torch.tensor([min(numbers)]), torch.tensor([max(numbers)])
+    rated, numbers = rating(text), [int(option) for option in scale]
+    ends = torch.tensor([rated]), torch.tensor([int(answer)]), torch.tensor([min(numbers)]), torch.tensor([max(numbers)])
     score = likert_scores(*ends).item() / 100
-    predicted = normalise(text) if given == UNREADABLE else str(given)
-    return Reading(predicted, given == int(answer), fallback=given == UNREADABLE, score=score)
+    predicted = normalise(text) if rated == UNREADABLE else str(rated)
+    return Reading(predicted, rated == int(answer), fallback=rated == UNREADABLE, score=score)

@@ -28,13 +28,13 @@ def exclusive(logprobs: Float[Tensor, " o"], options: Sequence[Sequence[int]]) -
     >>> exclusive(torch.tensor([0.6, 0.4, 0.3]).log(), [[1], [2], [1, 0]])
     tensor([0.3000, 0.4000, 0.3000])
     """
-    whole = logprobs.exp()
-    own = whole.clone()
+    probabilities = logprobs.exp()
+    own = probabilities.clone()
     for short, tokens in enumerate(options):
         longer = [i for i, other in enumerate(options) if _extends(other, tokens)]
         for i in longer:
             if not any(_extends(options[i], options[j]) for j in longer):  # else it is counted in that one
-                own[short] -= whole[i]
+                own[short] -= probabilities[i]
     return own
 
 
@@ -47,7 +47,7 @@ def best(logprobs: Float[Tensor, " o"], options: Sequence[Sequence[int]], how: s
     """The option that is read as the answer; of equal ones the first.
 
     Args:
-        logs, options: as for `exclusive`.
+        logprobs, options: as for `exclusive`.
         how: "label" compares probabilities (`exclusive`), "loglik" log-probabilities of the whole texts, "loglik_mean"
             the same divided by the number of tokens.
 
@@ -59,4 +59,5 @@ def best(logprobs: Float[Tensor, " o"], options: Sequence[Sequence[int]], how: s
     """
     if how == "label":
         return int(exclusive(logprobs, options).argmax())
+    # A sum of log-probabilities favours short options; the mean does not.
     return int((logprobs / torch.tensor([len(o) for o in options]) if how == "loglik_mean" else logprobs).argmax())

@@ -77,8 +77,8 @@ def _contained(
     """The first of the accepted answers that is contained in what was said, each word in some form."""
     text = [form(word) for word in spoken]
     for answer in references:
-        wanted = [form(word) for word in words(answer, code)]
-        if wanted and contains(wanted, text):
+        answer_words = [form(word) for word in words(answer, code)]
+        if answer_words and contains(answer_words, text):
             return answer
     return None
 
@@ -99,11 +99,11 @@ def words(text: str, language: str) -> list[str]:
     text = unicodedata.normalize("NFKC", text)
     if language in ("az", "tr"):  # where İ is the capital of i, and I of a dotless one
         text = text.replace("İ", "i").replace("I", "\u0131")
-    kept = [_kept(text, index) for index in range(len(text))]
-    return "".join(kept).lower().split()
+    characters = [_normalised(text, index) for index in range(len(text))]
+    return "".join(characters).lower().split()
 
 
-def _kept(text: str, index: int) -> str:
+def _normalised(text: str, index: int) -> str:
     character = text[index]
     kind = unicodedata.category(character)
     if kind == "Nd":
@@ -116,6 +116,7 @@ def _kept(text: str, index: int) -> str:
 
 
 def _words(answer: list[str], text: list[str]) -> bool:
+    # Spaces on both sides: "cat" must not be found in "category".
     return f" {' '.join(answer)} " in f" {' '.join(text)} "
 
 
@@ -126,17 +127,19 @@ def _characters(answer: list[str], text: list[str]) -> bool:
 
 def _korean(answer: list[str], text: list[str]) -> bool:
     """Containment from the start of a word, and to the end of one but for what may be attached to it."""
+    # After a digit comes a counter ("3개"), of which there are too many to list.
     attached = r"(?:[^\d\s]\S*)?" if answer[-1][-1].isdigit() else f"(?:{_PARTICLES}){{0,3}}"
     return re.search(rf"(?<!\S){_loose(answer)}{attached}(?!\S)", " ".join(text)) is not None
 
 
 def _loose(answer: list[str]) -> str:
     """A pattern for the answer's characters, with spaces between them or without; but the digits of a number together."""
-    parts = (part for word in answer for part in re.findall(r"\d+|\D", word))
-    return r"\s*".join(map(re.escape, parts))
+    pieces = (piece for word in answer for piece in re.findall(r"\d+|\D", word))
+    return r"\s*".join(map(re.escape, pieces))
 
 
 def _code(language: str) -> str:
+    # "pt-BR" and "zh_Hant": the region changes neither lemmas nor spaces.
     code = re.split("[-_]", language.strip().lower())[0]
     if not re.fullmatch("[a-z]{2,3}", code):
         raise GatescopeError(f"The language of a short answer is {language!r}; it must be an ISO 639 code, such as 'es'.")
