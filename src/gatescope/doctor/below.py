@@ -149,7 +149,7 @@ def _out_of_turn(run: _Run, site: Site, depth: int) -> str:
 
 def _attention(run: _Run, site: Site, depth: int) -> str:
     if len(run.operations.attentions) != depth:
-        return f"{len(run.seen.attentions)} attentions ran in {depth} layers"
+        return f"{len(run.operations.attentions)} attentions ran in {depth} layers"
     site_columns = set(columns(site))
     for layer, (location, operands) in enumerate(zip(locations(site), run.operations.attentions, strict=True)):
         for name, operand in zip(ATTENTION, operands, strict=True):
