@@ -192,7 +192,7 @@ def test_apply_outside_a_trace_says_what_to_write(case):
 
 def test_neurons_of_another_model_are_refused_by_name(organism_model, llama):
     foreign = gs.ablate(some_neurons(llama, 0.1))
-    with pytest.raises(gs.GatescopeError, match=r"Cannot apply an intervention: one model is .*llama.* the other .*organism"):
+    with pytest.raises(gs.GatescopeError, match=r"Cannot apply an intervention: one model is .*llama.* the other .*selective"):
         foreign.edit(organism_model)
 
 

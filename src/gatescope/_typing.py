@@ -13,7 +13,13 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+T = TypeVar("T")
+
+if TYPE_CHECKING:
+
+    def checked(function: T) -> T: ...
 
 
 @contextlib.contextmanager

@@ -23,13 +23,12 @@ from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
 from gatescope.core.neurons import check_same_model
-from gatescope.core.renamed import renamed, renamed_fields
+from gatescope.core.renamed import rename_fields, renamed
 
 FORMAT = "gatescope.attributions/1"
 _SUMS = ("sums", "clamped", "seen")
 
 
-@renamed_fields(origin="provenance")
 @checked
 # Compared by identity: == of two tensors is a tensor, which is neither true nor false.
 @dataclass(frozen=True, eq=False)
@@ -134,3 +133,6 @@ class Attributions:
         layout = Layout.parse(metadata["layout"])
         named = {"items": metadata["items"], "model": metadata["model"], "provenance": metadata["origin"]}
         return cls(tuple(metadata["groups"]), layout, **sums, **named)
+
+
+rename_fields(Attributions, origin="provenance")

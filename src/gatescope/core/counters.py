@@ -25,13 +25,12 @@ from gatescope._typing import checked
 from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
-from gatescope.core.renamed import renamed, renamed_fields
+from gatescope.core.renamed import rename_fields, renamed
 
 FORMAT = "gatescope.counters/1"
 _SUMS = ("K", "S", "T", "seen", "counted")
 
 
-@renamed_fields(origin="provenance")
 @checked
 # Compared by identity: == of two tensors is a tensor, which is neither true nor false.
 @dataclass(frozen=True, eq=False)
@@ -196,3 +195,6 @@ class Counters:
         sums, metadata = artefacts.read(path, FORMAT)
         layout = Layout.parse(metadata["layout"])
         return cls(tuple(metadata["groups"]), layout, **sums, model=metadata["model"], provenance=metadata["origin"])
+
+
+rename_fields(Counters, origin="provenance")

@@ -20,12 +20,11 @@ from gatescope._typing import checked
 from gatescope.core import artefacts, frames
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
-from gatescope.core.renamed import renamed, renamed_fields
+from gatescope.core.renamed import rename_fields, renamed
 
 FORMAT = "gatescope.neurons/1"
 
 
-@renamed_fields(origin="provenance")
 @checked
 @dataclass(frozen=True, eq=False)
 class NeuronSet:
@@ -218,6 +217,9 @@ class NeuronSet:
         if model is not None:
             check_same_model(neurons.model, model, f"use {path}")
         return neurons
+
+
+rename_fields(NeuronSet, origin="provenance")
 
 
 def check_same_model(ours: Mapping[str, str], theirs: Mapping[str, str], what: str) -> None:

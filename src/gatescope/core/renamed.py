@@ -9,7 +9,6 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
-C = TypeVar("C", bound=type)
 
 
 def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -38,17 +37,13 @@ def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def renamed_fields(**names: str) -> Callable[[C], C]:
-    """Let a dataclass be made and read under the old names of its fields, `old="new"`."""
-
-    def decorate(cls: C) -> C:
-        made: Any = cls
-        made.__init__ = renamed(**names)(made.__init__)
-        for old, new in names.items():
-            setattr(cls, old, property(functools.partial(_read, old=old, new=new)))
-        return cls
-
-    return decorate
+def rename_fields(cls: type, **names: str) -> None:
+    """Let a dataclass be made and read under the old names of its fields, `old="new"`. No decorator: type checkers see the
+    class as it is."""
+    made: Any = cls
+    made.__init__ = renamed(**names)(made.__init__)
+    for old, new in names.items():
+        setattr(cls, old, property(functools.partial(_read, old=old, new=new)))
 
 
 def _read(self: object, *, old: str, new: str) -> Any:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from gatescope.core.answers import normalise
 from gatescope.core.errors import GatescopeError
-from gatescope.core.renamed import renamed_fields
+from gatescope.core.renamed import rename_fields
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class Encoded:
 Picture = Path | Image.Image | Encoded
 
 
-@renamed_fields(accepted="references")
 @dataclass(frozen=True)
 class Example:
     """One question, with choices or with accepted short answers; or a passage, with neither.
@@ -167,6 +166,9 @@ class Example:
                 return image.convert("RGB")
         except (*_UNREADABLE, ValueError) as error:
             raise GatescopeError(f"Example {self.id!r}: the image {self.image} cannot be opened: {error}.") from error
+
+
+rename_fields(Example, accepted="references")
 
 
 # What Pillow raises for a file that is missing, truncated or not an image, or for a picture of absurd size.

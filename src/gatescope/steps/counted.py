@@ -37,17 +37,18 @@ def count_batch(
     """Run one batch, add what it counted to `sums` in place once all of it is known, return its answers."""
     masks = class_masks(model, batch, sums)
     tokens_fed, later_layers = torch.zeros(len(batch.examples), dtype=torch.int64), []
-    step = _counting(model, site, tokens_fed, later_layers) if "generated" in sums else None
+    step = _counting(model, site, tokens_fed, later_layers)
+    generated = "generated" in sums
 
     def inside() -> tuple[list[Layers], str]:
-        if step is not None:
+        if generated:
             # From the second step on: the first is the prefill, which `count_prompt` counts.
             run_alongside(Mediator.current("record"), lambda: every_step(step, start=1))
         return count_prompt(model, site.places, masks, compiled.count_classes)
 
     answered, (classes, _) = run_batch(model, batch, inside=inside, readout=readout, max_new_tokens=max_new_tokens)
     tokens = list(masks.sum(2).cpu())
-    if step is not None:
+    if generated:
         # An answer of one token has no step after the prefill.
         classes.append(later_layers or no_counts(len(tokens_fed), site.width, len(site.paths)))
         tokens.append(tokens_fed)

@@ -14,13 +14,10 @@ Counters are sums, so those of the run are its shards' in order. Files appear wh
 from __future__ import annotations
 
 import json
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
-
-from torch import Tensor
 
 from gatescope.core import artefacts
 from gatescope.core.attributions import Attributions
@@ -97,7 +94,7 @@ class Run(Manifest):
     def counters_of(self, tokens: str) -> Counters:
         """The counters of one class of tokens; errors as for `counters`."""
 
-        def shard(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], **common: Any) -> Counters:
+        def shard(tensors: Mapping[str, Any], metadata: Mapping[str, Any], **common: Any) -> Counters:
             sums = {name.partition("/")[2]: sum_ for name, sum_ in tensors.items() if name.startswith(f"{tokens}/")}
             return Counters(**common, **sums, provenance=_origin(metadata) | {"tokens": tokens})
 
@@ -111,7 +108,7 @@ class Run(Manifest):
     def attributions_of(self, step: str = "attribute") -> Attributions:
         """The attributions of one step, its shards' added in order; errors as for `counters`."""
 
-        def shard(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], **common: Any) -> Attributions:
+        def shard(tensors: Mapping[str, Any], metadata: Mapping[str, Any], **common: Any) -> Attributions:
             return Attributions(**common, **tensors, items=metadata["items"], provenance=_origin(metadata))
 
         return self._added(step, shard)
@@ -125,7 +122,7 @@ class Run(Manifest):
         sums_of_shards = (
             parse(sums, shards.metadata, **common, model=model | about.get("model", {})) for sums, about in shards.all()
         )
-        return reduce(operator.add, sums_of_shards)  # a plan has a shard at least
+        return reduce(lambda total, shard: total + shard, sums_of_shards)  # a plan has a shard at least
 
     def _names(self, kind: str) -> list[str]:
         """The names under which a kind of step was started, such as those of several sweeps."""

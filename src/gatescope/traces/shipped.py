@@ -130,12 +130,12 @@ def read_options(model: TransformersModel, batch: Asked, logits: Tensor | None, 
     """
     if batch["way"] == "none":
         return None
+    if logits is None:  # whole texts are put to the model
+        logprobs = forced_logprobs(model, batch["chunks"], lambda: change_all(model, mask, {}))
+        return list(logprobs.split([len(options) for options in batch["tokens"]]))
     if batch["way"] == "argmax":
         return logits.argmax(-1).to(torch.int32)
-    if batch["way"] == "next":
-        return option_logprobs(logits, batch["tokens"])
-    logprobs = forced_logprobs(model, batch["chunks"], lambda: change_all(model, mask, {}))
-    return list(logprobs.split([len(options) for options in batch["tokens"]]))
+    return option_logprobs(logits, batch["tokens"])
 
 
 def attribute(model: TransformersModel, job: AttributeJob) -> dict[str, Any]:

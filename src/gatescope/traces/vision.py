@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from nnsight import TransformersModel
 from torch import Tensor
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from gatescope.traces.encoding import Batch
 

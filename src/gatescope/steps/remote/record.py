@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from nnsight import TransformersModel
@@ -142,7 +142,7 @@ def _second(
     for batch, examples, answer in zip(job["batches"], batches, outcomes, strict=True):
         batch["use"] = torch.tensor([row.reading.correct for row in plan.read(model, [examples], [answer], readout)])
     one = job["generation"] if job["generated"] else job["generation"] | {"max_new_tokens": 1}  # the prefill is enough
-    return {**job, "decides": "given", "generation": one}
+    return cast("RecordJob", {**job, "decides": "given", "generation": one})
 
 
 def _agree(number: int, rows: Sequence[Row], counters: Counters) -> None:
