@@ -20,12 +20,13 @@ bench: .venv/installed
 	@for file in $(filter-out benchmarks/common.py benchmarks/shapes.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file --preset toy --device cpu || exit 1; done
 
 # Everything either command needs, once, and again when the dependencies change. uv unpacks several gigabytes of torch in
-# a fifth of pip's time; pip takes over where uv cannot reach the index that pip is configured for.
+# a fifth of pip's time; pip takes over where uv cannot reach the index that pip is configured for. Bytecode is compiled once,
+# as pip does: the tests' processes write none, and would compile everything again and again.
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gatescope needs Python 3.11 or newer; set PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]' || $(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]' || $(BIN)/pip install --quiet --editable '.[dev]'
 	touch .venv/installed
 
 clean:
