@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from nnsight import TransformersModel
 from nnsight.intervention.interleaver import Mediator
@@ -22,6 +22,7 @@ from gatescope.interventions.value import Change, Kind, plain
 from gatescope.kernels.change import change_
 from gatescope.models.sites import site_of
 from gatescope.traces.access import change_all, read, write
+from gatescope.traces.jobs import MaskRow
 from gatescope.traces.passes import Masks
 from gatescope.traces.workers import every_step, run_alongside
 
@@ -40,11 +41,16 @@ def hold(what: Change, model: TransformersModel) -> None:
             "apply(model) works inside a trace: `with model.trace(...):` or `with model.generate(...) as tracer:`. "
             "For an intervention that lasts, write `edited = intervention.edit(model)`."
         ) from error
-    walk = _walk(what, model)
+    mask = plain(model, what)
+    moved: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def walk() -> None:
+        change_all(model, mask, moved)
+
     # Kept with the caller's worker: what already holds in this run must not be applied twice in a loop over steps.
     held = caller.__dict__.setdefault("_gatescope_held", set())
     if not _in_step(caller):
-        _check_ahead(what, model, caller)
+        _check_ahead(mask, model, caller)
         held.add(what)
         run_alongside(caller, lambda: every_step(walk))
     elif what not in held:
@@ -53,24 +59,16 @@ def hold(what: Change, model: TransformersModel) -> None:
         _wait(model, what.neurons)
 
 
-def _check_ahead(what: Change, model: TransformersModel, caller: Mediator) -> None:
+def _check_ahead(mask: list[MaskRow], model: TransformersModel, caller: Mediator) -> None:
     """Refuse to begin in the middle of the neurons: those behind would be left out of this step."""
-    locations = [(target.path, f"{model.get(target.path).path}.{target.io}") for target in what.targets(model)]
     # How often the worker has seen each module: all equally often means that none was passed in this step.
-    runs = [caller.occurrence(location) for _, location in locations]
+    runs = [caller.occurrence(f"{model.get(path).path}.{io}") for path, io, *_ in mask]
     if len(set(runs)) > 1:
-        behind = next(path for (path, _), count in zip(locations, runs, strict=True) if count == max(runs))
+        behind = mask[runs.index(max(runs))][0]
         raise GatescopeError(
             f"The model is past {behind} already, but not all of the intervention's neurons. Apply it before the "
             f"line that reads {behind} or anything after it."
         )
-
-
-def _walk(what: Change, model: TransformersModel) -> Callable[[], None]:
-    """The function that changes one step's activations."""
-    mask = plain(model, what)
-    moved: dict[int, tuple[Tensor, Tensor]] = {}
-    return lambda: change_all(model, mask, moved)
 
 
 def side_by_side(model: TransformersModel, masks: Sequence[Change | None]) -> None:
