@@ -14,6 +14,7 @@ from families import FAMILIES
 from gatescope.interventions.apply import side_by_side
 from gatescope.traces import vision
 from gatescope.traces.encoding import collate
+from gatescope.traces.readouts import choices
 from tiny import text_examples, varied_examples
 
 
@@ -72,6 +73,13 @@ def test_other_read_outs_go_side_by_side_too(llama, readout):
     options = {"batch_size": 4, "readout": readout, "progress": False}
     tables = [gs.sweep(llama, examples, masks_of(llama), masks_per_batch=n, **options) for n in (1, 4)]
     assert tables[0].rows == tables[1].rows
+
+
+def test_options_are_encoded_once_whatever_the_number_of_masks(llama, monkeypatch):
+    examples, encoded = text_examples(each=3), []
+    monkeypatch.setattr(choices, "collate", lambda model, rows: encoded.extend(rows) or collate(model, rows))
+    gs.sweep(llama, examples, masks_of(llama), batch_size=4, readout="loglik", progress=False)
+    assert len(encoded) == sum(len(example.choices) for example in examples)
 
 
 def test_one_mask_at_a_time_equals_the_mask_in_a_trace_of_its_own(organism_model, examples):

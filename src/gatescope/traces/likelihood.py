@@ -5,7 +5,7 @@ These functions travel to servers as they stand; what opens a trace is handed wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import nnsight
@@ -51,15 +51,12 @@ def next_logits(
     return logits.float().cpu(), returned
 
 
-def forced_logprobs(model: TransformersModel, chunks: Iterable[Forced], change: Callable[[], None]) -> Tensor:
-    """log P(y|x) of the answers forced in every row of every chunk, under a change."""
-    logprobs = []
-    for chunk in chunks:
-        # Logits of the prompts are not needed; with a large vocabulary they may not fit.
-        keep = max(map(len, chunk["forced"]))
-        with torch.no_grad(), model.trace(**chunk["inputs"], **chunk["options"]):
-            change()
-            # Reduced inside the trace: from a server come [b] numbers, not logits.
-            forced = nnsight.save(answer_logprobs(model.output.logits[:, -keep:], chunk["forced"]))
-        logprobs.append(forced.cpu())
-    return torch.cat(logprobs)
+def forced_logprobs(model: TransformersModel, chunk: Forced, change: Callable[[], None]) -> Tensor:
+    """log P(y|x) [b] of the answers forced in a chunk's rows, under a change."""
+    # Logits of the prompts are not needed; with a large vocabulary they may not fit.
+    keep = max(map(len, chunk["forced"]))
+    with torch.no_grad(), model.trace(**chunk["inputs"], **chunk["options"]):
+        change()
+        # Reduced inside the trace: from a server come [b] numbers, not logits.
+        forced = nnsight.save(answer_logprobs(model.output.logits[:, -keep:], chunk["forced"]))
+    return forced.cpu()

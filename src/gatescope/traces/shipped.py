@@ -131,8 +131,8 @@ def read_options(model: TransformersModel, batch: Asked, logits: Tensor | None, 
     if batch["way"] == "none":
         return None
     if logits is None:  # whole texts are put to the model
-        logprobs = forced_logprobs(model, batch["chunks"], lambda: change_all(model, mask, {}))
-        return list(logprobs.split([len(options) for options in batch["tokens"]]))
+        logprobs = [forced_logprobs(model, chunk, lambda: change_all(model, mask, {})) for chunk in batch["chunks"]]
+        return list(torch.cat(logprobs).split([len(options) for options in batch["tokens"]]))
     if batch["way"] == "argmax":
         return logits.argmax(-1).to(torch.int32)
     return option_logprobs(logits, batch["tokens"])

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from nnsight import TransformersModel
 from torch import Tensor
 
@@ -68,15 +69,15 @@ class Choices(Readout):
         returned = None
         if asking.inside is not None:  # the prompts by themselves: what is counted must not hold the options
             returned = next_logits(model, **forward_data(model, batch), inside=asking.work)[1]
+        # Every block has the same questions, each under its own mask. Options are forced block by block, since a chunk of
+        # them would mix rows of several masks; and chunk by chunk, since encoding one, with its pictures, takes long.
         rows = len(batch.examples) // asking.masks.blocks
-        logprobs: list[Tensor] = []
-        # Options are forced block by block: chunks of them would mix rows of several masks.
-        for block in range(asking.masks.blocks):
-            block_rows = slice(block * rows, (block + 1) * rows)
-            chunks = _chunks(model, batch.examples[block_rows], tokens[block_rows])
-            forced = forced_logprobs(model, chunks, partial(asking.masks.alone, block))
-            logprobs += forced.split([len(options) for options in tokens[block_rows]])
-        return logprobs, returned
+        by_block: list[list[Tensor]] = [[] for _ in range(asking.masks.blocks)]
+        for chunk in _chunks(model, batch.examples[:rows], tokens[:rows]):
+            for block, logprobs in enumerate(by_block):
+                logprobs.append(forced_logprobs(model, chunk, partial(asking.masks.alone, block)))
+        forced = torch.cat([logprobs for block in by_block for logprobs in block])
+        return list(forced.split([len(options) for options in tokens])), returned
 
     def job(self, model: TransformersModel, batch: Batch) -> Asked:
         """The options' tokens, and which of them are right."""
