@@ -46,9 +46,12 @@ def score_batch(model: TransformersModel, what: Scoring, batch: Forced, kernel: 
             dtype = str(activation.dtype).replace("torch.", "")
             if projection is not None:
                 activation = activation - bias(model, projection, activation)
-            mask = masks_by_device.setdefault(activation.device, real.to(activation.device))
+            device = activation.device
+            if device not in masks_by_device:  # layers may be on several devices, many on each
+                masks_by_device[device] = real.to(device)
+            score = kernel(activation, gradient, masks_by_device[device], how, what["pad_zero"])
             # On the device of the logits, so that layers of several devices can be joined.
-            scores.append(kernel(activation, gradient, mask, how, what["pad_zero"]).to(probability.device))
+            scores.append(score.to(probability.device))
         scores = nnsight.save(torch.cat(scores, 1))
         probability = nnsight.save(probability.detach())
         dtype = nnsight.save(dtype)
