@@ -23,7 +23,7 @@ from gatescope.core.errors import GatescopeError, one_of
 from gatescope.data.example import Example, fingerprint, listed, readout_of
 from gatescope.kernels import compiled
 from gatescope.models.identity import identity, versions
-from gatescope.models.sites import Site, site_of
+from gatescope.models.sites import site_of
 from gatescope.statistics.table import Row
 from gatescope.steps.batches import Batches
 from gatescope.steps.counted import count_batch
@@ -31,7 +31,7 @@ from gatescope.steps.remote.record import record_shards
 from gatescope.steps.run import Run
 from gatescope.steps.runner import run_step
 from gatescope.steps.step import Options, Step
-from gatescope.traces.batch import GENERATED
+from gatescope.traces.batch import GENERATED, readout_named
 from gatescope.traces.encoding import CLASSES, TOKEN_RULE, Batch
 
 PARTS = ("K", "S", "T", "seen", "counted")
@@ -77,8 +77,8 @@ def record(
         Counters over all groups, including those in which nothing was counted (`counters.empty`).
 
     Raises:
-        GatescopeError: without examples, for an unknown site or class of tokens, if `run` was started with something else or
-            holds a damaged shard, or if the model gives NaN.
+        GatescopeError: without examples, for an unknown site or class of tokens, for an example that the read-out cannot
+            read, if `run` was started with something else or holds a damaged shard, or if the model gives NaN.
     """
     counters = record_classes(
         model,
@@ -126,11 +126,11 @@ def record_classes(
     outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, part, progress))
     if outcome.total is not None:
         return {name: outcome.total.counters[name] for name in tokens}
-    if outcome.directory is None or outcome.stored is None or not outcome.complete:
+    if outcome.directory is None or not outcome.complete:
         return {}
-    rows = (row for _, metadata in outcome.stored.all() for row in metadata["rows"])
+    counters, rows = outcome.directory.recorded(tokens)
     outcome.directory.write_rows("identification.jsonl", rows)
-    return {name: outcome.directory.counters_of(name) for name in tokens}
+    return counters
 
 
 @dataclass
@@ -156,11 +156,26 @@ class Recording(Step[Counted]):
         readout: str,
         max_new_tokens: int,
     ) -> None:
+        _check(examples, tokens, only_correct, readout)
+        # Before a run is started: a directory with a misspelt read-out in it could not be continued with the right one.
+        readout_named(readout).readable(model, examples)
         super().__init__(model, examples)
-        self.site, self.metadata = _facts(model, examples, site, tokens, only_correct, readout, max_new_tokens)
-        self.card = identity(model)
-        self.tokens = tokens
+        self.site, self.card, self.tokens = site_of(model, site), identity(model), tokens
         self.settings = {"only_correct": only_correct, "readout": readout, "max_new_tokens": max_new_tokens}
+        self.metadata = {
+            "site": site,
+            "token_rule": TOKEN_RULE,
+            "fingerprint": fingerprint(examples),
+            "only_correct": str(only_correct),
+            "readout": readout,
+            "versions": versions(),
+            "kernel": compiled.mode(),
+            # In order of first appearance, the axis g of every tensor to come.
+            "groups": list(dict.fromkeys(example.group for example in examples)),
+            "tokens": list(tokens),
+            "max_new_tokens": max_new_tokens,
+            "layout": self.site.layout.plain(),
+        }
 
     @property
     def provenance(self) -> dict[str, str]:
@@ -213,18 +228,12 @@ class Recording(Step[Counted]):
         return sums, {"rows": rows, "model": dict(next(iter(shard.counters.values())).model)}
 
 
-def _facts(
-    model: TransformersModel,
-    examples: Sequence[Example],
-    site: str,
-    tokens: Sequence[str],
-    only_correct: bool,
-    readout: str,
-    max_new_tokens: int,
-) -> tuple[Site, dict[str, Any]]:
-    """The site, and everything that decides the result; refuses what does not go together."""
+def _check(examples: Sequence[Example], tokens: Sequence[str], only_correct: bool, readout: str) -> None:
+    """Refuse what does not go together."""
     if not examples:
         raise GatescopeError("Recording needs examples; there are none.")
+    if not tokens:
+        raise GatescopeError(f"tokens names no class of tokens; there are {', '.join(map(repr, CLASSES))}.")
     for name in tokens:
         one_of("tokens", name, CLASSES)
     # Label read-outs stop at the prefill: no token is generated that could be counted.
@@ -232,19 +241,3 @@ def _facts(
         raise GatescopeError(f"tokens='generated' needs answers that are generated; readout is {readout!r}.")
     if readout == "none" and only_correct:
         raise GatescopeError("readout='none' reads no answer, so none can be correct; say only_correct=False.")
-    where = site_of(model, site)
-    metadata: dict[str, Any] = {
-        "site": site,
-        "token_rule": TOKEN_RULE,
-        "fingerprint": fingerprint(examples),
-        "only_correct": str(only_correct),
-        "readout": readout,
-        "versions": versions(),
-        "kernel": compiled.mode(),
-        # In order of first appearance, the axis g of every tensor to come.
-        "groups": list(dict.fromkeys(example.group for example in examples)),
-        "tokens": list(tokens),
-        "max_new_tokens": max_new_tokens,
-        "layout": where.layout.plain(),
-    }
-    return where, metadata

@@ -14,10 +14,13 @@ Counters are sums, so those of the run are its shards' in order. Files appear wh
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
+
+from torch import Tensor
 
 from gatescope.core import artefacts
 from gatescope.core.attributions import Attributions
@@ -33,7 +36,6 @@ from gatescope.steps.questions import questions_of
 from gatescope.steps.shards import Shards
 
 FORMAT = "gatescope.run/2"
-Sums = TypeVar("Sums", Counters, Attributions)
 _ORIGIN = (
     *("site", "sites", "token_rule", "fingerprint", "only_correct", "readout", "versions", "kernel", "server"),
     *("reduce", "pad_zero", "attention"),
@@ -93,12 +95,23 @@ class Run(Manifest):
 
     def counters_of(self, tokens: str) -> Counters:
         """The counters of one class of tokens; errors as for `counters`."""
+        counters, _ = self.recorded((tokens,))
+        return counters[tokens]
 
-        def shard(tensors: Mapping[str, Any], metadata: Mapping[str, Any], **common: Any) -> Counters:
-            sums = {name.partition("/")[2]: sum_ for name, sum_ in tensors.items() if name.startswith(f"{tokens}/")}
-            return Counters(**common, **sums, provenance=_origin(metadata) | {"tokens": tokens})
-
-        return self._added("record", shard)
+    def recorded(self, classes: Sequence[str]) -> tuple[dict[str, Counters], list[dict[str, Any]]]:
+        """The counters of several classes of tokens, and the answers, as rows; errors as for `counters`."""
+        totals: dict[str, Counters] = {}
+        rows: list[dict[str, Any]] = []
+        stored = Shards.of(self, "record")
+        provenance = _origin(stored.metadata)
+        # Once through the shards for all of it: of a large model they are gigabytes together.
+        for tensors, about, common in self._sums(stored):
+            rows += about.get("rows", ())
+            for tokens in classes:
+                sums = {name.partition("/")[2]: sum_ for name, sum_ in tensors.items() if name.startswith(f"{tokens}/")}
+                counters = Counters(**common, **sums, provenance=provenance | {"tokens": tokens})
+                totals[tokens] = totals[tokens] + counters if tokens in totals else counters
+        return totals, rows
 
     @property
     def attributions(self) -> dict[str, Attributions]:
@@ -107,22 +120,18 @@ class Run(Manifest):
 
     def attributions_of(self, step: str = "attribute") -> Attributions:
         """The attributions of one step, its shards' added in order; errors as for `counters`."""
+        stored = Shards.of(self, step)
+        more: dict[str, Any] = {"items": stored.metadata["items"], "provenance": _origin(stored.metadata)}
+        shards = (Attributions(**common, **tensors, **more) for tensors, _, common in self._sums(stored))
+        return reduce(add, shards)  # a plan has a shard at least
 
-        def shard(tensors: Mapping[str, Any], metadata: Mapping[str, Any], **common: Any) -> Attributions:
-            return Attributions(**common, **tensors, items=metadata["items"], provenance=_origin(metadata))
-
-        return self._added(step, shard)
-
-    def _added(self, step: str, parse: Callable[..., Sums]) -> Sums:
-        """The sums of a step: what `parse` makes of every shard, added in order."""
-        shards = Shards.of(self, step)
+    def _sums(self, stored: Shards) -> Iterator[tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]]:
+        """Each shard's tensors and metadata, in order, and what its sums are of: groups, layout, model."""
         model = self.manifest["model"]
-        common = {"groups": tuple(shards.metadata["groups"]), "layout": Layout.parse(shards.metadata["layout"])}
-        # A server may have the model in another dtype, and says so with each shard.
-        sums_of_shards = (
-            parse(sums, shards.metadata, **common, model=model | about.get("model", {})) for sums, about in shards.all()
-        )
-        return reduce(lambda total, shard: total + shard, sums_of_shards)  # a plan has a shard at least
+        common = {"groups": tuple(stored.metadata["groups"]), "layout": Layout.parse(stored.metadata["layout"])}
+        for tensors, about in stored.all():
+            # A server may have the model in another dtype, and says so with each shard.
+            yield tensors, about, {**common, "model": model | about.get("model", {})}
 
     def _names(self, kind: str) -> list[str]:
         """The names under which a kind of step was started, such as those of several sweeps."""
