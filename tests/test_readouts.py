@@ -291,10 +291,15 @@ def test_a_tables_accuracy_is_the_mean_score_where_there_are_scores():
         ("read", {}, "readout is 'read'; it must be 'generate' or 'short' or"),
     ],
 )
-def test_an_example_a_read_out_cannot_read_is_refused(llama, readout, change, message):
+def test_an_example_a_read_out_cannot_read_is_refused_before_a_run_is_started(llama, tmp_path, readout, change, message):
+    """A run that was started with the wrong read-out would refuse the right one."""
     example = dataclasses.replace(Example("x", "north", "q?", ("a", "b"), "a"), **change)
+    options = {"readout": readout, "run": tmp_path / "run", "progress": False}
     with pytest.raises(gs.GatescopeError, match=message):
-        gs.sweep(llama, [example], {}, readout=readout, progress=False)
+        gs.sweep(llama, [example], {}, **options)
+    with pytest.raises(gs.GatescopeError, match=message):
+        gs.record(llama, [example], **options)
+    assert not (tmp_path / "run").exists()
 
 
 def test_passages_are_counted_without_a_question(llama, plain):

@@ -30,7 +30,7 @@ from gatescope.steps.runner import run_step
 from gatescope.steps.shards import Shards
 from gatescope.steps.step import Options, Step
 from gatescope.traces import vision
-from gatescope.traces.batch import run_batch
+from gatescope.traces.batch import readout_named, run_batch
 from gatescope.traces.encoding import Batch
 
 Interventions = Mapping[str, Intervention] | Mapping[str, Mapping[str, Intervention]]
@@ -79,7 +79,8 @@ def sweep(
         The table of answers.
 
     Raises:
-        GatescopeError: without examples, if neurons belong to another model, or if `run` was started with something else.
+        GatescopeError: without examples, for an example that the read-out cannot read, if neurons belong to another model, or
+            if `run` was started with something else.
     """
     readout = readout or readout_of(listed(examples))
     step = Sweeping(model, examples, interventions, masks_per_batch, readout, max_new_tokens, name)
@@ -111,6 +112,8 @@ class Sweeping(Step[Answers]):
             raise GatescopeError("A sweep needs examples; there are none.")
         if masks_per_batch is not None and masks_per_batch < 1:
             raise GatescopeError(f"masks_per_batch is {masks_per_batch}; at least one mask must be run at a time.")
+        # Before a run is started: a directory with a misspelt read-out in it could not be continued with the right one.
+        readout_named(readout).readable(model, examples)
         super().__init__(model, examples)
         self.name = f"sweep of {name}" if name else "sweep"
         self.masks_per_batch = masks_per_batch
@@ -187,16 +190,15 @@ def _table(
     named: Mapping[str, Mapping[str, Intervention]],
 ) -> Table:
     """The answers in the order of the examples, whatever order these were run in."""
-    planned_order = planned.order
     # Batches are sorted by length; a table is in the order of the questions.
-    order = sorted(range(len(planned_order)), key=planned_order.__getitem__)
+    order = sorted((position, number) for number, position in enumerate(planned.order))
     keys: dict[tuple[str, str], Intervention | None] = {FULL: None}
     keys |= {(selector, group): _touching(mask) for selector, ms in named.items() for group, mask in ms.items()}
-    return Table(
-        Row(examples[planned_order[i]].id, examples[planned_order[i]].group, *key, *by_mask[masks.index(mask)][i])
-        for key, mask in keys.items()
-        for i in order
-    )
+    rows: list[Row] = []
+    for key, mask in keys.items():
+        answers = by_mask[masks.index(mask)]  # once a mask, not once a row: masks compare by all of their neurons
+        rows += [Row(examples[position].id, examples[position].group, *key, *answers[number]) for position, number in order]
+    return Table(rows)
 
 
 def _touching(mask: Intervention) -> Intervention | None:
