@@ -221,7 +221,7 @@ def _check_parameter(path: str, parameter: nn.Parameter, names: list[str]) -> No
         raise GatescopeError(f"{path} has no weights here (the model is for remote use, or off-loaded): load it whole.")
     if not parameter.is_floating_point() or parameter.element_size() < 2:
         raise GatescopeError(
-            f"{path} is quantised ({str(parameter.dtype).removeprefix('torch.')}); bake into the model before it was quantised."
+            f"{path} is quantised ({str(parameter.dtype).removeprefix('torch.')}); bake into the unquantised model."
         )
     if len(names) > 1:
         raise GatescopeError(f"{names[0]} is shared with {', '.join(names[1:])}: baking one would change the other.")

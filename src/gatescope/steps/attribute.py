@@ -136,10 +136,10 @@ class Attributing(Step[Attributions]):
         # On the CPU, where sums can be float64 whatever the device.
         _add(shard, (scores * probability[:, None]).cpu(), batch.examples)
 
-    def there(
+    def on_server(
         self, batches: Batches, positions: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
     ) -> Iterator[tuple[int, Attributions]]:
-        """The same on a server."""
+        """As `work`, on a server."""
         yield from attribute_shards(
             self.model,
             batches,

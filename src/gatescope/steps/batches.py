@@ -1,4 +1,4 @@
-"""Which examples run together, as a value: shards of batches of places in the examples."""
+"""Which examples run together, as a value: shards of batches of positions in the examples."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Batches = Mapping[int, Sequence[Sequence[Example]]]  # a shard's number -> its b
 
 @dataclass(frozen=True)
 class Plan:
-    """Shards of batches of places in the examples.
+    """Shards of batches of positions in the examples.
 
-    A manifest holds the same with the examples' ids in place of their places, so that a run can be continued by whoever
+    A manifest holds the same with the examples' ids in place of their positions, so that a run can be continued by whoever
     has the same examples.
 
     Attributes:
-        shards: each a list of batches, each a list of places.
+        shards: each a list of batches, each a list of positions.
 
     >>> plan = Plan([[[0, 2], [1]], [[3]]])
-    >>> plan.order, plan.places(0)
+    >>> plan.order, plan.positions(0)
     ([0, 2, 1, 3], [0, 2, 1])
     >>> plan.named("abcd")
     [[['a', 'c'], ['b']], [['d']]]
@@ -44,11 +44,11 @@ class Plan:
 
     @property
     def order(self) -> list[int]:
-        """Every example's place, in the order in which they are run."""
-        return [position for number in range(len(self.shards)) for position in self.places(number)]
+        """Every example's position, in the order in which they are run."""
+        return [position for number in range(len(self.shards)) for position in self.positions(number)]
 
-    def places(self, number: int) -> list[int]:
-        """The places of one shard's examples, in the order in which they are run."""
+    def positions(self, number: int) -> list[int]:
+        """The positions of one shard's examples, in the order in which they are run."""
         return [position for batch in self.shards[number] for position in batch]
 
     def batches(self, number: int, examples: Sequence[Example]) -> list[list[Example]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float64
@@ -13,7 +14,7 @@ from gatescope.core.errors import GatescopeError
 from gatescope.core.progress import bar
 from gatescope.data.example import Example, listed
 from gatescope.kernels.eager import total
-from gatescope.models.sites import site_of
+from gatescope.models.sites import Site, site_of
 from gatescope.traces.access import neurons
 from gatescope.traces.encoding import collate
 from gatescope.traces.passes import forward_until
@@ -42,17 +43,18 @@ def mean_activation(
     with bar(len(examples), "averaging", "examples", show=progress) as shown:
         for start in range(0, len(examples), batch_size):
             batch = collate(model, examples[start : start + batch_size])
-
-            # As a default: a closure would see the mask of whichever batch comes last.
-            def inside(token_mask: Tensor = batch.token_mask) -> list[Tensor]:
-                totals: list[Tensor] = []
-                for location in where.places:
-                    activation = neurons(model, location, token_mask)
-                    # Summed over tokens here, so that no [b, s, n] outlives its layer.
-                    totals.append(total(activation, token_mask.to(activation.device)).sum(0).cpu())
-                return totals
-
-            sums += torch.stack(forward_until(model, batch.inputs, inside))
+            totals = forward_until(model, batch.inputs, partial(_totals, model, where, batch.token_mask))
+            sums += torch.stack(totals)
             tokens += int(batch.token_mask.sum())
             shown.update(len(batch.examples))
     return sums / tokens
+
+
+def _totals(model: TransformersModel, site: Site, token_mask: Tensor) -> list[Tensor]:
+    """Inside a trace: every layer's activations summed over the batch's tokens, float64 [n]."""
+    totals: list[Tensor] = []
+    for location in site.places:
+        activation = neurons(model, location, token_mask)
+        # Summed over tokens here, so that no [b, s, n] outlives its layer.
+        totals.append(total(activation, token_mask.to(activation.device)).sum(0).cpu())
+    return totals

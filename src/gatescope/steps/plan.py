@@ -112,7 +112,7 @@ def split_on_oom(
 
     Args:
         work: what to do; nothing of it may last if it fails.
-        items: examples, or their places.
+        items: examples, or their positions.
         name: what to call an item in a message.
         last: what an item is, for that message; None to pass the error on if one alone does not fit.
 

@@ -196,10 +196,10 @@ class Recording(Step[Counted]):
         rows = count_batch(self.model, self.site, batch, shard.counters, **self.settings)
         shard.rows.update(zip(positions, rows, strict=True))
 
-    def there(
+    def on_server(
         self, batches: Batches, positions: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
     ) -> Iterator[tuple[int, Counted]]:
-        """The same on a server."""
+        """As `work`, on a server."""
         shards = record_shards(
             self.model,
             batches,

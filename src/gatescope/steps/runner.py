@@ -121,7 +121,7 @@ def _here(
 
 
 def _batch_work(step: Step[S], result: S, batch: Batch) -> Callable[[Sequence[int]], None]:
-    """The step's work on the examples at some places: on the batch as it was encoded, the first time; on a part of it,
+    """The step's work on the examples at some positions: on the batch as it was encoded, the first time; on a part of it,
     which is encoded anew, where the whole did not fit into memory.
     """
     encoded = [batch]
@@ -147,9 +147,9 @@ def _on_server(
     """Shards computed on a server, in whatever order they finish."""
     numbers = list(todo)
     batches = {number: planned.batches(number, step.examples) for number in numbers}
-    positions = {number: planned.places(number) for number in numbers}
+    positions = {number: planned.positions(number) for number in numbers}
     ledger = None if directory is None else directory.path / f"jobs.{step.name.replace(' ', '-')}.json"
     dtype = None if stored is None else stored.dtype
-    for number, shard in step.there(batches, positions, remote, ledger, dtype):
+    for number, shard in step.on_server(batches, positions, remote, ledger, dtype):
         done(len(positions[number]) * step.times)
         yield number, shard

@@ -88,7 +88,7 @@ class Step(ABC, Generic[S]):
         """
 
     @abstractmethod
-    def there(
+    def on_server(
         self, batches: Batches, positions: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
     ) -> Iterator[tuple[int, S]]:
         """Shards computed on a server, each as soon as it is finished.

@@ -140,10 +140,10 @@ class Sweeping(Step[Answers]):
         ):
             of_mask += answers
 
-    def there(
+    def on_server(
         self, batches: Batches, positions: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
     ) -> Iterator[tuple[int, Answers]]:
-        """The same on a server."""
+        """As `work`, on a server."""
         yield from sweep_shards(self.model, batches, self.masks, **self.how, remote=remote, ledger=ledger)
 
     def add(self, total: Answers, shard: Answers) -> Answers:

@@ -1,4 +1,4 @@
-"""Asking a model, inside one trace: the place where answers, counts and masks meet."""
+"""Running a batch of questions: where answers, counts and masks meet."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def answer_tokens(model: TransformersModel, example: Example) -> list[int]:
     """The tokens of an example's right answer: its label's one (each digit's of a number), or all of its text's.
 
     Raises:
-        GatescopeError: if a label that is no number is not one token, or any part of the answer is unknown to the tokenizer.
+        GatescopeError: if a label is neither a number nor one token, or any part of the answer is unknown to the tokenizer.
     """
     if example.labels:
         return _number(model, example.label) if example.label.isdigit() else [label_token(model, example.label)]

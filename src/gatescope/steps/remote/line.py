@@ -94,7 +94,7 @@ class Line:
             return self.halve(piece, ledger, f"its request is too large for {self.server.address}")
         if 400 <= code < 500 and code != 429:  # asking again would change nothing
             raise self.refusal(piece, code, detail) from error
-        self.bear(error, f"{code}: {detail}" if code else detail)
+        self.tolerate(error, f"{code}: {detail}" if code else detail)
 
     def refusal(self, piece: Piece, code: int, detail: str) -> GatescopeError:
         """The error for a submission that the server refuses."""
@@ -118,9 +118,9 @@ class Line:
         except httpx.HTTPStatusError as error:
             if "/response/" not in str(error.request.url) and error.response.status_code < 500:
                 return self.again(piece, ledger)  # the address of the result has expired
-            return self.bear(error, f"{error.response.status_code} {error.response.reason_phrase}")
+            return self.tolerate(error, f"{error.response.status_code} {error.response.reason_phrase}")
         except (httpx.HTTPError, OSError, EOFError, RuntimeError) as error:
-            return self.bear(error, said(error))
+            return self.tolerate(error, said(error))
         self.silent_since = None
         if result is not None:
             return self.take(piece, result["result"], ledger)
@@ -179,7 +179,7 @@ class Line:
         pieces[at : at + 1] = halves
         ledger.write()
 
-    def bear(self, error: Exception, what: str) -> None:
+    def tolerate(self, error: Exception, what: str) -> None:
         """A server that does not answer, or is busy: wait, until `patience` runs out."""
         now = time.monotonic()
         self.silent_since = self.silent_since or now  # patience runs from the first silence, and any answer ends it
