@@ -88,6 +88,8 @@ def test_values_may_be_a_table_of_recorded_means(family):
     assert gs.add(neurons, 3.0).values == (3.0, 3.0)
     with pytest.raises(gs.GatescopeError, match=r"Values of shape \(3,\) do not match .* each of the 2 neurons, or a table"):
         gs.set_to(neurons, torch.zeros(3))
+    with pytest.raises(gs.GatescopeError, match=r"on one NeuronSet, and this is a dict\. gs\.ablate\(selection\) makes one"):
+        gs.set_to({"north": neurons}, means)
 
 
 def test_interventions_act_in_the_order_they_were_applied(family):

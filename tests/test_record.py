@@ -210,3 +210,21 @@ def test_an_example_that_is_wrong_is_seen_and_not_counted(llama):
         found = gs.record(llama, right, readout="label", progress=False, **sizes)
         assert found.seen.tolist() == [6, 6] and found.counted.tolist() == [4, 4]
         assert found.T.tolist() == [tokens["north"], tokens["south"]]
+
+
+NOTHING = {
+    "tokens": (
+        lambda model, examples: gs.record_classes(model, examples, tokens=()),
+        "names no class of tokens; there are 'all'",
+    ),
+    "sites": (lambda model, examples: gs.attribute(model, examples, sites=()), "Attribution needs sites; there are none"),
+    "batch": (lambda model, examples: gs.mean_activation(model, examples, batch_size=0), "batch_size is 0; at least 1 example"),
+    "examples": (lambda model, _: gs.remote.estimate_record(model, []), "An estimate needs examples; there are none"),
+}
+
+
+@pytest.mark.parametrize("what", NOTHING)
+def test_to_ask_for_nothing_is_refused_in_a_sentence(llama, what):
+    call, message = NOTHING[what]
+    with pytest.raises(gs.GatescopeError, match=message):
+        call(llama, text_examples(each=1))

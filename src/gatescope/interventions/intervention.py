@@ -32,7 +32,7 @@ from gatescope.core.neurons import NeuronSet
 from gatescope.interventions.apply import hold
 from gatescope.interventions.bake import baked
 from gatescope.interventions.carry import held, refuse
-from gatescope.interventions.value import Change
+from gatescope.interventions.value import Change, check_one_set
 from gatescope.select.selection import Selection
 
 
@@ -121,6 +121,7 @@ def add(neurons: NeuronSet, values: float | Tensor) -> Intervention:
 
 
 def _values(neurons: NeuronSet, values: float | Tensor) -> tuple[float, ...]:
+    check_one_set(neurons)  # before it is asked for its size: a selection has none
     tensor = torch.as_tensor(values, dtype=torch.float32)
     if tensor.ndim == 0:
         return (tensor.item(),) * len(neurons)

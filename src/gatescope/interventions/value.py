@@ -47,11 +47,7 @@ class Change:
     values: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.neurons, NeuronSet):
-            raise GatescopeError(
-                f"An intervention is on one NeuronSet, and this is a {type(self.neurons).__name__}. "
-                f"gs.ablate(selection) makes one for each group of a selection."
-            )
+        check_one_set(self.neurons)
 
     def digest(self) -> str:
         """SHA-256 of everything in it that can change a result."""
@@ -85,6 +81,19 @@ class Change:
             in_site = (self.neurons.flat >= start) & (self.neurons.flat < start + shape.size)
             values[self.neurons.flat[in_site] - start] = torch.tensor(self.values)[in_site]
         return values.view(shape.layers, shape.width)
+
+
+def check_one_set(neurons: object) -> None:
+    """Refuse what is not one set of neurons.
+
+    Raises:
+        GatescopeError: saying what it is.
+    """
+    if not isinstance(neurons, NeuronSet):
+        raise GatescopeError(
+            f"An intervention is on one NeuronSet, and this is a {type(neurons).__name__}. "
+            f"gs.ablate(selection) makes one for each group of a selection."
+        )
 
 
 def plain(model: TransformersModel, change: Change | None) -> list[MaskRow]:

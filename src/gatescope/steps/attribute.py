@@ -71,7 +71,7 @@ def attribute(
         Sums over examples of P(y|x) times the reduced score, by group.
 
     Raises:
-        GatescopeError: without examples, for an unknown site, a label that is not one token, "norm" for a site that is
+        GatescopeError: without examples or sites, for an unknown site, a label that is not one token, "norm" for a site that is
             not a projection's output, if `run` was started with something else, or if the model gives NaN.
     """
     step = Attributing(model, examples, sites, reduce, pad_zero, name)
@@ -98,6 +98,8 @@ class Attributing(Step[Attributions]):
     ) -> None:
         if not listed(examples):
             raise GatescopeError("Attribution needs examples; there are none.")
+        if not sites:
+            raise GatescopeError("Attribution needs sites; there are none. Those of a model: gs.sites_of(model).")
         super().__init__(model, examples)
         self.sites = [site_of(model, site) for site in sites]
         _check_reduce(reduce, sites)

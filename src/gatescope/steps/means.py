@@ -33,10 +33,12 @@ def mean_activation(
         progress: show a bar if it takes longer than a few seconds.
 
     Raises:
-        GatescopeError: without examples, or for an unknown site.
+        GatescopeError: without examples, for an unknown site, or a batch_size below 1.
     """
     if not listed(examples):
         raise GatescopeError("A mean needs examples; there are none.")
+    if batch_size < 1:
+        raise GatescopeError(f"batch_size is {batch_size}; at least 1 example a batch is needed.")
     where = site_of(model, site)
     sums = torch.zeros(len(where.paths), where.width, dtype=torch.float64)
     tokens = 0

@@ -8,7 +8,8 @@ from typing import Any
 
 from nnsight import TransformersModel
 
-from gatescope.data.example import Example, readout_of
+from gatescope.core.errors import GatescopeError
+from gatescope.data.example import Example, listed, readout_of
 from gatescope.models.sites import site_of
 from gatescope.steps.batches import Batches
 from gatescope.steps.plan import plan
@@ -82,6 +83,8 @@ def estimate_record(
     max_new_tokens: int = 20,
 ) -> Estimate:
     """What `gatescope.record(..., remote=...)` with these arguments will move; errors as for `estimate`."""
+    if not listed(examples):
+        raise GatescopeError("An estimate needs examples; there are none.")
     readout = readout or readout_of(examples)
     planned = plan(model, examples, batch_size, shard_size)
     shards = {number: planned.batches(number, examples) for number in range(len(planned.shards))}
