@@ -20,8 +20,6 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from gatescope.core import artefacts
 from gatescope.core.attributions import Attributions
 from gatescope.core.counters import Counters
@@ -125,7 +123,7 @@ class Run(Manifest):
         shards = (Attributions(**common, **tensors, **more) for tensors, _, common in self._sums(stored))
         return reduce(add, shards)  # a plan has a shard at least
 
-    def _sums(self, stored: Shards) -> Iterator[tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]]:
+    def _sums(self, stored: Shards) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
         """Each shard's tensors and metadata, in order, and what its sums are of: groups, layout, model."""
         model = self.manifest["model"]
         common = {"groups": tuple(stored.metadata["groups"]), "layout": Layout.parse(stored.metadata["layout"])}
