@@ -99,6 +99,21 @@ def test_another_models_neurons_are_refused_before_anything_is_asked(llama, ques
     assert not asked
 
 
+def test_a_run_is_continued_with_its_masks_in_another_order(llama, questions, tmp_path):
+    """As `gatescope sweep` continues what a study began: every answer stays with its own mask."""
+    every = [(layer, index) for layer in range(3) for index in range(0, 48, 2)]
+    masks = {"MAD": {"a": gs.ablate(neurons(llama, *every))}, "CAS": {"a": gs.ablate(neurons(llama, (0, 1)))}}
+    turned = dict(reversed(masks.items()))
+    first = gs.sweep(llama, questions, masks, run=tmp_path / "run", shard_size=3, **QUICK)
+    mad, cas = ([row.text for row in first.rows if row.selector == name] for name in ("MAD", "CAS"))
+    assert mad != cas, "the masks are too much alike to tell"
+    again = gs.sweep(llama, questions, turned, run=tmp_path / "run", shard_size=3, **QUICK)
+    assert set(again.rows) == set(first.rows) == set(gs.open_run(tmp_path / "run").table.rows)
+    (tmp_path / "run" / "shards.sweep" / "00001.safetensors").unlink()  # and what is left is stored in the same order
+    gs.sweep(llama, questions, turned, run=tmp_path / "run", shard_size=3, **QUICK)
+    assert set(gs.sweep(llama, questions, masks, run=tmp_path / "run", shard_size=3, **QUICK).rows) == set(first.rows)
+
+
 def test_a_run_keeps_several_sweeps_by_their_names(llama, questions, tmp_path):
     first = gs.sweep(llama, questions, {}, run=tmp_path / "run", **QUICK)
     second = gs.sweep(llama, questions[:2], {}, run=tmp_path / "run", name="again", **QUICK)
