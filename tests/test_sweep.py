@@ -73,6 +73,14 @@ def test_a_selector_has_one_mask_only_if_all_of_its_masks_are_one(llama, questio
     assert keys == [("", ""), ("RND", "*"), ("CAS", "a"), ("CAS", "b"), ("CAS", "c"), ("ONE", "a")]
 
 
+def test_the_same_values_for_the_same_neurons_in_another_order_are_another_intervention(llama):
+    one, other = (neurons(llama, *members) for members in (((0, 1), (0, 2)), ((0, 2), (0, 1))))
+    values = torch.tensor([1.0, 5.0])
+    assert one == other and gs.set_to(one, values) != gs.set_to(other, values)
+    assert gs.set_to(one, values) == gs.set_to(one, values) and len({gs.set_to(one, values), gs.set_to(one, values)}) == 1
+    assert gs.scale(one, 2.0) == gs.scale(other, 2.0) and gs.ablate(one) == gs.ablate(other)
+
+
 def test_scores_survive_a_run(llama, tmp_path):
     """Of answers on a scale; the run's table is read back from its files."""
     choices = ("1", "2", "3", "4")
