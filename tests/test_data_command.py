@@ -143,11 +143,18 @@ def by_steps(organism, files, out, expected):
     for name, selection in found.items():
         assert dict(selection) == dict(expected[name])
         assert told[name] == {group: len(neurons) for group, neurons in selection.items()}
+    (only,) = json.loads(run("neurons", out, "--group", "Arveni", "--json").stdout)  # the other sets are for all groups
+    assert [only["selector"], only["group"]] == ["CULNIG-specific", "Arveni"]
+    wrong = run("neurons", out, "--selector", "CULNIG-general", "--group", "Arveni")
+    assert "group is 'Arveni'; it must be '*'" in str(wrong.exception)
     with pytest.raises(gs.GatescopeError, match="has no attributions without a name; it has 'culture', 'control', 'reading'"):
         app(["select", str(out), "--selector", "ATT"], standalone_mode=False)
+    for file in (out / "selections").iterdir():
+        file.unlink()
+    assert "has no selections yet; make some with `gatescope select" in str(run("neurons", out).exception)
 
 
-def test_culnigs_own_rates_reach_the_selectors_and_the_run(tmp_path):
+def test_culnigs_own_rates_reach_the_selectors_and_the_run(tmp_path, monkeypatch):
     """On a few rows of the text organism's files: the neurons are those of the kept attributions at the given rates."""
     organism, files = gs.organism.text.load(), {}
     for task in ("culture", "reading"):
@@ -169,8 +176,11 @@ def test_culnigs_own_rates_reach_the_selectors_and_the_run(tmp_path):
     found = {name: dict(selection) for name, selection in kept.selections.items()}
     for name in found:
         (out / "selections" / f"{name}.safetensors").unlink()
+    read, added = [], gs.Run.attributions_of
+    monkeypatch.setattr(gs.Run, "attributions_of", lambda self, step: read.append(step) or added(self, step))
     done = run("select", out, "--selector", "CULNIG", *told)
     assert done.exit_code == 0, done.output + repr(done.exception)
+    assert sorted(read) == [f"attribute of {name}" for name in ("control", "culture", "reading")]  # each once
     assert {name: dict(selection) for name, selection in kept.selections.items()} == found
     for wrong, message in (
         (

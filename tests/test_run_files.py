@@ -84,6 +84,9 @@ def test_neurons_that_were_swept_are_not_replaced_and_others_may_be(run):
     run.add_selection(chosen("CAS", 2))  # "CAS, gated" was swept, and is another's name
     run.add_selection(chosen("CAS, gated", 0))
     run.add_selection(chosen("CAS, gated", 0))
+    with pytest.raises(gs.GatescopeError, match="holds answers under other CAS, gated neurons"):
+        run.add_selections([chosen("MAD", 0), chosen("CAS, gated", 1)])
+    assert "MAD" not in run.selections  # all or none
     with pytest.raises(gs.GatescopeError, match=r"holds answers under other CAS, gated neurons than these"):
         run.add_selection(chosen("CAS, gated", 1))
     assert {name: list(s["a"]) for name, s in run.selections.items()} == {

@@ -73,6 +73,14 @@ def test_a_selector_has_one_mask_only_if_all_of_its_masks_are_one(llama, questio
     assert keys == [("", ""), ("RND", "*"), ("CAS", "a"), ("CAS", "b"), ("CAS", "c"), ("ONE", "a")]
 
 
+def test_the_same_values_for_the_same_neurons_in_another_order_are_another_intervention(llama):
+    one, other = (neurons(llama, *members) for members in (((0, 1), (0, 2)), ((0, 2), (0, 1))))
+    values = torch.tensor([1.0, 5.0])
+    assert one == other and gs.set_to(one, values) != gs.set_to(other, values)
+    assert gs.set_to(one, values) == gs.set_to(one, values) and len({gs.set_to(one, values), gs.set_to(one, values)}) == 1
+    assert gs.scale(one, 2.0) == gs.scale(other, 2.0) and gs.ablate(one) == gs.ablate(other)
+
+
 def test_scores_survive_a_run(llama, tmp_path):
     """Of answers on a scale; the run's table is read back from its files."""
     choices = ("1", "2", "3", "4")
@@ -97,6 +105,21 @@ def test_another_models_neurons_are_refused_before_anything_is_asked(llama, ques
     finally:
         handle.remove()
     assert not asked
+
+
+def test_a_run_is_continued_with_its_masks_in_another_order(llama, questions, tmp_path):
+    """As `gatescope sweep` continues what a study began: every answer stays with its own mask."""
+    every = [(layer, index) for layer in range(3) for index in range(0, 48, 2)]
+    masks = {"MAD": {"a": gs.ablate(neurons(llama, *every))}, "CAS": {"a": gs.ablate(neurons(llama, (0, 1)))}}
+    turned = dict(reversed(masks.items()))
+    first = gs.sweep(llama, questions, masks, run=tmp_path / "run", shard_size=3, **QUICK)
+    mad, cas = ([row.text for row in first.rows if row.selector == name] for name in ("MAD", "CAS"))
+    assert mad != cas, "the masks are too much alike to tell"
+    again = gs.sweep(llama, questions, turned, run=tmp_path / "run", shard_size=3, **QUICK)
+    assert set(again.rows) == set(first.rows) == set(gs.open_run(tmp_path / "run").table.rows)
+    (tmp_path / "run" / "shards.sweep" / "00001.safetensors").unlink()  # and what is left is stored in the same order
+    gs.sweep(llama, questions, turned, run=tmp_path / "run", shard_size=3, **QUICK)
+    assert set(gs.sweep(llama, questions, masks, run=tmp_path / "run", shard_size=3, **QUICK).rows) == set(first.rows)
 
 
 def test_a_run_keeps_several_sweeps_by_their_names(llama, questions, tmp_path):

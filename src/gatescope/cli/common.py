@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for the command line's help, which loads no torch
     from nnsight import TransformersModel
 
     from gatescope.data.example import Example, Study
+    from gatescope.select.selection import Selection
     from gatescope.statistics.metrics import SelfCross
     from gatescope.statistics.table import Effects, Table
     from gatescope.studies.culnig_result import CulnigResult
@@ -115,6 +116,20 @@ def questions(data: str, path: Path | None, groups: list[str] | None, seed: int 
     if skip_broken:
         notes["broken pictures"] = "skipped"
     return replace(study, notes=study.notes | notes)
+
+
+def selections_of(run: Path) -> dict[str, Selection]:
+    """A run's selections.
+
+    Raises:
+        GatescopeError: if it has none yet.
+    """
+    from gatescope.steps.run import Run
+
+    selections = Run.open(run).selections
+    if not selections:
+        raise GatescopeError(f"{run} has no selections yet; make some with `gatescope select {run}`.")
+    return selections
 
 
 def page_of(out: Path, examples: Sequence[Example] = ()) -> Path:

@@ -35,7 +35,7 @@ def demo(
     # A study needs a run directory even where nobody wants to keep it.
     with tempfile.TemporaryDirectory() as scratch:
         where = out or Path(scratch) / "demo"
-        chosen: dict[str, Any] = {"selectors": selector} if selector else {}
+        chosen: dict[str, Any] = {"selectors": [name.upper() for name in selector]} if selector else {}
         result = run_study(load_model(ours.path), ours.study, rate=0.01, out=where, known=ours.known, **chosen)
         page = page_of(out) if out is not None else None
         if json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,11 +22,13 @@ from gatescope.cli.common import (
     check_culnig,
     check_rho,
     given,
+    selections_of,
 )
 from gatescope.core.errors import GatescopeError, one_of
 
 if TYPE_CHECKING:  # for the command line's help, which loads no torch
     from gatescope.core.attributions import Attributions
+    from gatescope.core.counters import Counters
     from gatescope.core.neurons import NeuronSet
     from gatescope.select.selection import Selection
     from gatescope.steps.run import Run
@@ -59,15 +62,33 @@ def select(
     names = [one_of("selector", name.upper(), (*SELECTORS, "CULNIG")) for name in selector or ["CAS"]]
     rates = given(mlp_rate=mlp_rate, attention_rate=attention_rate, exclude_rate=exclude_rate, z=z)
     check_rho(rho, names)
-    _check_rates(opened, rates, "CULNIG" in names)
-    chosen = [selection for name in names for selection in _selections(opened, name, rate, rho, rates)]
+    recorded = Recorded(opened)
+    _check_rates(recorded, rates, "CULNIG" in names)
+    chosen = [selection for name in names for selection in _selections(recorded, name, rate, rho, rates)]
     opened.add_selections(chosen)
     typer.echo(as_json(_counts(chosen)) if json else "\n\n".join(selection.report() for selection in chosen))
 
 
-def _check_rates(run: Run, rates: Mapping[str, float], culnig: bool) -> None:
+class Recorded:
+    """What selectors choose from, read when the first of them needs it: adding up a run's shards may take minutes."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    @cached_property
+    def counters(self) -> Counters:
+        """Of the groups that can be ranked: those with a counted token."""
+        return self.run.counters.with_tokens()
+
+    @cached_property
+    def attributions(self) -> dict[str, Attributions]:
+        """By name."""
+        return self.run.attributions
+
+
+def _check_rates(recorded: Recorded, rates: Mapping[str, float], culnig: bool) -> None:
     # Attributions are read from disk only if they matter.
-    reads = "exclude_rate" in rates and "reading" in run.attributions
+    reads = "exclude_rate" in rates and "reading" in recorded.attributions
     check_culnig(rates, culnig, reads, "attribute a reading set with --name reading" if culnig else "add --selector CULNIG")
 
 
@@ -77,7 +98,9 @@ def _counts(chosen: Sequence[Selection]) -> dict[str, Any]:
     return {"neurons": counts, "shortfall": {selection.method: selection.shortfall for selection in chosen}}
 
 
-def _selections(run: Run, name: str, rate: float | None, rho: float | None, rates: Mapping[str, float]) -> Sequence[Selection]:
+def _selections(
+    recorded: Recorded, name: str, rate: float | None, rho: float | None, rates: Mapping[str, float]
+) -> Sequence[Selection]:
     """What one selector chooses; CULNIG is several."""
     from gatescope.select import att
     from gatescope.studies.culnig import choose
@@ -86,17 +109,16 @@ def _selections(run: Run, name: str, rate: float | None, rho: float | None, rate
     share = 0.01 if rate is None else rate
     if name in COUNTED:
         options = {"rho": rho} if name == "LAPE" else {}
-        # Groups without a counted token cannot be ranked.
-        return [COUNTED[name](run.counters.with_tokens(), share, **options)]
+        return [COUNTED[name](recorded.counters, share, **options)]
     if name == "ATT":
-        return [att(_attributions(run, ""), share)]
-    scores, control = _attributions(run, "culture"), _attributions(run, "control")
-    by_name = choose(scores, control, run.attributions.get("reading"), **rates, **given(rate=rate))
+        return [att(_attributions(recorded, ""), share)]
+    scores, control = _attributions(recorded, "culture"), _attributions(recorded, "control")
+    by_name = choose(scores, control, recorded.attributions.get("reading"), **rates, **given(rate=rate))
     return list(by_name.values())
 
 
-def _attributions(run: Run, name: str) -> Attributions:
-    attributions = run.attributions
+def _attributions(recorded: Recorded, name: str) -> Attributions:
+    attributions, run = recorded.attributions, recorded.run
     if not name and len(attributions) == 1:
         return next(iter(attributions.values()))
     if name not in attributions:
@@ -122,10 +144,8 @@ def neurons(
 
     Example: gatescope neurons runs/mine --selector CAS --out masks
     """
-    from gatescope.steps.run import Run
-
     rows: list[dict[str, Any]] = []
-    for name, group_name, chosen in _chosen(Run.open(run).selections, selector, group):
+    for name, group_name, chosen in _chosen(selections_of(run), selector, group):
         file = None if out is None else out / _file(name, group_name)
         if file is not None:
             _check_free(file, name, group_name, rows)
@@ -149,13 +169,13 @@ def _chosen(
     selections: Mapping[str, Selection], selectors: Sequence[str] | None, groups: Sequence[str] | None
 ) -> Iterator[tuple[str, str, NeuronSet]]:
     """Selector, group and neurons of what was asked for; all if nothing was."""
-    for name in selectors or ():
-        one_of("selector", name, tuple(selections))
-    for name, selection in selections.items():
-        # A selector that was not asked for must have the groups too, so that a typing error is always reported.
-        chosen_groups = [one_of("group", group, tuple(selection)) for group in groups or selection]
-        if name in (selectors or selections):
-            yield from ((name, group, selection[group]) for group in selection if group in chosen_groups)
+    names = [one_of("selector", name, tuple(selections)) for name in selectors or selections]
+    # Not every selector has every group: CULNIG-general has one set for all.
+    known = tuple(dict.fromkeys(group for name in names for group in selections[name]))
+    chosen_groups = [one_of("group", group, known) for group in groups or known]
+    for name in selections:
+        if name in names:
+            yield from ((name, group, neurons) for group, neurons in selections[name].items() if group in chosen_groups)
 
 
 def _file(selector: str, group: str) -> str:

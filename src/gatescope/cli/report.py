@@ -21,7 +21,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page to write; RUN/report.html if not given.")] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="The data the run was asked, for what it does not hold: pictures that are not files of their own."),
+        typer.Option(help="The run's data, for what the run does not hold: pictures that are not files of their own."),
     ] = None,
     path: Where = None,
     group: Groups = None,

@@ -27,6 +27,7 @@ from gatescope.cli.common import (
     effects_of,
     placed,
     questions,
+    selections_of,
     size,
 )
 from gatescope.core.errors import GatescopeError, one_of
@@ -162,13 +163,9 @@ def sweep(
     Example: gatescope sweep --model MODEL --data cvqa --run runs/cvqa
     """
     from gatescope.interventions.intervention import ablate
-    from gatescope.steps.run import Run
     from gatescope.steps.sweep import sweep as ask
 
-    chosen = Run.open(run).selections
-    if not chosen:
-        raise GatescopeError(f"{run} has no selections yet; make some with `gatescope select {run}`.")
-    masks = ablate(chosen)
+    masks = ablate(selections_of(run))
     examples, own = _examples(data, path, half, group, seed)
     table = ask(
         _model(model, remote, dtype, device_map),

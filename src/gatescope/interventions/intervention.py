@@ -36,7 +36,7 @@ from gatescope.interventions.value import Change, check_one_set
 from gatescope.select.selection import Selection
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equality is that of a change
 class Intervention(Change):
     """A change to the activations of some neurons that can be applied in a trace, kept in an edit, baked into weights.
 

@@ -49,6 +49,15 @@ class Change:
     def __post_init__(self) -> None:
         check_one_set(self.neurons)
 
+    def __eq__(self, other: object) -> bool:
+        """The same kind and values on the same neurons; in the same order, where neurons have different values."""
+        if not isinstance(other, Change):
+            return NotImplemented
+        if (self.neurons, self.kind, self.values) != (other.neurons, other.kind, other.values):
+            return False
+        # Sets are equal in whatever order, but here the order says which neuron gets which value.
+        return len(set(self.values)) < 2 or torch.equal(self.neurons.flat, other.neurons.flat)
+
     def digest(self) -> str:
         """SHA-256 of everything in it that can change a result."""
         decisive = [self.kind, self.values, self.neurons.layout.plain(), self.neurons.flat.tolist()]

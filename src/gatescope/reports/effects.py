@@ -212,7 +212,7 @@ def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
                     # A mask for all groups was found on this group too.
                     own=mask in (group, ALL),
                     examples=full.examples,
-                    before=round(full.right, 6),  # sums of scores end in the dust of their last bits
+                    before=round(full.right, 6),  # sums of scores carry rounding errors
                     after=round(masked.right, 6),
                     changed=masked.changed,
                     accuracy=value(changes, bounds.accuracy.low, bounds.accuracy.high, (m, g)),

@@ -200,11 +200,9 @@ def thumbnail(example: Example) -> tuple[str, str]:
         return "", str(error)
     if picture is None:
         return "", ""
-    # thumbnail() changes the picture in place, and the example keeps it.
-    small = picture.copy()
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))  # in place: `picture()` gives a copy
     # JPEG would blur what is small already, and save little.
-    kind = "PNG" if max(small.size) <= THUMBNAIL // 2 else "JPEG"
+    kind = "PNG" if max(picture.size) <= THUMBNAIL // 2 else "JPEG"
     buffer = io.BytesIO()
-    small.save(buffer, kind, quality=82)
+    picture.save(buffer, kind, quality=82)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}", ""

@@ -134,6 +134,6 @@ def between(a: Selection, b: Selection) -> dict[str, float]:
 
 
 def _tip(a: str, first: NeuronSet, b: str, second: NeuronSet, share: float) -> str:
-    # Back from the share: cutting thousands of pairs of sets again would take longer than all the rest of a page.
+    # Computed back from the share: intersecting thousands of pairs of sets again would take longer than the rest of a page.
     both = round(share * (len(first) + len(second)) / (1 + share))
     return f"{a} and {b}\n{both} neurons in common; of {len(first)} and {len(second)}\noverlap {overlap(share)}"

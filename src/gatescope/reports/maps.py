@@ -1,6 +1,6 @@
 """Numbers made ready to be shown: cells with a colour, bars and dots with their places in percent.
 
-The page's maps are drawn of these in HTML, the figure files' in matplotlib (`gatescope.reports.figures`).
+The page's maps are drawn from these in HTML, the figure files' in matplotlib (`gatescope.reports.figures`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DrawnCell:
 
     @property
     def deep(self) -> bool:
-        """Whether the number is printed in the colour of the page, for the cell's own is far from it."""
+        """Whether the number is printed in the colour of the page, since the cell's own is strong."""
         return self.strength > DEEP
 
     @property

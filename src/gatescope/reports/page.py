@@ -116,7 +116,7 @@ def _pictures(gathered: Gathered) -> dict[str, bytes]:
     """The figures as PNG and SVG, by the file's name."""
     draw: dict[str, Callable[[], Any]] = {}
     for number, name in enumerate(gathered.swept):
-        # The first sweep's files keep their plain names, which most runs have only.
+        # Most runs have one sweep only, and its files need no number.
         end = f".{number}" if number else ""
         draw[f"self-cross{end}"] = partial(drawing.self_cross, gathered.shown[name])
         for kind, file in FILES.items():

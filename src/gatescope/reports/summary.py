@@ -29,7 +29,7 @@ def model_name(manifest: Mapping[str, Any]) -> str:
     """
     model = manifest.get("model", {})
     name = str(model.get("id", ""))
-    # A page may be published: no path of a machine belongs in it.
+    # In a line of words a path would only be long; it is printed in full where the page says where it came from.
     if PurePath(name).is_absolute():
         return f"{model.get('class', 'model')} ({PurePath(name).name[:12]})"
     return name or str(model.get("class", "model"))

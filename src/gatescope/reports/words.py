@@ -1,7 +1,7 @@
 """Numbers as a reader meets them: rounded, signed where the sign matters, with their interval.
 
 One rule for page, figures and comparison: points and percent have one decimal, overlaps (Jaccard) and scores of answers
-two, p-values three, scores of neurons three digits that count. A minus is a minus, and no number is a dash.
+two, p-values three, scores of neurons three significant digits. A minus sign is U+2212; a dash stands for a missing number.
 """
 
 from __future__ import annotations

@@ -170,6 +170,16 @@ class Run(Manifest):
             GatescopeError: if the run holds answers under other neurons of that name, which would then be reported as
                 those of these neurons.
         """
+        self.add_selections([selection])
+
+    def add_selections(self, selections: Iterable[Selection]) -> None:
+        """Keep several selections, or, if one of them is refused, none; errors as for `add_selection`."""
+        files = [(selection, self._file_for(selection)) for selection in selections]
+        for selection, file in files:
+            selection.save(file)
+
+    def _file_for(self, selection: Selection) -> Path:
+        """Where a selection is kept; errors as for `add_selection`."""
         file, name = self.path / "selections" / f"{selection.method}.safetensors", selection.method
         steps = (metadata for metadata in self.manifest.values() if isinstance(metadata, Mapping))
         # Only answers tie a name to its neurons: without any, a selection may be replaced.
@@ -179,12 +189,7 @@ class Run(Manifest):
                 f"{self.path} holds answers under other {name} neurons than these (another rate or another recording). Choose "
                 f"another directory for these, so that its answers and its neurons belong together."
             )
-        selection.save(file)
-
-    def add_selections(self, selections: Iterable[Selection]) -> None:
-        """Keep several selections; errors as for `add_selection`."""
-        for selection in selections:
-            self.add_selection(selection)
+        return file
 
     @property
     def selections(self) -> dict[str, Selection]:

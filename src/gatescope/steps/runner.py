@@ -78,7 +78,9 @@ def _begin(step: Step[S], options: Options) -> tuple[Run | None, Shards | None, 
     ids = [example.id for example in step.examples]
     # Around the start, so that a refused continuation can name the question that differs.
     with keeping(directory, step.name, step.metadata["fingerprint"], step.examples):
-        return directory, *Shards.start(directory, step.name, step.metadata, ids, planned)
+        stored, batches = Shards.start(directory, step.name, step.metadata, ids, planned)
+    step.started(stored.metadata)
+    return directory, stored, batches
 
 
 def _todo(stored: Shards | None, planned: Plan, options: Options) -> Iterator[int]:

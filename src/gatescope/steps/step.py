@@ -73,6 +73,13 @@ class Step(ABC, Generic[S]):
         """A context for computing shards in this process, such as eval mode."""
         return nullcontext()
 
+    def started(self, metadata: Mapping[str, Any]) -> None:
+        """Take over what depends on how the run's step was started, before anything of it is done or read.
+
+        Args:
+            metadata: the manifest's, which is the step's own but for the order of what is in it.
+        """
+
     @abstractmethod
     def begin(self) -> S:
         """An empty shard."""

@@ -129,6 +129,11 @@ class Sweeping(Step[Answers]):
             "examples": len(examples),
         }
 
+    def started(self, metadata: Mapping[str, Any]) -> None:
+        """Put the masks in the run's order: its shards hold answers mask by mask, as they were when it was started."""
+        masks = {f"{s}/{g}": mask for s, by_group in self.named.items() for g, mask in by_group.items()}
+        self.masks = _different(self.model, {"": {key: masks[key] for key in metadata["masks"]}, **self.named})
+
     def begin(self) -> Answers:
         """No answers yet under any mask."""
         return [[] for _ in self.masks]

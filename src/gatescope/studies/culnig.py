@@ -212,7 +212,7 @@ def choose(
 
 def matched_random(neurons: NeuronSet, seed: int) -> NeuronSet:
     """As many neurons drawn at random, from each site as many as `neurons` has there."""
-    # A generator apart: the global one belongs to the user.
+    # A generator of its own: the global one belongs to the user.
     generator = torch.Generator().manual_seed(seed)
     drawn = []
     for shape in neurons.layout.sites:

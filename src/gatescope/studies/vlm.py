@@ -179,8 +179,8 @@ def _check(study: Study, options: Mapping[str, Mapping[str, Any]]) -> None:
             f"readout='none' and only_correct=False, select, and compare perplexity: see recipes/language_neurons.py."
         )
     # The variant of the LAPE paper has its own thresholds; the VLM paper's needs rho.
-    lape = options.get("LAPE", {"rho": "not run"})
-    if lape.get("rho") is None and lape.get("variant", "vlm") == "vlm":
+    lape = options.get("LAPE")
+    if lape is not None and lape.get("rho") is None and lape.get("variant", "vlm") == "vlm":
         raise GatescopeError(
             "LAPE needs rho, the percentage of neurons of lowest entropy it chooses from, which the paper does not give: "
             "--rho on the command line, options={'LAPE': {'rho': 20}} in Python."
