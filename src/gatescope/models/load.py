@@ -73,7 +73,7 @@ def load_model(
     if traced is None or traced.task != task:
         options: dict[str, Any] = {"tokenizer": tokenizer, "processor": processor}
         if isinstance(source, str):
-            options.update(dtype=dtype, device_map=device_map or None, **pinned(revision))
+            options.update(dtype=dtype, device_map=device_map, **pinned(revision))
         traced = _load(source, task, config, {name: value for name, value in options.items() if value is not None})
     # nnsight takes these over from its pipeline, which may not carry the objects given.
     traced.tokenizer, traced.processor = tokenizer, processor
