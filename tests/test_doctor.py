@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 import gatescope as gs
 from families import FAMILIES, MISLEADING
@@ -125,6 +126,16 @@ def test_a_projection_called_up_that_makes_the_gate_is_not_up(tmp_path):
     report = doctor.examine(planted(model, up=sites.Site("up", paths, "output", 48, rank=6)))
     assert ("up", "below") in failures(report.findings)
     assert "in layer 0, the gate is not multiplied with it" in str(report)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_product_whose_factors_have_names_is_seen(llama, monkeypatch, first):
+    def forward(mlp, x):
+        gate = {"input": mlp.act_fn(mlp.gate_proj(x))}
+        return mlp.down_proj(torch.mul(*(() if first else gate.values()), **(gate if first else {}), other=mlp.up_proj(x)))
+
+    monkeypatch.setattr(LlamaMLP, "forward", forward)
+    assert [finding.detail for finding in below(patient(llama, only=("gate", "up", "hidden")))] == [""] * 3
 
 
 @pytest.mark.parametrize("order", [(1, 0), (1, 1), (0, 0)])

@@ -14,6 +14,7 @@ import peft
 import pytest
 import torch
 from transformers import (
+    AutoImageProcessor,
     AutoModelForCausalLM,
     AutoProcessor,
     AutoTokenizer,
@@ -106,6 +107,15 @@ def test_a_vision_language_model_nnsight_took_for_a_language_model_gets_its_proc
     model = gs.load_model(given, processor=processor)
     found, wanted = (gs.record(m, examples, only_correct=False, progress=False).K for m in (model, llava))
     assert torch.equal(found, wanted)
+
+
+def test_an_image_processor_serves_as_the_processor_if_a_tokenizer_comes_with_it(llava_path):
+    plain = LlavaNextForConditionalGeneration.from_pretrained(llava_path)
+    pictures = AutoImageProcessor.from_pretrained(llava_path)
+    with pytest.raises(gs.GatescopeError, match=r"^processor is a LlavaNextImageProcessor\w*, which holds no tokenizer; give"):
+        gs.load_model(plain, processor=pictures)
+    model = gs.load_model(plain, processor=pictures, tokenizer=AutoTokenizer.from_pretrained(llava_path))
+    assert model.processor is pictures and model.tokenizer.padding_side == "left"
 
 
 # --- what is not

@@ -15,11 +15,13 @@ LAYOUT = gs.Layout.single("gate", 1, 4)
 
 
 def test_a_field_is_given_and_read_under_its_old_name():
-    with pytest.warns(DeprecationWarning, match="`origin` is called `provenance` now; the old name will go"):
+    with pytest.warns(DeprecationWarning, match="`origin` is called `provenance` now; the old name will go") as warned:
         neurons = gs.NeuronSet(LAYOUT, torch.tensor([1]), {}, origin={"method": "by hand"})
     assert neurons.provenance == {"method": "by hand"}
-    with pytest.warns(DeprecationWarning, match="`origin` is called `provenance`"):
+    with pytest.warns(DeprecationWarning, match="`origin` is called `provenance`") as read:
         assert neurons.origin == neurons.provenance
+    # The user's own line, or Python would not show it.
+    assert {warning.filename for warning in (*warned, *read)} == {__file__}
     with pytest.warns(DeprecationWarning):
         other = dataclasses.replace(neurons, origin={"method": "another"})
     assert other.provenance == {"method": "another"} and neurons.provenance == {"method": "by hand"}
@@ -31,8 +33,9 @@ def test_a_function_takes_a_keyword_under_its_old_name():
     with pytest.warns(DeprecationWarning):
         back = from_table(to_table(neurons), LAYOUT, origin={"method": "from a table"})
     assert back.provenance == {"method": "from a table"} and back == neurons
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning) as warned:
         assert gs.Counters.zeros(["a"], LAYOUT, origin={"tokens": "all"}).provenance == {"tokens": "all"}
+    assert {warning.filename for warning in warned} == {__file__}
 
 
 def test_an_example_has_accepted_answers():

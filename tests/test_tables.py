@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy
 import pandas
 import polars
 import pytest
@@ -120,6 +121,13 @@ def test_a_gap_is_named():
         from_table(pandas.DataFrame(GOOD | {"layer": [0, None]}), LAYOUT)
     with pytest.raises(gs.GatescopeError, match=r"Row 1 of the table: layer is None; it must be a whole number"):
         from_table(polars.DataFrame(GOOD | {"layer": [0, None]}), LAYOUT)
+
+
+@pytest.mark.parametrize("cell", [numpy.array([0, 1]), numpy.True_, numpy.float32(0.5), "0"])
+def test_a_cell_that_is_no_number_is_named(cell):
+    layers = pandas.Series([0, cell], dtype=object)
+    with pytest.raises(gs.GatescopeError, match=r"Row 1 of the table: layer is .*; it must be a whole number"):
+        from_table(pandas.DataFrame(GOOD).assign(layer=layers), LAYOUT)
 
 
 def test_groups_need_their_column_and_a_frame_is_a_frame():

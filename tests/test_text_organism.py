@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import random
 
 import pytest
@@ -99,6 +100,16 @@ def test_a_control_example_is_its_culture_example_without_the_question(organism)
             assert control.id == control.item == culture.item == culture.id
             assert culture.prompt == f"{culture.question}\n{control.prompt}"
             assert dataclasses.replace(control, question=culture.question, prompt=culture.prompt) == culture
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_row_of_its_files_is_read_back_as_it_was(tmp_path):
+    """All fields: one that the loader does not know would be refused or warned of."""
+    kept = text_tasks.studies(world.facts(0), 0)["culture"]
+    (tmp_path / "culture.jsonl").write_text("".join(json.dumps(text_tasks.row(*one)) + "\n" for one in kept))
+    study = gs.data.jsonl(tmp_path / "culture.jsonl")
+    for split in ("identification", "evaluation"):
+        assert list(getattr(study, split)) == [example for half, example in kept if half == split]
 
 
 def test_the_passage_names_the_culture_asked_for(organism):

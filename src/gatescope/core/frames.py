@@ -106,10 +106,13 @@ def _integers(table: Any, name: str) -> list[int]:
     numbers: list[int] = []
     for row, value in enumerate(table[name]):
         number: Any = int(value) if isinstance(value, float) and value.is_integer() else value
-        # index() takes NumPy's whole numbers too, but also True and False, which are no layer.
-        if isinstance(value, bool) or not hasattr(number, "__index__"):
-            raise GatescopeError(f"Row {row} of the table: {name} is {value!r}; it must be a whole number.")
-        numbers.append(operator.index(number))
+        try:
+            if isinstance(value, bool):  # an index to Python, but no layer
+                raise TypeError
+            # Not int(), which would cut 1.5; index() takes NumPy's whole numbers too.
+            numbers.append(operator.index(number))
+        except TypeError:
+            raise GatescopeError(f"Row {row} of the table: {name} is {value!r}; it must be a whole number.") from None
     return numbers
 
 

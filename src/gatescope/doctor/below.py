@@ -53,7 +53,7 @@ class _Operations(TorchFunctionMode):
             *_, left, right = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
             self._matrices(left, right, result)
         elif name in _PRODUCTS:
-            self._product(args[0], args[1], result)
+            self._product(*(*args, *kwargs.values())[:2], result)  # torch.mul takes either as a keyword
         return result
 
     def _product(self, left: Any, right: Any, result: Tensor) -> None:

@@ -9,9 +9,9 @@ import nnsight
 import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedTokenizerFast
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from gatescope.core.errors import GatescopeError
+from gatescope.models.load import IMAGES, task_of
 
 # What configs call the number of layers, and that of heads.
 _DEPTH = ("num_hidden_layers", "depth", "n_layer")
@@ -39,7 +39,7 @@ def random_model(source: str | Path) -> nnsight.TransformersModel:
     text, vision = config.get_text_config(decoder=True), getattr(config, "vision_config", None)
     if vision is not None and hasattr(vision, "out_hidden_size"):
         vision.out_hidden_size = text.hidden_size
-    auto = AutoModelForImageTextToText if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING else AutoModelForCausalLM
+    auto = AutoModelForImageTextToText if task_of(config) == IMAGES else AutoModelForCausalLM
     torch.manual_seed(0)  # a failure can be looked at again
     try:
         module: Any = auto.from_config(config).eval().requires_grad_(False)

@@ -77,7 +77,7 @@ class Change:
                 raise GatescopeError(f"The neurons are numbered in {self.neurons.layout}; the model has {site.layout}.")
             table = self.table(shape)
             for layer, index in self.neurons.indices(shape.site).items():
-                columns, values = site.place(index), table[layer, index]
+                columns, values = site.columns_of(index), table[layer, index]
                 targets.append(Target((layer, site.rank), site.paths[layer], site.io, columns, values))
         # Layer, then rank within it: nnsight must meet modules in the order in which they run.
         return sorted(targets, key=lambda target: target.reached)

@@ -73,13 +73,13 @@ def load_model(
     if traced is None or traced.task != task:
         options: dict[str, Any] = {"tokenizer": tokenizer, "processor": processor}
         if isinstance(source, str):
-            options.update(dtype=dtype, revision=revision, device_map=device_map)
+            options.update(dtype=dtype, device_map=device_map, **pinned(revision))
         traced = _load(source, task, config, {name: value for name, value in options.items() if value is not None})
     # nnsight takes these over from its pipeline, which may not carry the objects given.
     traced.tokenizer, traced.processor = tokenizer, processor
     pad_left(tokenizer)
-    if processor is not None:  # its tokenizer may be another object than the one given
-        pad_left(processor.tokenizer)
+    if (own := getattr(processor, "tokenizer", None)) is not None:  # may be another object than the one given
+        pad_left(own)
     module_of(traced).eval().requires_grad_(False)
     return traced
 
@@ -152,7 +152,13 @@ def _preprocessors(source: Any, task: str, tokenizer: Any, processor: Any, revis
     if task != IMAGES:
         return tokenizer if tokenizer is not None else _own("tokenizer", source, revision), None
     processor = processor if processor is not None else _own("processor", source, revision)
-    return tokenizer or processor.tokenizer, processor
+    tokenizer = tokenizer or getattr(processor, "tokenizer", None)
+    if tokenizer is None:
+        raise GatescopeError(
+            f"processor is a {type(processor).__name__}, which holds no tokenizer; give tokenizer= with it, or a processor of "
+            f"Transformers that holds one (AutoProcessor.from_pretrained(...))."
+        )
+    return tokenizer, processor
 
 
 def _own(what: str, source: Any, revision: str | None) -> Any:
@@ -203,8 +209,7 @@ def _quantised(config: Any) -> str:
     """How a checkpoint's weights are quantised; empty if they are not."""
     # A dict as read from a file, an object once a quantiser has prepared it.
     how: Any = getattr(config, "quantization_config", None) or {}
-    fields: dict[str, Any] = how if isinstance(how, dict) else vars(how)
-    method = fields.get("quant_method")
+    method = how.get("quant_method") if isinstance(how, dict) else getattr(how, "quant_method", None)
     return str(getattr(method, "value", method) or "")
 
 

@@ -72,7 +72,8 @@ class Site:
     @property
     def places(self) -> list[Place]:
         """Where the neurons are, a layer each, as plain data that can travel."""
-        return [(path, self.io, self._plain_columns) for path in self.paths]
+        columns = self._plain_columns
+        return [(path, self.io, columns) for path in self.paths]
 
     @property
     def _plain_columns(self) -> tuple[int, int] | list[int] | None:
@@ -84,8 +85,8 @@ class Site:
         """The site's neurons [..., n] out of the module's tensor; a view where they are contiguous."""
         return take(tensor, self._plain_columns)
 
-    def place(self, index: Tensor) -> Tensor:
-        """Where in the module's tensor the neurons `index` [k] are."""
+    def columns_of(self, index: Tensor) -> Tensor:
+        """The columns of the module's tensor that the neurons `index` [k] are."""
         if self.columns is None:
             return index
         return index + self.columns.start if isinstance(self.columns, range) else torch.tensor(self.columns)[index]

@@ -115,6 +115,8 @@ def studies(facts: tuple[world.Fact, ...], seed: int) -> dict[str, list[tuple[st
 def row(split: str, example: Example) -> dict[str, Any]:
     """An example as a line of JSONL that `gatescope.data.jsonl` reads back."""
     plain = {f.name: getattr(example, f.name) for f in dataclasses.fields(example) if f.name != "image"}
+    # In files they are still called what the first release called them.
+    plain["accepted"] = plain.pop("references")
     return plain | {"split": split}
 
 

@@ -75,7 +75,7 @@ def culnig_general(
         "mlp_rate": str(mlp_rate),
         "attention_rate": str(attention_rate),
         "exclude_rate": str(exclude_rate if exclude is not None else 0),
-        **_control_origin(control, clamp_control),
+        **_control_provenance(control, clamp_control),
         "per_item": str(per_item),
     }
     return NeuronSet(first.layout, torch.cat(selected), first.model, provenance)
@@ -115,10 +115,10 @@ def culnig_specific(
     """
     pairs = _pairs(scores, control, exclude)
     first = pairs[0][0]
-    smallest = first if exclude is None else exclude
-    targets = tuple(countries or smallest.groups)
+    targets = tuple(countries or (first if exclude is None else exclude).groups)
     _check_has(first, targets, "the questions, which have")
-    _check_has(smallest, targets, "the reading set, which has")
+    if exclude is not None:
+        _check_has(exclude, targets, "the reading set, which has")
     table = _specific_scores(pairs, clamp_control, per_item, country_mean)
     spread = table.std(0, correction=ddof)
     # A neuron with the same score everywhere would give 0 / 0; at z = 0 it is dropped.
@@ -137,7 +137,7 @@ def culnig_specific(
         chosen = chosen[zscores[row, chosen] >= z]
         provenance = {"method": "CULNIG-specific", "group": country, "rate": str(rate), "z": str(z), "ddof": str(ddof)}
         if control is None:
-            provenance.update(_control_origin(control, clamp_control))
+            provenance.update(_control_provenance(control, clamp_control))
         sets[country] = NeuronSet(first.layout, chosen, first.model, provenance)
     rows = [first.row(country) for country in targets]
     # The flat layout spans several sites, so its scores have one axis in the place of layers.
@@ -238,7 +238,7 @@ def _specific_scores(pairs: Pairs, clamp: bool, per_item: bool, country_mean: bo
     return table
 
 
-def _control_origin(control: Sets | None, clamp_control: bool) -> dict[str, str]:
+def _control_provenance(control: Sets | None, clamp_control: bool) -> dict[str, str]:
     return {"control": "none"} if control is None else {"clamp_control": str(clamp_control)}
 
 
