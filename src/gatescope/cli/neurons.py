@@ -23,6 +23,7 @@ from gatescope.cli.common import (
     given,
 )
 from gatescope.core.errors import GatescopeError, one_of
+from gatescope.core.filenames import LONGEST, distinct, encoded
 
 if TYPE_CHECKING:  # for the command line's help, which loads no torch
     from gatescope.core.attributions import Attributions
@@ -125,10 +126,12 @@ def neurons(
     from gatescope.steps.run import Run
 
     rows: list[dict[str, Any]] = []
+    written: list[str] = []
     for name, group_name, chosen in _chosen(Run.open(run).selections, selector, group):
-        file = None if out is None else out / _file(name, group_name)
-        if file is not None:
-            _check_free(file, name, group_name, rows)
+        file = None
+        if out is not None:
+            written.append(_label(name, group_name, written))
+            file = out / f"{written[-1]}.safetensors"
             chosen.save(file)
         rows.append({"selector": name, "group": group_name, "file": file, "neurons": list(chosen)})
     if json:
@@ -158,20 +161,14 @@ def _chosen(
             yield from ((name, group, selection[group]) for group in selection if group in chosen_groups)
 
 
-def _file(selector: str, group: str) -> str:
-    """What the file of a set is called."""
-    from gatescope.statistics.table import ALL
+def _label(selector: str, group: str, taken: Sequence[str]) -> str:
+    """What the file of a set is called, before its ending, where other sets are called otherwise."""
+    from gatescope.core.answers import ALL
 
+    # A point divides the two, so the selector is written without. Together they are one file's name.
+    name = encoded(selector, but=".", longest=LONGEST // 2)
     # A set for all groups needs no group in its name.
-    label = selector if group == ALL else f"{selector}.{group}"
-    return f"{label.replace(' ', '-').replace('/', '-')}.safetensors"
-
-
-def _check_free(file: Path, selector: str, group: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse to write two sets to one file: two names may differ in their spaces alone."""
-    for other in rows:
-        if other["file"] == file:
-            raise GatescopeError(
-                f"{other['selector']} of {other['group']!r} and {selector} of {group!r} would both be {file.name}. Write "
-                f"each to a directory of its own, with --selector and --group."
-            )
+    if group == ALL:
+        return name
+    others = [other[len(name) + 1 :] for other in taken if other.startswith(f"{name}.")]
+    return f"{name}.{distinct(group, others, longest=LONGEST // 2)}"
