@@ -23,7 +23,7 @@ from gatescope.cli.common import (
     given,
 )
 from gatescope.core.errors import GatescopeError, one_of
-from gatescope.core.filenames import LONGEST, distinct, encoded
+from gatescope.core.filenames import LONGEST, distinct
 
 if TYPE_CHECKING:  # for the command line's help, which loads no torch
     from gatescope.core.attributions import Attributions
@@ -126,12 +126,12 @@ def neurons(
     from gatescope.steps.run import Run
 
     rows: list[dict[str, Any]] = []
-    written: list[str] = []
+    labels: dict[tuple[str, str], str] = {}
     for name, group_name, chosen in _chosen(Run.open(run).selections, selector, group):
         file = None
         if out is not None:
-            written.append(_label(name, group_name, written))
-            file = out / f"{written[-1]}.safetensors"
+            labels[name, group_name] = _label(name, group_name, labels)
+            file = out / f"{labels[name, group_name]}.safetensors"
             chosen.save(file)
         rows.append({"selector": name, "group": group_name, "file": file, "neurons": list(chosen)})
     if json:
@@ -161,14 +161,15 @@ def _chosen(
             yield from ((name, group, selection[group]) for group in selection if group in chosen_groups)
 
 
-def _label(selector: str, group: str, taken: Sequence[str]) -> str:
-    """What the file of a set is called, before its ending, where other sets are called otherwise."""
+def _label(selector: str, group: str, before: Mapping[tuple[str, str], str]) -> str:
+    """What the file of a set is called, before its ending, where those of others, by selector and group, have their labels."""
     from gatescope.core.answers import ALL
 
-    # A point divides the two, so the selector is written without. Together they are one file's name.
-    name = encoded(selector, but=".", longest=LONGEST // 2)
+    # A point divides the two, so the selector is written without one.
+    names = {other: label.partition(".")[0] for (other, _), label in before.items()}
+    name = names.get(selector) or distinct(selector, names.values(), but=".", longest=LONGEST // 2)
     # A set for all groups needs no group in its name.
     if group == ALL:
         return name
-    others = [other[len(name) + 1 :] for other in taken if other.startswith(f"{name}.")]
-    return f"{name}.{distinct(group, others, longest=LONGEST // 2)}"
+    groups = [label.partition(".")[2] for (other, _), label in before.items() if other == selector]
+    return f"{name}.{distinct(group, groups, longest=LONGEST // 2)}"

@@ -41,26 +41,27 @@ def encoded(name: str, *, but: str = "", longest: int = LONGEST) -> str:
     return _whole(name, [c if _safe(c, composed) and c not in but else _percent(c) for c in name], longest)
 
 
-def distinct(name: str, taken: Iterable[str], longest: int = LONGEST) -> str:
+def distinct(name: str, taken: Iterable[str], *, but: str = "", longest: int = LONGEST) -> str:
     """A name as a file's, where there are others: of two that differ in capitals alone, the second has its own in percent.
 
     Args:
         name: any text.
         taken: what other names were encoded as; it makes no difference whether this one's is among them.
-        longest: bytes.
+        but, longest: as for `encoded`.
 
     >>> distinct("arveni", ["Arveni"]), distinct("Arveni", ["Arveni"]), decoded("%61rveni")
     ('%61rveni', 'Arveni', 'arveni')
     """
-    plain, marked = spellings(name, longest)
+    plain, marked = spellings(name, but=but, longest=longest)
     return marked if any(other != plain and other.casefold() == plain.casefold() for other in taken) else plain
 
 
-def spellings(name: str, longest: int = LONGEST) -> tuple[str, str]:
+def spellings(name: str, *, but: str = "", longest: int = LONGEST) -> tuple[str, str]:
     """The two ways in which a name may be that of a file: as it usually is, and where another differs in capitals alone."""
     # The first character too: a name without capitals would otherwise stay as it is.
-    marked = [c if i and c == c.casefold() and _safe(c, False) else _percent(c) for i, c in enumerate(name)]
-    return encoded(name, longest=longest), _whole(name, marked, longest)
+    kept = [i and c == c.casefold() and c not in but and _safe(c, False) for i, c in enumerate(name)]
+    marked = [c if keep else _percent(c) for c, keep in zip(name, kept, strict=True)]
+    return encoded(name, but=but, longest=longest), _whole(name, marked, longest)
 
 
 def decoded(text: str) -> str:

@@ -36,10 +36,12 @@ class Results(Manifest):
         files = [*self._files("answers.jsonl"), *self._files("answers.*.jsonl")]
         # The manifest has the order in which sweeps began, and names in full; files without an entry come last.
         begun = {self._answers(name): name for name in self.names("sweep")}
-        names = [name for file, name in begun.items() if file in files]
-        # Of answers.NAME.jsonl the name; of answers.jsonl nothing.
-        others = [decoded(file.removeprefix("answers.").removesuffix("jsonl")[:-1]) for file in files if file not in begun]
-        return {name: self.table_of(name) for name in [*names, *others]}
+        named = {name: file for file, name in begun.items() if file in files}
+        for file in files:
+            if file not in begun:
+                # Of answers.NAME.jsonl the name; of answers.jsonl nothing.
+                named[decoded(file.removeprefix("answers.").removesuffix("jsonl")[:-1])] = file
+        return {name: Table(map(Row.parse, self.read_rows(file))) for name, file in named.items()}
 
     def add_selection(self, selection: Selection) -> None:
         """Keep a selection, under its method's name.
