@@ -24,7 +24,6 @@ from gatescope.core.errors import GatescopeError
 
 FORMAT = "gatescope.run/2"
 _BLANK = "0" * 64  # in the place of the checksum, while it is computed
-_AGAIN = "Delete it, and run the command that made it again"
 
 
 class Manifest:
@@ -153,7 +152,10 @@ class Manifest:
         if not path.is_file():
             return f"{path} is missing. Run the command that made it again."
         if digest_of(path) != files[name]:
-            return f"{path} was altered after it was written: its checksum is not the manifest's. {_AGAIN}."
+            return (
+                f"{path} was altered after it was written: its checksum is not the manifest's. Delete it, and run the command "
+                f"that made it again."
+            )
         return ""
 
     def _found(self) -> dict[str, str]:
