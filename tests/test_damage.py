@@ -161,3 +161,12 @@ def test_a_selection_that_was_swept_and_lost_comes_back_as_it_was_or_not_at_all(
         opened.add_selection(gs.select.cas(counters, 0.02))
     opened.add_selection(gs.select.cas(counters, 0.01))
     assert wrong(run) == ""
+
+
+def test_a_study_is_at_one_rate(run, studied):
+    counters = studied[1].counters
+    with pytest.raises(
+        gs.GatescopeError, match=r"is a study with rate 0\.01, and MAD was selected at rate 0\.02\. Select at the"
+    ):
+        gs.open_run(run).add_selection(gs.select.mad(counters, 0.02))
+    gs.open_run(run).add_selection(gs.select.mad(counters, 0.01))

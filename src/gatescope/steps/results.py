@@ -47,8 +47,8 @@ class Results(Manifest):
         """Keep a selection, under its method's name.
 
         Raises:
-            GatescopeError: if its neurons are another model's, or the run holds answers under other neurons of that name,
-                which would then be reported as those of these neurons.
+            GatescopeError: if its neurons are another model's, if the run is a study at another rate, or if it holds answers
+                under other neurons of that name, which would then be reported as those of these neurons.
         """
         method, content = selection.method, selection.packed()
         model = self.manifest["model"]
@@ -65,7 +65,18 @@ class Results(Manifest):
                     f"{self.path} holds answers under other {method} neurons than these (another rate or another recording). "
                     f"Choose another directory for these, so that its answers and its neurons belong together."
                 )
+            self._refuse_rate(manifest.get("study", {}), selection)
             self.store(file, content)
+
+    def _refuse_rate(self, study: Mapping[str, Any], selection: Selection) -> None:
+        """Refuse a selection at another rate than that of the study the run is of: it would seem to be one of the study's."""
+        rates = {float(neurons.provenance["rate"]) for neurons in selection.values() if "rate" in neurons.provenance}
+        # Only a comparison of selectors, which has options for each of them, is at one rate.
+        if "options" in study and rates - {study["rate"]}:
+            raise GatescopeError(
+                f"{self.path} is a study with rate {study['rate']}, and {selection.method} was selected at rate {rates.pop()}. "
+                f"Select at the study's rate, or choose another directory."
+            )
 
     def _the_same(self, file: str, selection: Selection, content: bytes) -> bool:
         """Whether a selection is the one that the run holds, or held until its file was deleted."""
