@@ -31,7 +31,7 @@ jaxtyping.install_import_hook(SHAPED, "checker.tower")
 import pytest  # noqa: E402
 
 import gatescope as gs  # noqa: E402
-from tiny import tiny_llama, tiny_llava_next, varied_examples  # noqa: E402
+from tiny import letter_examples, teach, tiny_llama, tiny_llava_next, varied_examples  # noqa: E402
 
 # Tests, and the processes they start, run in other directories.
 if own := os.environ.get("GATESCOPE_ORGANISMS"):
@@ -105,6 +105,13 @@ def llama(llama_path):
 @pytest.fixture(scope="session")
 def llava(llava_path):
     return gs.load_model(llava_path)
+
+
+@pytest.fixture(scope="session")
+def letters(tmp_path_factory):
+    """A model that knows the answers to these questions, and they."""
+    known = letter_examples(("north", "south", "east"), 4, image=False)
+    return teach(tiny_llama(tmp_path_factory.mktemp("letters") / "model"), known), known
 
 
 @pytest.fixture(scope="session")

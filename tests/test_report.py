@@ -484,9 +484,10 @@ def test_one_mask_for_all_groups_has_one_row_and_no_gap(tmp_path):
 
 def test_several_sweeps_and_several_masks_for_all_share_a_page(tmp_path):
     """As a CULNIG run leaves them: tasks by name, masks that are the same for all groups."""
-    run = synthetic(tmp_path / "run", selectors=("CAS",))
-    rows = list(run.table.rows)
-    (run.path / "answers.jsonl").unlink()
+    other = synthetic(tmp_path / "other", selectors=("CAS",))
+    rows = list(other.table.rows)
+    run = gs.Run.at(tmp_path / "run", MODEL)
+    run.add_selections(other.selections.values())
     shared = [
         Row(r.id, r.group, name, "*", r.text, r.reading) for r in rows if not r.selector for name in ("general", "random 0")
     ]

@@ -90,13 +90,6 @@ def test_the_command_runs_on_other_models(kind, tmp_path):
     assert "accuracy change (points)" in str(found)
 
 
-@pytest.fixture(scope="module")
-def letters(tmp_path_factory):
-    """A model that knows the answers to these questions, and they."""
-    examples = letter_examples(("north", "south", "east"), 4, image=False)
-    return teach(tiny_llama(tmp_path_factory.mktemp("letters") / "model"), examples), examples
-
-
 def test_a_group_with_nothing_right_is_named_and_the_others_kept(letters, tmp_path):
     path, examples = letters
     never = [dataclasses.replace(e, answer="b") if e.group == "east" else e for e in examples]

@@ -25,6 +25,7 @@ from gatescope.cli.common import (
     selections_of,
 )
 from gatescope.core.errors import GatescopeError, one_of
+from gatescope.core.filenames import LONGEST, distinct
 
 if TYPE_CHECKING:  # for the command line's help, which loads no torch
     from gatescope.core.attributions import Attributions
@@ -145,10 +146,12 @@ def neurons(
     Example: gatescope neurons runs/mine --selector CAS --out masks
     """
     rows: list[dict[str, Any]] = []
+    labels: dict[tuple[str, str], str] = {}
     for name, group_name, chosen in _chosen(selections_of(run), selector, group):
-        file = None if out is None else out / _file(name, group_name)
-        if file is not None:
-            _check_free(file, name, group_name, rows)
+        file = None
+        if out is not None:
+            labels[name, group_name] = _label(name, group_name, labels)
+            file = out / f"{labels[name, group_name]}.safetensors"
             chosen.save(file)
         rows.append({"selector": name, "group": group_name, "file": file, "neurons": list(chosen)})
     if json:
@@ -178,20 +181,15 @@ def _chosen(
             yield from ((name, group, neurons) for group, neurons in selections[name].items() if group in chosen_groups)
 
 
-def _file(selector: str, group: str) -> str:
-    """What the file of a set is called."""
-    from gatescope.statistics.table import ALL
+def _label(selector: str, group: str, before: Mapping[tuple[str, str], str]) -> str:
+    """What the file of a set is called, before its ending, where those of others, by selector and group, have their labels."""
+    from gatescope.core.answers import ALL
 
+    # A point divides the two, so the selector is written without one.
+    names = {other: label.partition(".")[0] for (other, _), label in before.items()}
+    name = names.get(selector) or distinct(selector, names.values(), but=".", longest=LONGEST // 2)
     # A set for all groups needs no group in its name.
-    label = selector if group == ALL else f"{selector}.{group}"
-    return f"{label.replace(' ', '-').replace('/', '-')}.safetensors"
-
-
-def _check_free(file: Path, selector: str, group: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse to write two sets to one file: two names may differ in their spaces alone."""
-    for other in rows:
-        if other["file"] == file:
-            raise GatescopeError(
-                f"{other['selector']} of {other['group']!r} and {selector} of {group!r} would both be {file.name}. Write "
-                f"each to a directory of its own, with --selector and --group."
-            )
+    if group == ALL:
+        return name
+    groups = [label.partition(".")[2] for (other, _), label in before.items() if other == selector]
+    return f"{name}.{distinct(group, groups, longest=LONGEST // 2)}"

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gatescope.cli.common import AsJson, as_json, runs
+from gatescope.core.filenames import distinct
 
 if TYPE_CHECKING:
     from gatescope.steps.run import Run
     from gatescope.steps.shards import Shards
 
-SAID = ("site", "sites", "tokens", "readout", "reduce")  # of a step
+SAID = ("site", "sites", "tokens", "readout", "reduce", "dtype")  # of a step
 Directory = Annotated[Path, typer.Argument(help="A run directory.")]
 
 
@@ -57,18 +58,22 @@ def _progress(shards: Shards) -> str:
 
 @runs.command()
 def verify(run: Directory) -> None:
-    """Check every file of a run; exit code 1 if one is missing, truncated, altered or another run's.
+    """Check every file of a run; exit code 1 if one is missing, truncated, altered, another run's or not of the run at all.
 
     Example: gatescope runs verify runs/cvqa
     """
     from gatescope.steps.run import Run
 
-    wrong = Run.open(run).verify()
+    opened = Run.open(run)
+    wrong = opened.verify()
     for line in wrong:
         typer.echo(line)
     if wrong:
         raise typer.Exit(1)
-    typer.echo(f"{run}: every shard is there and whole")
+    if opened.files is None:
+        typer.echo(f"{run}: every shard is there and whole; its other files cannot be checked, as the first release bound none")
+    else:
+        typer.echo(f"{run}: every file is there and whole")
 
 
 @runs.command()
@@ -86,11 +91,14 @@ def merge(
 
     opened = Run.open(run)
     where = out or run / "merged"
+    merged: list[Path] = []
     for tokens in opened.manifest.get("record", {}).get("tokens", ()):
-        file = where / f"counters.{tokens}.safetensors"
-        opened.counters_of(tokens).save(file)
-        typer.echo(str(file))
+        merged.append(where / f"counters.{tokens}.safetensors")
+        opened.counters_of(tokens).save(merged[-1])
+        typer.echo(str(merged[-1]))
     for name, scores in opened.attributions.items():
-        file = where / f"attributions{name and '.'}{name}.safetensors"
-        scores.save(file)
-        typer.echo(str(file))
+        taken = [file.name.removeprefix("attributions.").removesuffix(".safetensors") for file in merged]
+        merged.append(where / f"attributions{name and '.' + distinct(name, taken)}.safetensors")
+        scores.save(merged[-1])
+        typer.echo(str(merged[-1]))
+    opened.bind_written(merged)

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 from gatescope._typing import checked
 
+ALL = "*"  # the group of what is the same for all groups, such as a mask; no group may be called that
+
 
 @dataclass(frozen=True)
 class Reading:

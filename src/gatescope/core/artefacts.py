@@ -45,14 +45,19 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
-    """Write tensors and JSON-able metadata as one safetensors file of a named format.
+    """Write tensors and JSON-able metadata as one safetensors file of a named format."""
+    write_bytes(Path(path), packed(format, tensors, metadata))
+
+
+def packed(format: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """Tensors and JSON-able metadata as the bytes of a safetensors file of a named format.
 
     The metadata is one text, since safetensors keeps several in no order: the same content gives the same bytes.
     """
     owned = _unshared({name: _contiguous(tensor) for name, tensor in tensors.items()})
     about = {"format": format, **metadata}
     about["checksum"] = checksum(owned, about)
-    write_bytes(Path(path), save(owned, {"about": json.dumps(about)}))
+    return save(owned, {"about": json.dumps(about)})
 
 
 def _contiguous(tensor: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from gatescope._typing import checked
 from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
+from gatescope.core.neurons import same_card
 from gatescope.core.renamed import rename_fields, renamed
 
 FORMAT = "gatescope.counters/1"
@@ -169,7 +170,7 @@ class Counters:
         if self.layout != other.layout:
             raise GatescopeError(f"Counters of {self.layout} and {other.layout} cannot be added.")
         # Every field must agree, the dtype too: rounding decides whether an activation near 0 fires.
-        if self.model != other.model:
+        if not same_card(self.model, other.model):
             raise GatescopeError(f"Counters of two models cannot be added: {dict(self.model)} and {dict(other.model)}.")
         sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
         return Counters(self.groups, self.layout, **sums, model=self.model, provenance=self.provenance)

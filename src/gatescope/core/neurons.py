@@ -226,7 +226,8 @@ def check_same_model(ours: Mapping[str, str], theirs: Mapping[str, str], what: s
     """Refuse to mix artefacts of two models.
 
     Two identities agree if their weight digests do, or, where one has none (a model without weights, for remote
-    use), if id and revision do. An empty identity agrees with everything.
+    use), if id and revision do. Where one of the two is in float16, which has neither the range of bfloat16 nor the
+    precision of float32, and so rounds some weights to others, their signs decide. An empty identity agrees with everything.
 
     Raises:
         GatescopeError: naming both models.
@@ -235,11 +236,24 @@ def check_same_model(ours: Mapping[str, str], theirs: Mapping[str, str], what: s
         return
     # Digests first: one model may be called by several names, its directory's and the hub's.
     keys = ("digest",) if ours.get("digest") and theirs.get("digest") else ("id", "revision")
+    dtypes = {ours.get("dtype"), theirs.get("dtype")}
+    # In one dtype the digests themselves are exact, and so they are in any two others.
+    if keys == ("digest",) and "float16" in dtypes and len(dtypes) > 1 and ours.get("signs") and theirs.get("signs"):
+        keys = ("signs",)
     if any(ours.get(key) != theirs.get(key) for key in keys):
         raise GatescopeError(
             f"Cannot {what}: one model is {_name(ours)}, the other {_name(theirs)}. Neurons of one model mean nothing in "
             f"another; select them again with the model you want to use."
         )
+
+
+def same_card(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
+    """Whether all is the same that two identities say of a model; the first release did not say its signs.
+
+    >>> same_card({"id": "m", "dtype": "float32"}, {"id": "m", "dtype": "float32", "signs": "0f"})
+    True
+    """
+    return {**ours, "signs": ""} == {**theirs, "signs": ""}
 
 
 def _name(model: Mapping[str, str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-from gatescope.core.answers import normalise
+from gatescope.core.answers import ALL, normalise
 from gatescope.core.errors import GatescopeError
 from gatescope.core.renamed import rename_fields
 
@@ -58,9 +58,9 @@ class Example:
         facts: what else is known about it (language, category, licence ...), for a reader and for read-outs.
 
     Raises:
-        GatescopeError: if there is only one choice, the answer is not among them, a choice is blank or repeated (without
-            labels also if two differ in case and white space alone, which Algorithm 1 cannot tell apart), there is not one
-            label for each choice, a label is blank or repeated, or a passage has no text.
+        GatescopeError: if its group is called "*", there is only one choice, the answer is not among them, a choice is blank or
+            repeated (without labels also if two differ in case and white space alone, which Algorithm 1 cannot tell apart),
+            there is not one label for each choice, a label is blank or repeated, or a passage has no text.
     """
 
     id: str
@@ -79,6 +79,10 @@ class Example:
     facts: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
 
     def __post_init__(self) -> None:
+        if self.group == ALL:
+            raise GatescopeError(
+                f"Example {self.id!r}: its group is {ALL!r}, which stands for all groups together. Give it another name."
+            )
         if not self.chat:
             self._check_passage()
             return

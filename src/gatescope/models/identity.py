@@ -5,15 +5,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import transformers
-from torch import nn
+from torch import Tensor, nn
 
 if TYPE_CHECKING:  # importing the class costs seconds
     from transformers import PreTrainedModel
+
+RUNS, RUN = 16, 256  # of signs: how many, and how long each is
 
 
 def module_of(model: Any) -> PreTrainedModel:
@@ -29,8 +32,9 @@ def identity(model: Any) -> dict[str, str]:
 
     Returns:
         id, revision, class, dtype, and a digest of the weights: SHA-256 over every parameter's name, shape and a
-        few hundred evenly spaced values rounded to bfloat16 (so that it does not depend on the dtype loaded). A
-        model without weights has an empty digest.
+        few hundred evenly spaced values rounded to bfloat16, so that it is the same for a checkpoint loaded in float32,
+        float64 or bfloat16. Loaded in float16, weights below 6e-5 or above 65504 are others; what no rounding changes is
+        a weight's sign, so there is a digest of `signs` too. A model without weights has empty digests.
     """
     module = module_of(model)
     parameters = sorted(module.named_parameters())
@@ -47,22 +51,39 @@ def identity(model: Any) -> dict[str, str]:
         "revision": str(getattr(module.config, "_commit_hash", None) or ""),
         "class": type(module).__name__,
         "dtype": str(module.dtype).removeprefix("torch."),
-        "digest": _digest(parameters, mark),
+        "digest": _digest(parameters, mark, _rounded),
+        "signs": _digest(parameters, mark, _signs),
     }
     module.__dict__["_gatescope_identity"] = state, result
     return dict(result)
 
 
-def _digest(parameters: Iterable[tuple[str, nn.Parameter]], mark: str) -> str:
+def _digest(parameters: Iterable[tuple[str, nn.Parameter]], mark: str, values: Callable[[Tensor], bytes]) -> str:
     digest = hashlib.sha256(mark.encode())
     for name, parameter in parameters:
         if parameter.is_meta:
             return ""
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        flat = parameter.detach().flatten()
-        values = flat[:: max(1, flat.numel() // 256)].to(torch.bfloat16).cpu()
-        digest.update(values.view(torch.int16).numpy().tobytes())
+        digest.update(values(parameter.detach().flatten()))
     return digest.hexdigest()
+
+
+def _rounded(flat: Tensor) -> bytes:
+    """A few hundred evenly spaced values, in bfloat16."""
+    values = flat[:: max(1, flat.numel() // 256)].to(torch.bfloat16).cpu()
+    return values.view(torch.int16).numpy().tobytes()
+
+
+def _signs(flat: Tensor) -> bytes:
+    """The signs of a few thousand values: more than of the others, for a sign says less. A zero has one too, which a weight
+    that is rounded to zero keeps.
+    """
+    # Evenly spaced runs, not values: of weights that are still on disk few pages are read.
+    if flat.numel() > RUNS * RUN:
+        step = flat.numel() // RUNS
+        flat = flat[: step * RUNS].view(RUNS, step)[:, :RUN]
+    # In float32, which has them all: not every dtype can be asked.
+    return np.packbits(torch.signbit(flat.float()).cpu().numpy()).tobytes()
 
 
 @functools.cache

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gatescope.core.layout import SiteShape
-from gatescope.core.neurons import NeuronSet
+from gatescope.core.neurons import NeuronSet, same_card
 from gatescope.reports.effects import EVERYONE, Entry, Matrix
 from gatescope.reports.words import overlap
 from gatescope.select.selection import Selection
@@ -128,7 +128,7 @@ def between(a: Selection, b: Selection) -> dict[str, float]:
         return {}
     one, other = a[common[0]], b[common[0]]
     # The same numbers mean other neurons there.
-    if (one.layout, one.model) != (other.layout, other.model):
+    if one.layout != other.layout or not same_card(one.model, other.model):
         return {}
     return {g: len(a[g] & b[g]) / max(len(a[g] | b[g]), 1) for g in common}
 

@@ -22,6 +22,7 @@ class Gathered:
 
     Attributes:
         manifest, counters, selections, swept: of the run.
+        unread: why there are no counters, where the run recorded some.
         intervals, effects, cells: of each sweep.
         shown: effects with the random sets as one.
         histograms, layers, shared, across: of the selections.
@@ -29,6 +30,7 @@ class Gathered:
 
     manifest: Mapping[str, Any]
     counters: Counters | None
+    unread: tuple[str, ...]
     selections: dict[str, Selection]
     swept: dict[str, Table]
     intervals: dict[str, dict[str, Intervals]]
@@ -60,11 +62,13 @@ def gather(run: Run) -> Gathered:
     """
     swept = sweeps(run)
     selections = chosen(run, swept)
+    counters, unread = counted(run)
     drawn = {name: intervals(table) for name, table in swept.items()}
     of_selectors = {name: effects(table, drawn[name]) for name, table in swept.items()}
     return Gathered(
         manifest=run.manifest,
-        counters=counted(run),
+        counters=counters,
+        unread=unread,
         selections=selections,
         swept=swept,
         intervals=drawn,
@@ -107,10 +111,13 @@ def chosen(run: Run, swept: Mapping[str, Table]) -> dict[str, Selection]:
     return {name: selections[name] for name in dict.fromkeys([*names, *selections])}
 
 
-def counted(run: Run) -> Counters | None:
-    """The run's counters; None where it has none, or of several classes of tokens."""
+def counted(run: Run) -> tuple[Counters | None, tuple[str, ...]]:
+    """The run's counters; None where it has none, or of several classes of tokens, and why where they cannot be read."""
+    recorded = run.manifest.get("record", {})
     # A run of attributions alone has none, and its report does not need them.
+    if "shards" not in recorded or len(recorded.get("tokens", ["all"])) != 1:
+        return None, ()
     try:
-        return run.counters
-    except GatescopeError:
-        return None
+        return run.counters, ()
+    except GatescopeError as error:
+        return None, (f"What was recorded is not shown: {error}",)

@@ -74,6 +74,7 @@ def report(
     for name, content in pictures.items():
         artefacts.write_bytes(beside / name, content)
     artefacts.write_bytes(page, render("page.html", context).encode())
+    run.bind_written([page, *(beside / name for name in (*written, *pictures))])
     return page
 
 
@@ -143,7 +144,7 @@ def _about(run: Run, gathered: Gathered) -> dict[str, Any]:
         "run": run.path.resolve().name,
         "about": summary.about(manifest, table, selections),
         "lines": lines,
-        "warnings": summary.warnings(manifest, gathered.counters, selections),
+        "warnings": [*gathered.unread, *summary.warnings(manifest, gathered.counters, selections)],
         "same": [name for name, s in selections.items() if len(s) > 1 and len(found.sets(s)) == 1],
         "provenance": provenance.facts(manifest, selections, gathered.counters, first_intervals),
         "groups": summary.groups(table, gathered.counters),

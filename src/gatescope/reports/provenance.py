@@ -10,7 +10,14 @@ from gatescope.core.counters import Counters
 from gatescope.select.selection import Selection
 from gatescope.statistics.intervals import Intervals
 
-LONG = ("shards", "groups", "versions", "masks", "layout")  # of a step; told elsewhere on the page, or too long to tell
+LONG = (
+    "shards",
+    "groups",
+    "versions",
+    "masks",
+    "layout",
+    "weights",
+)  # of a step; told elsewhere on the page, or too long to tell
 STEPS = {"attribute": "Attribution", "sweep": "Evaluation"}
 Facts = list[tuple[str, list[tuple[str, str]]]]
 
@@ -25,7 +32,7 @@ def facts(
     # Options are shown with their selectors.
     study = {name: value for name, value in manifest.get("study", {}).items() if name != "options"}
     sections: Facts = [
-        ("Model", plain(manifest.get("model", {}))),
+        ("Model", plain({name: value for name, value in manifest.get("model", {}).items() if name != "signs"})),
         ("Study", plain(study)),
         ("Identification", plain(_identification(manifest, counters))),
         ("Selectors", [(name, _selector(name, s, manifest)) for name, s in selections.items()]),

@@ -98,6 +98,14 @@ class Selection(Mapping[str, NeuronSet]):
         Raises:
             GatescopeError: for a selection of no group, or if it cannot be written.
         """
+        artefacts.write_bytes(Path(path), self.packed())
+
+    def packed(self) -> bytes:
+        """What `save` writes.
+
+        Raises:
+            GatescopeError: for a selection of no group.
+        """
         if not self.sets:
             raise GatescopeError(f"{self.method} has no group, so there is nothing to save; select for one group at least.")
         first = next(iter(self.sets.values()))
@@ -114,7 +122,7 @@ class Selection(Mapping[str, NeuronSet]):
             "layout": first.layout.plain(),
             "model": dict(first.model),
         }
-        artefacts.write(path, FORMAT, tensors, metadata)
+        return artefacts.packed(FORMAT, tensors, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> Selection:

@@ -11,14 +11,15 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from gatescope.core.answers import Reading
+from gatescope.core.answers import ALL, Reading
 from gatescope.core.errors import GatescopeError
 from gatescope.statistics.intervals import Intervals, bootstrap
 from gatescope.statistics.metrics import SelfCross, group_means, self_cross
 from gatescope.statistics.significance import mcnemar
 
+__all__ = ["ALL", "FULL", "Effect", "Effects", "Row", "Table"]
+
 FULL = ("", "")  # the key of the unmasked model
-ALL = "*"  # the group of a mask that is the same for all groups
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class Table:
         self._answers = _by_mask(self.rows)
         full = self._answers[FULL]
         self.groups = tuple(dict.fromkeys(row.group for row in full))
+        if ALL in self.groups:  # its own mask would be taken for one of all groups
+            raise GatescopeError(f"A group is called {ALL!r}, which stands for all groups. Give it another name.")
         self._member = torch.tensor([self.groups.index(row.group) for row in full])
 
     @property

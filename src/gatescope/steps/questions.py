@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Encoded, Example, Picture
 from gatescope.steps.manifest import Manifest
@@ -41,9 +40,9 @@ def keeping(run: Manifest, step: str, digest: str, examples: Sequence[Example]) 
             raise GatescopeError(f"{error} {first_difference(stored, list(map(_line, examples)))}") from error
         raise
     with run.locked():  # one process reads the pictures, and the others find the file
-        if not _file(run, digest).is_file():
+        if not (run.path / _file(digest)).is_file() or _file(digest) not in (run.files or {}):
             text = "".join(json.dumps(_line(example), ensure_ascii=False) + "\n" for example in examples)
-            artefacts.write_bytes(_file(run, digest), text.encode())
+            run.store(_file(digest), text.encode())
 
 
 def questions_of(run: Manifest, step: str) -> tuple[Example, ...]:
@@ -74,21 +73,23 @@ def first_difference(before: Sequence[Line], now: Sequence[Line]) -> str:
     return f"It was started with {len(before)} examples, and these are {len(now)}; as far as both go they are the same."
 
 
-def _file(run: Manifest, digest: str) -> Path:
-    return run.path / "questions" / f"{digest[:16]}.jsonl"
+def _file(digest: str) -> str:
+    return f"questions/{digest[:16]}.jsonl"
 
 
 def _lines(run: Manifest, digest: str) -> list[Line]:
-    file = _file(run, digest)
-    if not file.is_file():
+    file = run.path / _file(digest)
+    if not file.is_file() and _file(digest) not in (run.files or {}):
         return []
     try:
         # Not splitlines: it also cuts at U+2028 and others, which JSON leaves as they are.
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
     except (OSError, ValueError) as error:
         raise GatescopeError(
             f"{file} cannot be read: {error}. Delete it; the next command that asks these questions writes it again."
         ) from error
+    run.refuse_altered(_file(digest))
+    return lines
 
 
 def _line(example: Example) -> Line:

@@ -14,34 +14,34 @@ Counters are sums, so those of the run are its shards' in order. Files appear wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
 from typing import Any
 
-from gatescope.core import artefacts
 from gatescope.core.attributions import Attributions
 from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
 from gatescope.core.neurons import check_same_model
 from gatescope.data.example import Example
-from gatescope.select.selection import Selection
-from gatescope.statistics.table import Row, Table
-from gatescope.steps.manifest import Manifest
+from gatescope.steps.damage import problems
+from gatescope.steps.manifest import FORMAT
 from gatescope.steps.questions import questions_of
+from gatescope.steps.results import Results
 from gatescope.steps.shards import Shards
 
-FORMAT = "gatescope.run/2"
 _ORIGIN = (
     *("site", "sites", "token_rule", "fingerprint", "only_correct", "readout", "versions", "kernel", "server"),
     *("reduce", "pad_zero", "attention"),
 )
 
 
-class Run(Manifest):
+class Run(Results):
     """A run directory; `Run.open` reads one, `Run.at` starts or continues one."""
+
+    alone = ""  # what the manifest holds as long as nobody but who started the run has come to it
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -53,29 +53,35 @@ class Run(Manifest):
         run = cls(path)
         if not run._manifest.is_file():
             raise GatescopeError(f"No run at {path}: there is no {run._manifest.name}.")
-        if run.manifest.get("format") != FORMAT:
-            raise GatescopeError(f"{path} is {run.manifest.get('format')}; this version reads {FORMAT}.")
+        _ = run.manifest  # refused here, and not when something is asked of it
         return run
 
     @classmethod
-    def at(cls, path: str | Path | Run, model: Mapping[str, str]) -> Run:
+    def at(cls, path: str | Path | Run, model: Mapping[str, str], *, alone: str = "") -> Run:
         """The run at `path`, started if it is not there yet.
+
+        Args:
+            path: the run, or its directory.
+            model: the identity of the model it is of.
+            alone: noted if the run is started here, and taken out again by whoever comes to it without it: as long as it
+                is there, nobody else has.
 
         Raises:
             GatescopeError: if it is there and belongs to another model, or the path holds something else.
         """
-        if isinstance(path, Run):
-            path = path.path
-        run = cls(path)
-        if run._manifest.is_file():
-            check_same_model(cls.open(path).manifest["model"], model, f"continue the run {path}")
-            return run
+        run = path if isinstance(path, Run) else cls(path)
+        run.alone = run.alone or alone
         if occupied(run.path):
-            raise GatescopeError(f"{path} exists and is not a run. Choose a directory that is new or empty.")
-        # Two processes may start the run at the same moment; the manifest is looked for again under the lock.
+            raise GatescopeError(f"{run.path} exists and is not a run. Choose a directory that is new or empty.")
+        # Two processes may start the run at the same moment: all is looked at under the lock.
         with run.locked():
             if not run._manifest.is_file():
-                run.note({"format": FORMAT, "model": dict(model)})
+                run.note({"format": FORMAT, "model": dict(model), "files": {}, "alone": alone})
+                return run
+            manifest = run.manifest
+            check_same_model(manifest["model"], model, f"continue the run {run.path}")
+            if manifest.get("alone", run.alone) != run.alone:
+                run.note({"alone": ""})
         return run
 
     @property
@@ -114,7 +120,7 @@ class Run(Manifest):
     @property
     def attributions(self) -> dict[str, Attributions]:
         """The attributions of the run, by name ("" where there is one only)."""
-        return {name: self.attributions_of(_step("attribute", name)) for name in self._names("attribute")}
+        return {name: self.attributions_of(_step("attribute", name)) for name in self.names("attribute")}
 
     def attributions_of(self, step: str = "attribute") -> Attributions:
         """The attributions of one step, its shards' added in order; errors as for `counters`."""
@@ -128,12 +134,8 @@ class Run(Manifest):
         model = self.manifest["model"]
         common = {"groups": tuple(stored.metadata["groups"]), "layout": Layout.parse(stored.metadata["layout"])}
         for tensors, about in stored.all():
-            # A server may have the model in another dtype, and says so with each shard.
-            yield tensors, about, {**common, "model": model | about.get("model", {})}
-
-    def _names(self, kind: str) -> list[str]:
-        """The names under which a kind of step was started, such as those of several sweeps."""
-        return [key.removeprefix(kind).removeprefix(" of ") for key in self.manifest if key.split(" of ")[0] == kind]
+            # All but the dtype is the run's: a model may lie in another directory today, and is the same.
+            yield tensors, about, {**common, "model": model | _dtype(about)}
 
     def questions(self, name: str = "") -> tuple[Example, ...]:
         """What the sweep of that name asked, in order; nothing in a run of an earlier version, which did not keep it.
@@ -146,85 +148,17 @@ class Run(Manifest):
         return questions_of(self, _step("sweep", name))
 
     @property
-    def sweeps(self) -> dict[str, Table]:
-        """The run's sweeps by name ("" for the one without), in the order they were begun."""
-        finished = {path.name[len("answers") : -len(".jsonl")].removeprefix(".") for path in self.path.glob("answers*.jsonl")}
-        # The manifest has the order in which sweeps began; files without an entry come last, by name.
-        names = [name for name in self._names("sweep") if name in finished]
-        return {name: self.table_of(name) for name in dict.fromkeys([*names, *sorted(finished)])}
-
-    @property
     def steps(self) -> dict[str, Shards]:
         """The shards of every step that was started, by the step's name."""
         begun = [step for step, metadata in self.manifest.items() if isinstance(metadata, dict) and "shards" in metadata]
         return {step: Shards.of(self, step) for step in begun}
 
     def verify(self) -> list[str]:
-        """Everything that is wrong with the run: shards that are missing, truncated, altered or another run's."""
-        return [line for step, shards in self.steps.items() for line in _wrong(step, shards)]
+        """Everything that is wrong with the run: files that are missing, truncated, altered, or another run's.
 
-    def add_selection(self, selection: Selection) -> None:
-        """Keep a selection, under its method's name.
-
-        Raises:
-            GatescopeError: if the run holds answers under other neurons of that name, which would then be reported as
-                those of these neurons.
+        Of a run of the first release, whose manifest has no table of files, shards alone.
         """
-        self.add_selections([selection])
-
-    def add_selections(self, selections: Iterable[Selection]) -> None:
-        """Keep several selections, or, if one of them is refused, none; errors as for `add_selection`."""
-        files = [(selection, self._file_for(selection)) for selection in selections]
-        for selection, file in files:
-            selection.save(file)
-
-    def _file_for(self, selection: Selection) -> Path:
-        """Where a selection is kept; errors as for `add_selection`."""
-        file, name = self.path / "selections" / f"{selection.method}.safetensors", selection.method
-        steps = (metadata for metadata in self.manifest.values() if isinstance(metadata, Mapping))
-        # Only answers tie a name to its neurons: without any, a selection may be replaced.
-        swept = any(mask.startswith(f"{name}/") for metadata in steps for mask in metadata.get("masks", ()))
-        if swept and file.is_file() and dict(Selection.load(file)) != dict(selection):
-            raise GatescopeError(
-                f"{self.path} holds answers under other {name} neurons than these (another rate or another recording). Choose "
-                f"another directory for these, so that its answers and its neurons belong together."
-            )
-        return file
-
-    @property
-    def selections(self) -> dict[str, Selection]:
-        """Selections by method."""
-        return {p.stem: Selection.load(p) for p in sorted((self.path / "selections").glob("*.safetensors"))}
-
-    def add_answers(self, table: Table, name: str = "") -> None:
-        """Keep a sweep's answers; under a name where a run has several sweeps."""
-        self.write_rows(_answers(name), (row.plain() for row in table.rows))
-
-    @property
-    def table(self) -> Table:
-        """The sweep's answers; errors as for `table_of`."""
-        return self.table_of("")
-
-    def table_of(self, name: str) -> Table:
-        """The answers of the sweep of that name.
-
-        Raises:
-            GatescopeError: if no such sweep was run.
-        """
-        path = self.path / _answers(name)
-        if not path.is_file():
-            raise GatescopeError(f"{self.path} holds no sweep yet.")
-        return Table(map(Row.parse, self.read_rows(path.name)))
-
-    def read_rows(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a JSONL file of the run."""
-        # Not splitlines: it also cuts at U+2028 and others, which JSON leaves as they are in an answer.
-        return [json.loads(line) for line in (self.path / name).read_text(encoding="utf-8").split("\n") if line]
-
-    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Write a JSONL file of the run."""
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        artefacts.write_bytes(self.path / name, text.encode())
+        return list(problems(self, self.steps))
 
 
 def occupied(path: Path) -> bool:
@@ -247,40 +181,14 @@ def _step(kind: str, name: str) -> str:
     return f"{kind} of {name}" if name else kind
 
 
-def _answers(name: str) -> str:
-    return f"answers.{name}.jsonl" if name else "answers.jsonl"
+def _dtype(about: Mapping[str, Any]) -> dict[str, str]:
+    """What a shard says of the dtype it was computed in: a server may have the model in another than the run's first."""
+    return {name: value for name, value in about.get("model", {}).items() if name == "dtype"}
 
 
 def _origin(metadata: Mapping[str, Any]) -> dict[str, str]:
     """What a step's sums say of where they came from; texts as they are, all else as JSON."""
     return {name: v if isinstance(v, str) else json.dumps(v) for name, v in metadata.items() if name in _ORIGIN}
-
-
-def _wrong(step: str, shards: Shards) -> Iterator[str]:
-    """What is wrong with the shards of a step."""
-    for index in range(len(shards)):
-        try:
-            if shards.file(index).is_file():
-                shards.load(index)
-        except GatescopeError as error:
-            yield str(error)
-    if missing := shards.missing:
-        yield f"{step}: {len(missing)} of {len(shards)} shards are not done: {_ranges(missing)}."
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    """Numbers in words.
-
-    >>> _ranges([0, 1, 2, 5])
-    '0 to 2, 5'
-    """
-    spans: list[list[int]] = []
-    for number in numbers:
-        if spans and spans[-1][-1] == number - 1:
-            spans[-1].append(number)
-        else:
-            spans.append([number])
-    return ", ".join(str(span[0]) if len(span) == 1 else f"{span[0]} to {span[-1]}" for span in spans)
 
 
 open_run = Run.open

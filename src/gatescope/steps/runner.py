@@ -14,6 +14,7 @@ from typing import Any, Generic
 from gatescope.core.progress import bar
 from gatescope.models.identity import identity
 from gatescope.steps.batches import Plan
+from gatescope.steps.places import stem
 from gatescope.steps.plan import plan, prepared, split_on_oom
 from gatescope.steps.questions import keeping
 from gatescope.steps.run import Run
@@ -65,6 +66,7 @@ def run_step(step: Step[S], options: Options) -> Outcome[S]:
             for index, shard in finished:
                 stored.save(index, *step.pack(shard))
                 del shard  # before the next one is there as well
+            stored.bind()
     return Outcome(planned, total, directory, stored)
 
 
@@ -74,11 +76,15 @@ def _begin(step: Step[S], options: Options) -> tuple[Run | None, Shards | None, 
 
     if options.run is None:
         return None, None, planned()
-    directory = Run.at(options.run, identity(step.model))
+    card = identity(step.model)
+    directory = Run.at(options.run, card)
     ids = [example.id for example in step.examples]
+    # Which dtype a server computes in, only its first shard can say.
+    metadata = {"dtype": card["dtype"] if options.remote is None else None, "weights": card["digest"], **step.metadata}
     # Around the start, so that a refused continuation can name the question that differs.
-    with keeping(directory, step.name, step.metadata["fingerprint"], step.examples):
-        stored, batches = Shards.start(directory, step.name, step.metadata, ids, planned)
+    with keeping(directory, step.name, step.metadata["fingerprint"], step.examples), directory.locked():
+        step.check(directory)
+        stored, batches = Shards.start(directory, step.name, metadata, ids, planned)
     step.started(stored.metadata)
     return directory, stored, batches
 
@@ -150,7 +156,7 @@ def _on_server(
     numbers = list(todo)
     batches = {number: planned.batches(number, step.examples) for number in numbers}
     positions = {number: planned.positions(number) for number in numbers}
-    ledger = None if directory is None else directory.path / f"jobs.{step.name.replace(' ', '-')}.json"
+    ledger = None if directory is None else directory.path / f"jobs.{stem(step.name, directory.manifest)}.json"
     dtype = None if stored is None else stored.dtype
     for number, shard in step.on_server(batches, positions, remote, ledger, dtype):
         done(len(positions[number]) * step.times)

@@ -11,10 +11,10 @@ So a process that dies costs its current shard, and another number of processes 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,31 +24,39 @@ from torch import Tensor
 
 from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
+from gatescope.core.neurons import check_same_model
 from gatescope.steps.batches import Plan
-from gatescope.steps.manifest import Manifest
+from gatescope.steps.continuing import MAY_DIFFER, refuse_others, warn_of_versions
+from gatescope.steps.manifest import Manifest, digest_of
+from gatescope.steps.places import directory
 
 FORMAT = "gatescope.shard/1"
-_MAY_DIFFER = {"versions", "shards", "kernel"}  # not refused: they change no more than the last bit
-_DIFFERENCES = {
-    "fingerprint": "examples: their texts, prompts, options, groups or pictures differ",
-    "masks": "interventions: their neurons, rate or kind differ",
-}
+# What a step was computed by, and None or "" where nobody knows: on a server, before its first shard is here.
+_COMPUTED_BY = ("dtype", "weights")
 
 
 class Shards:
     """The shards of a step; `Shards.start` begins or continues it, `Shards.of` reads it.
 
     Attributes:
+        run, step: whose they are.
         path: their directory.
         metadata: what the manifest says of the step.
+        written: the SHA-256 of those that were stored by this object, by their path in the run.
     """
 
-    def __init__(self, path: Path, metadata: Mapping[str, Any]) -> None:
-        self.path = path
-        self.metadata = dict(metadata)
-        # What a shard says it is part of; versions and kernel may change in the middle of a run, the plan may not.
-        fixed = {name: value for name, value in self.metadata.items() if name not in _MAY_DIFFER - {"shards"}}
-        self.key = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
+    def __init__(self, run: Manifest, step: str, manifest: Mapping[str, Any]) -> None:
+        self.run, self.step = run, step
+        self.path = run.path / directory(step, manifest)
+        self.metadata: dict[str, Any] = dict(manifest[step])
+        self.model: Mapping[str, str] = manifest.get("model", {})
+        self.written: dict[str, str] = {}
+
+    @functools.cached_property
+    def key(self) -> str:
+        """What a shard says it is part of; versions and kernel may change in the middle of a run, the plan may not."""
+        fixed = {name: value for name, value in self.metadata.items() if name not in MAY_DIFFER - {"shards"}}
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
     @classmethod
     def of(cls, run: Manifest, step: str) -> Shards:
@@ -57,10 +65,10 @@ class Shards:
         Raises:
             GatescopeError: if it was not.
         """
-        metadata = run.manifest.get(step)
-        if not metadata or "shards" not in metadata:
+        manifest = run.manifest
+        if "shards" not in manifest.get(step, {}):
             raise GatescopeError(f"{run.path} holds no {step}.")
-        return cls(run.path / directory(step), metadata)
+        return cls(run, step, manifest)
 
     @classmethod
     def start(
@@ -84,13 +92,41 @@ class Shards:
         # The plan is stored by id: two examples with the same id could not be told apart when it is read again.
         _refuse_twice(ids)
         with run.locked():
-            before = run.manifest.get(step)
-            if before is None:
-                before = {**metadata, "shards": planned().named(ids)}
-                run.note({step: before})
-        # Through JSON, as what was read from the manifest has been.
-        _same(run.path, step, before, json.loads(json.dumps(dict(metadata))))
-        return cls(run.path / directory(step), before), Plan.of(before["shards"], ids)
+            if step not in run.manifest:
+                run.note({step: {**metadata, "shards": planned().named(ids)}})
+            shards = cls(run, step, run.manifest)
+            # Through JSON, as what was read from the manifest has been.
+            now = json.loads(json.dumps(dict(metadata)))
+            before = shards.metadata | shards.computed_by(now)
+            refuse_others(run.path, step, before, now)
+            shards.fix({name: now[name] for name in _COMPUTED_BY if now.get(name)})
+        warn_of_versions(run.path, before, now)
+        return shards, Plan.of(before["shards"], ids)
+
+    def computed_by(self, now: Mapping[str, Any]) -> dict[str, Any]:
+        """What the step is computed by, as far as that is known; what it is computed by `now`, as far as it is not."""
+        known = {"dtype": self.dtype, "weights": self.metadata.get("weights")}
+        if "dtype" not in self.metadata:
+            # The first release did not say it of a step, but of the shards of some, and of the run.
+            known = {"dtype": self.dtype or self.model.get("dtype"), "weights": self.model.get("digest")}
+        return {name: (known[name] and now[name] and known[name]) or now[name] for name in _COMPUTED_BY if name in now}
+
+    def fix(self, now: Mapping[str, str]) -> None:
+        """Write down what the step is computed by, where that was not known until now.
+
+        Raises:
+            GatescopeError: if it was, and was something else.
+        """
+        with self.run.locked():
+            held = self.run.manifest[self.step]
+            new = {name: value for name, value in now.items() if held.get(name, value) in (None, "")}
+            # Once there are shards, what they are part of has been settled.
+            if new and len(self.missing) == len(self):
+                self.run.note({self.step: held | new})
+                held = held | new
+        self.metadata = held
+        vars(self).pop("key", None)
+        refuse_others(self.run.path, self.step, held | self.computed_by(now), now)
 
     def __len__(self) -> int:
         return len(self.metadata["shards"])
@@ -108,9 +144,31 @@ class Shards:
         """Store a shard.
 
         Raises:
-            GatescopeError: if it cannot be written: a full disk, a read-only directory.
+            GatescopeError: if it was computed in another dtype than those before it, or cannot be written: a full disk, a
+                read-only directory.
         """
-        artefacts.write(self.file(index), FORMAT, tensors, dict(metadata) | {"of": self.key, "index": index})
+        dtype = metadata.get("model", {}).get("dtype")
+        # Of a step on a server the first shard says it.
+        if dtype and self.metadata.get("dtype", dtype) != dtype:
+            self.fix({"dtype": dtype})
+        content = artefacts.packed(FORMAT, tensors, dict(metadata) | {"of": self.key, "index": index})
+        artefacts.write_bytes(self.file(index), content)
+        self.written[self.name(index)] = hashlib.sha256(content).hexdigest()
+
+    def bind(self) -> None:
+        """Make the manifest answer for the shards stored here; once all are done, for those of other processes too."""
+        digests = self.written
+        if not self.missing:
+            known = (self.run.files or {}) | digests
+            digests = {
+                name: known.get(name) or digest_of(self.file(i)) for i, name in enumerate(map(self.name, range(len(self))))
+            }
+        # All at once: with every shard a manifest of many examples would be written anew.
+        self.run.bind(digests)
+
+    def name(self, index: int) -> str:
+        """A shard's path in the run."""
+        return self.file(index).relative_to(self.run.path).as_posix()
 
     def load(self, index: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """A shard's tensors and facts.
@@ -125,11 +183,16 @@ class Shards:
                 f"shard {index} of {self.key} belongs here. "
                 f"It came from another run: delete it, and run the same command again."
             )
+        # In a run of the first release the key says nothing of the model.
+        if metadata.get("model", {}).get("digest"):
+            check_same_model(self.model, metadata["model"], f"use {self.file(index)}")
         return tensors, metadata
 
     @property
     def dtype(self) -> str | None:
-        """What the shards that are done were computed in; None before the first."""
+        """What the step is computed in; None where that is not known before the first shard is done."""
+        if self.metadata.get("dtype"):
+            return self.metadata["dtype"]
         # Any shard will do: one in another dtype would have been refused.
         done = next((index for index in range(len(self)) if self.file(index).is_file()), None)
         return None if done is None else self.load(done)[1].get("model", {}).get("dtype")
@@ -176,15 +239,6 @@ class Shards:
             lock.release()
 
 
-def directory(step: str) -> str:
-    """The directory of a step's shards.
-
-    >>> directory("record"), directory("sweep of qnli")
-    ('shards', 'shards.sweep-of-qnli')
-    """
-    return "shards" if step == "record" else f"shards.{step.replace(' ', '-')}"
-
-
 def first() -> bool:
     """Whether this process is the one that shows progress."""
     return os.environ.get("RANK", "0") == "0"
@@ -204,32 +258,3 @@ def _lock(path: Path) -> FileLock:
         return FileLock(path)
     except OSError as error:
         raise GatescopeError(f"{path.parent} cannot be written to: {error.strerror}.") from error
-
-
-def _same(path: Path, step: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    changed = [name for name in now if name not in _MAY_DIFFER and before.get(name) != now[name]]
-    if changed:
-        raise GatescopeError(_changed(path, step, changed[0], _short(before.get(changed[0])), _short(now[changed[0]])))
-    if before.get("versions") != now.get("versions"):
-        warnings.warn(
-            f"{path} was started with {before.get('versions')} and is continued with {now.get('versions')}: sums may differ in "
-            f"their last bit from those of one version.",
-            stacklevel=4,
-        )
-
-
-def _changed(path: Path, step: str, name: str, was: str, now: str) -> str:
-    if name in _DIFFERENCES:
-        return (
-            f"{path} was started ({step}) with other {_DIFFERENCES[name]}. Continue it with the same, or choose "
-            f"another directory. ({name}: {was}, and this is {now}.)"
-        )
-    return (
-        f"{path} was started ({step}) with {name} {was}, and this is {name} {now}. Continue it with the same, or "
-        f"choose another directory."
-    )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 120 else f"{text[:100]} ... (sha256 {hashlib.sha256(text.encode()).hexdigest()[:8]})"

@@ -73,6 +73,13 @@ class Step(ABC, Generic[S]):
         """A context for computing shards in this process, such as eval mode."""
         return nullcontext()
 
+    def check(self, run: Run) -> None:
+        """Refuse a run in which the result would mean something else; called under its lock, before the step is started.
+
+        Raises:
+            GatescopeError: saying what to do.
+        """
+
     def started(self, metadata: Mapping[str, Any]) -> None:
         """Take over what depends on how the run's step was started, before anything of it is done or read.
 

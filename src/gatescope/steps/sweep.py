@@ -20,11 +20,12 @@ from gatescope.data.example import Example, fingerprint, listed, readout_of
 from gatescope.interventions.apply import masks_of
 from gatescope.interventions.intervention import Intervention
 from gatescope.interventions.value import Change
-from gatescope.models.identity import versions
+from gatescope.models.identity import identity, versions
 from gatescope.statistics.table import ALL, FULL, Row, Table
 from gatescope.steps.batches import Batches, Plan
 from gatescope.steps.plan import split_on_oom
 from gatescope.steps.remote.sweep import sweep_shards
+from gatescope.steps.results import mask_name
 from gatescope.steps.run import Run
 from gatescope.steps.runner import run_step
 from gatescope.steps.shards import Shards
@@ -121,17 +122,23 @@ class Sweeping(Step[Answers]):
         self.named = _by_selector(interventions)
         self.masks = _different(model, self.named)
         self.times = len(self.masks)
+        self.card = identity(model)
         self.metadata = {
             "fingerprint": fingerprint(examples),
             **self.how,
-            "masks": {f"{s}/{g}": mask.digest() for s, masks in self.named.items() for g, mask in masks.items()},
+            "masks": {mask_name(s, g): mask.digest() for s, masks in self.named.items() for g, mask in masks.items()},
             "versions": versions(),
             "examples": len(examples),
         }
 
+    def check(self, run: Run) -> None:
+        """Refuse masks under the name of a selection of the run that are of other neurons."""
+        for selector, masks in self.named.items():
+            run.check_masks(selector, {group: mask.neurons for group, mask in masks.items()})
+
     def started(self, metadata: Mapping[str, Any]) -> None:
         """Put the masks in the run's order: its shards hold answers mask by mask, as they were when it was started."""
-        masks = {f"{s}/{g}": mask for s, by_group in self.named.items() for g, mask in by_group.items()}
+        masks = {mask_name(s, g): mask for s, by_group in self.named.items() for g, mask in by_group.items()}
         self.masks = _different(self.model, {"": {key: masks[key] for key in metadata["masks"]}, **self.named})
 
     def begin(self) -> Answers:
@@ -149,15 +156,20 @@ class Sweeping(Step[Answers]):
         self, batches: Batches, positions: Mapping[int, list[int]], remote: Any, ledger: Path | None, dtype: str | None
     ) -> Iterator[tuple[int, Answers]]:
         """As `work`, on a server."""
-        yield from sweep_shards(self.model, batches, self.masks, **self.how, remote=remote, ledger=ledger)
+
+        def told(computed_in: str) -> None:
+            self.card = self.card | {"dtype": computed_in}
+
+        line = {"remote": remote, "ledger": ledger, "dtype": dtype, "told": told}
+        yield from sweep_shards(self.model, batches, self.masks, **self.how, **line)
 
     def add(self, total: Answers, shard: Answers) -> Answers:
         """One shard's answers after the other's."""
         return [before + after for before, after in zip(total, shard, strict=True)]
 
     def pack(self, shard: Answers) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The answers as lists."""
-        return {}, {"answers": [[_plain(answer) for answer in answers] for answers in shard]}
+        """The answers as lists, and the model as it was."""
+        return {}, {"answers": [[_plain(answer) for answer in answers] for answers in shard], "model": self.card}
 
     def unpacked(self, stored: Shards | None) -> list[Answers]:
         """The answers of every stored shard, in order."""
@@ -231,6 +243,12 @@ def _by_selector(interventions: Interventions) -> dict[str, dict[str, Interventi
             flat[key] = _checked(key, value)
     if flat:
         named["mask"] = flat
+    for selector, masks in named.items():
+        if not selector or (ALL in masks and len(masks) > 1):
+            raise GatescopeError(
+                f"Selector {selector!r} has masks for {', '.join(map(repr, masks))}. A selector needs a name, and a mask for "
+                f"{ALL!r}, which is one for all groups, must be its only one: no group can be called that."
+            )
     return {selector: _one_for_all(masks) for selector, masks in named.items()}
 
 

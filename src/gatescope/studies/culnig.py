@@ -14,6 +14,7 @@ the labels alone: it also counts a model that no longer answers by a label. How 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ from gatescope.select.attribution import check_share
 from gatescope.statistics.significance import against_random
 from gatescope.statistics.table import ALL, Effects, Row, Table
 from gatescope.steps.attribute import attribute
-from gatescope.steps.run import Run
 from gatescope.steps.sweep import sweep
+from gatescope.studies.begun import begun
 from gatescope.studies.culnig_result import GENERAL, SEEDS, SPECIFIC, UNFILTERED, CulnigResult
 from gatescope.traces.batch import readout_named
 
@@ -81,26 +82,38 @@ def run_culnig(
     for share in (mlp_rate, attention_rate, exclude_rate, rate):
         check_share(share)
     read_by = _readouts(model, tasks, readout)
-    run = None if out is None else Run.at(out, identity(model))
-    how: dict[str, Any] = {"run": run, "batch_size": batch_size, "progress": progress}
-    identified = [name for name in ("culture", "control", "reading") if name in tasks]
-    # All attributions first: selecting needs the three of them together.
-    scored = {name: attribute(model, tasks[name].identification, name=name, **how) for name in identified}
     rates: dict[str, Any] = {"mlp_rate": mlp_rate, "attention_rate": attention_rate, "exclude_rate": exclude_rate}
     rates |= {"rate": rate, "z": z}
-    chosen = choose(scored["culture"], scored["control"], scored.get("reading"), **rates)
-    if run is not None:
-        run.add_selections(chosen.values())
+    culture = tasks["culture"]
+    about = {"name": culture.name, **culture.notes, **rates}
+    with nullcontext() if out is None else begun(out, identity(model), about, rates) as run:
+        how: dict[str, Any] = {"run": run, "batch_size": batch_size, "progress": progress}
+        identified = [name for name in ("culture", "control", "reading") if name in tasks]
+        # All attributions first: selecting needs the three of them together.
+        scored = {name: attribute(model, tasks[name].identification, name=name, **how) for name in identified}
+        chosen = choose(scored["culture"], scored["control"], scored.get("reading"), **rates)
+        if run is not None:
+            run.add_selections(chosen.values())
+        options = how | {"max_new_tokens": max_new_tokens}
+        result = _result(chosen, _swept(model, tasks, read_by, chosen, options), read_by, known)
+        if run is not None:
+            run.note({"against_random": _tests(result)})
+    return result
 
+
+def _swept(
+    model: nnsight.TransformersModel,
+    tasks: Mapping[str, Study],
+    read_by: Mapping[str, str],
+    chosen: Mapping[str, Selection],
+    options: Mapping[str, Any],
+) -> dict[str, Table]:
+    """Every task's answers."""
     swept: dict[str, Table] = {}
     for task, reading in read_by.items():
         masks = _masks(chosen, with_specific=task == "culture")
-        options = how | {"name": task, "readout": reading, "max_new_tokens": max_new_tokens}
-        swept[task] = sweep(model, tasks[task].evaluation, masks, **options)
-    result = _result(chosen, swept, read_by, known)
-    if run is not None:
-        _note(run, tasks["culture"], rates, result)
-    return result
+        swept[task] = sweep(model, tasks[task].evaluation, masks, name=task, readout=reading, **options)
+    return swept
 
 
 def _readouts(model: nnsight.TransformersModel, tasks: Mapping[str, Study], readout: str | None) -> dict[str, str]:
@@ -157,13 +170,12 @@ def _result(
     )
 
 
-def _note(run: Run, culture: Study, rates: Mapping[str, Any], result: CulnigResult) -> None:
-    """Keep in the run what it was and what its tests say."""
-    tests = {
+def _tests(result: CulnigResult) -> dict[str, dict[str, float]]:
+    """What the tests against random sets say, by task."""
+    return {
         task: {"mean": test.mean, "single": test.single, "resamples": test.resamples}
         for task, test in result.against_random.items()
     }
-    run.note({"study": {"name": culture.name, **culture.notes, **rates}, "against_random": tests})
 
 
 def _precision(general: NeuronSet, known: NeuronSet | None) -> float | None:

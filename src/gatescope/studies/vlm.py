@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from gatescope.steps.attribute import attribute
 from gatescope.steps.record import record
 from gatescope.steps.run import Run, occupied
 from gatescope.steps.sweep import sweep
+from gatescope.studies.begun import begun, refuse_others
 
 COUNTED = {"RND": select.random, "LAP": select.lap, "LAPE": select.lape, "MAD": select.mad, "CAS": select.cas}
 SELECTORS = (*COUNTED, "ATT")
@@ -107,12 +106,11 @@ def run_study(
     by_selector = _by_selector(selectors, options or {})
     _check(study, by_selector)
     wanted_count(site_of(model, site).layout, rate)  # refuses a bad rate
-    _check_begun(out, rate, by_selector)
+    _check_begun(out, _decisive(rate, by_selector))
     how: dict[str, Any] = {"readout": readout or study.readout, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
-    with _cleared_on_error(Path(out)):
-        counters = record(model, study.identification, site=site, tokens=tokens, run=out, **how)
-        run = Run.at(out, identity(model))
-        run.note({"study": {"name": study.name, "rate": rate, "options": by_selector, **study.notes}})
+    about = {"name": study.name, "rate": rate, "options": by_selector, **study.notes}
+    with begun(out, identity(model), about, _decisive(rate, by_selector)) as run:
+        counters = record(model, study.identification, site=site, tokens=tokens, run=run, **how)
         usable = _usable(counters, run, str(how["readout"]))
         selections = {name: COUNTED[name](usable, rate, **by_selector[name]) for name in selectors if name in COUNTED}
         if "ATT" in selectors:
@@ -192,22 +190,17 @@ def _check(study: Study, options: Mapping[str, Mapping[str, Any]]) -> None:
         raise GatescopeError(f"{study.name!r} has no evaluation examples.")
 
 
-def _check_begun(out: str | Path, rate: float, options: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse to continue a run with another rate or other selectors: its answers would be of neither."""
+def _decisive(rate: float, options: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What a run cannot be continued without."""
+    return {"rate": rate, "selectors": list(options), "options": options}
+
+
+def _check_begun(out: str | Path, decisive: Mapping[str, Any]) -> None:
+    """Refuse a directory in use, before a model of hours of work is put to it."""
     if occupied(Path(out)):
         raise GatescopeError(f"{out} exists and is not a run. Choose a new directory for the run.")
-    if not (Path(out) / "manifest.json").is_file():
-        return
-    before = dict(Run.open(out).manifest.get("study", {}))
-    # The selectors of a run are stored as the keys of their options.
-    if "options" in before:
-        before["selectors"] = list(before["options"])
-    for name, now in (("rate", rate), ("selectors", list(options))):
-        if before.get(name, now) != now:
-            raise GatescopeError(
-                f"{out} was started with {name} {before[name]}, and this is {name} {now}. Continue it with what it was started "
-                f"with, or choose another directory."
-            )
+    if (Path(out) / "manifest.json").is_file():
+        refuse_others(Path(out), Run.open(out).manifest.get("study", {}), decisive)
 
 
 def _usable(counters: Counters, run: Run, readout: str) -> Counters:
@@ -247,16 +240,3 @@ def _precision(selections: Mapping[str, Selection], known: Mapping[str, NeuronSe
         return None
     by_group = {name: organism.precision(selection, dict(known)) for name, selection in selections.items()}
     return {name: sum(values.values()) / len(values) for name, values in by_group.items()}
-
-
-@contextlib.contextmanager
-def _cleared_on_error(path: Path) -> Iterator[None]:
-    """A user's mistake in a new run leaves nothing half-written; what was finished, here or before, is kept."""
-    new = not path.exists()
-    try:
-        yield
-    except GatescopeError:
-        # A finished shard may be hours of work; a manifest alone is worth nothing.
-        if new and not any(path.glob("shards*/*.safetensors")):
-            shutil.rmtree(path, ignore_errors=True)
-        raise

@@ -151,12 +151,12 @@ def attribute(model: TransformersModel, job: AttributeJob) -> dict[str, Any]:
 
 
 def sweep(model: TransformersModel, job: SweepJob) -> dict[str, Any]:
-    """The answers to every batch under every mask: `answers[mask][batch]`."""
+    """The answers to every batch under every mask, `answers[mask][batch]`; and the dtype of the model."""
     answers = [[] for _ in job["masks"]]
     for batch in job["batches"]:
         for of_mask, mask in zip(answers, job["masks"], strict=True):
             of_mask.append(run_batch(model, job, batch, mask))
-    return {"answers": answers}
+    return {"answers": answers, "dtype": str(model.dtype).replace("torch.", "")}
 
 
 def hold(model: TransformersModel, mask: list[MaskRow]) -> None:

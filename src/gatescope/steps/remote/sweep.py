@@ -27,6 +27,8 @@ def sweep_shards(
     max_new_tokens: int = 20,
     remote: bool | str | Server = True,
     ledger: Path | None = None,
+    dtype: str | None = None,
+    told: Callable[[str], object] = str,
 ) -> Iterator[tuple[int, list[list[tuple[str, Reading]]]]]:
     """Run shards on a server under every mask, and yield each as soon as it is finished.
 
@@ -35,24 +37,28 @@ def sweep_shards(
         shards: planned batches by shard number; those already stored are left out.
         masks: interventions; None is the full model.
         readout, max_new_tokens: as for `gatescope.sweep`.
-        remote, ledger: as for `record_shards`.
+        remote, ledger, dtype: as for `record_shards`.
+        told: is given the dtype that each shard was computed in, before the shard.
 
     Yields:
         Shard number, and for each mask the text and reading of each example.
 
     Raises:
-        GatescopeError: see `gatescope.steps.remote.jobs`; or if neurons belong to another model.
+        GatescopeError: see `gatescope.steps.remote.jobs`; or if neurons belong to another model, or the server computes in
+            another dtype than before.
     """
     server = Server.of(remote)
     build = builder(model, shards, masks, readout, max_new_tokens)
     # Digests, not the masks: they can be thousands of numbers, and the ledger only compares.
     settings = [readout, max_new_tokens, *(plan.digest_of(plain(model, mask)) for mask in masks)]
     for number, pieces in run_jobs("sweep", model, server, shards, build, settings, ledger):
+        dtype = plan.same_dtype(server, dtype, pieces)
         by_mask: list[list[tuple[str, Reading]]] = []
         for which in range(len(masks)):
             answers = [answer for piece in pieces for answer in piece["answers"][which]]
             rows = plan.read(model, shards[number], answers, readout)
             by_mask.append([(row.text, row.reading) for row in rows])
+        told(dtype)
         yield number, by_mask
 
 
