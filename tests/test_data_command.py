@@ -137,6 +137,7 @@ def by_steps(organism, files, out, expected):
     ):
         done = run(*common, *rest)
         assert done.exit_code == 0, done.output + repr(done.exception)
+    assert "has no selections yet; make some with `gatescope select" in str(run("neurons", out).exception)
     told = json.loads(run("select", out, "--selector", "CULNIG", "--json").stdout)["neurons"]
     found = gs.open_run(out).selections
     assert set(found) == set(expected) == set(told)
@@ -149,9 +150,6 @@ def by_steps(organism, files, out, expected):
     assert "group is 'Arveni'; it must be '*'" in str(wrong.exception)
     with pytest.raises(gs.GatescopeError, match="has no attributions without a name; it has 'culture', 'control', 'reading'"):
         app(["select", str(out), "--selector", "ATT"], standalone_mode=False)
-    for file in (out / "selections").iterdir():
-        file.unlink()
-    assert "has no selections yet; make some with `gatescope select" in str(run("neurons", out).exception)
 
 
 def test_culnigs_own_rates_reach_the_selectors_and_the_run(tmp_path, monkeypatch):
