@@ -61,6 +61,9 @@ class Signals:
         if self.number:
             self.leave(None, os._exit)
         self.number = number
+        # The signal ends workers too. PyTorch would report each of them from wherever the command is by then. A function that
+        # does nothing, for Python complains of a signal that came before it was to be ignored.
+        signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.setitimer(signal.ITIMER_REAL, AGAIN, AGAIN)
         stop(number)
 
