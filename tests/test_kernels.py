@@ -116,10 +116,16 @@ def test_nan_reaches_the_sum_where_its_token_counts_and_nowhere_else(form, dtype
     fired, summed = form.count_classes(gate, masks)
     assert summed.isnan().nonzero().tolist() == [[0, 1, 32]]
     assert_counts((fired, summed), gate, masks)
-    assert kernels.first_nan([torch.zeros_like(summed), summed]) == (1, 1)
-    assert kernels.first_nan([summed[1], torch.zeros(3, 33)]) is None
-    summed[0, 2, 0] = torch.nan
-    assert kernels.first_nan([torch.zeros_like(summed), summed]) == (1, 1)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_the_first_layer_and_example_without_a_number_are_found(value):
+    fine, summed = torch.zeros(2, 3, 33), torch.zeros(2, 3, 33)
+    assert kernels.first_not_finite([fine, summed]) is None
+    summed[0, 2, 0] = value
+    assert kernels.first_not_finite([fine, summed]) == (1, 2)
+    summed[1, 1, 32] = value
+    assert kernels.first_not_finite([fine, summed]) == kernels.first_not_finite([fine, summed[1]]) == (1, 1)
 
 
 def test_a_signed_total_is_float64_and_blind_to_what_does_not_count():

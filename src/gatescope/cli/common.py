@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # for the command line's help, which loads no torch
     from gatescope.data.example import Example, Study
     from gatescope.select.selection import Selection
     from gatescope.statistics.metrics import SelfCross
-    from gatescope.statistics.table import Effects, Table
+    from gatescope.statistics.table import Effect, Effects, Table
     from gatescope.studies.culnig_result import CulnigResult
 
 app = typer.Typer(
@@ -173,7 +173,11 @@ def _plain(effects: Effects) -> dict[str, Any]:
     def values(means: SelfCross) -> dict[str, float]:
         return {"self": means.self_, "cross": means.cross, "gap": means.gap}
 
-    return {effect.selector: {"accuracy": values(effect.accuracy), "flips": values(effect.flips)} for effect in effects.effects}
+    def plain(effect: Effect) -> dict[str, Any]:
+        both = {"accuracy": values(effect.accuracy), "flips": values(effect.flips)}
+        return both | {"holes": effect.holes} if effect.holes else both
+
+    return {effect.selector: plain(effect) for effect in effects.effects}
 
 
 def _no_nan(value: Any) -> Any:

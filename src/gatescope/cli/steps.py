@@ -199,9 +199,12 @@ def _examples(
 
 def _model(model: str, remote: str | None, dtype: str, device_map: str | None) -> TransformersModel:
     """The model; without weights if it runs elsewhere."""
-    from gatescope.steps.remote import load_client
+    if remote is None:
+        return placed(model, dtype, device_map)
+    from gatescope.steps.remote import Server, load_client
 
-    return load_client(model) if remote is not None else placed(model, dtype, device_map)
+    Server.of(_server(remote) or "")  # refused before the model is looked for
+    return load_client(model)
 
 
 def _server(remote: str | None) -> bool | str | None:

@@ -12,9 +12,10 @@ answer is anywhere in it. Where the algorithm leaves room:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gatescope._typing import checked
 
@@ -30,17 +31,25 @@ class Reading:
         correct: whether that is the true answer.
         fallback: whether no choice was found as a whole word.
         score: how good the answer is, in [0, 1], where it can be good in part (a Likert scale); None if right or wrong.
+        hole: whether there is no answer at all, because the model gave NaN in the place of numbers. A hole is neither right
+            nor wrong, and no mean includes it.
     """
 
     predicted: str
     correct: bool
     fallback: bool
     score: float | None = None
+    hole: bool = field(default=False, repr=False)  # most readings are none, and print as they always did
 
     @property
     def value(self) -> float:
-        """What the answer adds to an accuracy: its score, or whether it is right."""
+        """What the answer adds to an accuracy: its score, or whether it is right; NaN for a hole."""
+        if self.hole:
+            return math.nan
         return float(self.correct) if self.score is None else self.score
+
+
+HOLE = Reading("NaN", False, False, hole=True)
 
 
 def normalise(text: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,6 +20,8 @@ from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
 
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{12}\.partial", re.DOTALL)
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file under a temporary name, flush it to disk, then rename: readers see all of it or none.
@@ -25,23 +29,47 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         GatescopeError: if it cannot be written: a full disk, a read-only directory.
     """
-    # A unique name: several processes may write the same file.
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with _partial(path) as (file, partial):
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # else a crash may leave the new name on an empty file
-        partial.replace(path)
+            partial.replace(path)  # while it is open, and so locked
     except OSError as error:
         raise GatescopeError(
             f"{path} cannot be written: {error.strerror or error}. What was written before is intact; make room, or give a "
             f"directory that can be written to, and run the same command again."
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _partial(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
+    """A new file beside a path, to be renamed; locked as long as it is open, and gone afterwards if it was not renamed."""
+    while True:
+        # A unique name: several processes may write the same file.
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
+        try:
+            with open(partial, "wb") as file:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                # Whoever clears up may have come between the two, and taken it for one of the dead's.
+                if os.fstat(file.fileno()).st_nlink:
+                    yield file, partial
+                    return
+        finally:
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def clear_partials(directory: Path) -> None:
+    """Remove what processes that were killed while they wrote have left below a directory; not what is being written now."""
+    for partial in directory.rglob(".*.partial"):
+        if _PARTIAL.fullmatch(partial.name):
+            # An error is that of a file in use, or gone by now; nothing depends on its removal.
+            with contextlib.suppress(OSError), open(partial, "rb+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                partial.unlink()
 
 
 def write(path: str | Path, format: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:

@@ -125,14 +125,14 @@ def total(activation: torch.Tensor, token_mask: torch.Tensor) -> torch.Tensor:
     return torch.where(token_mask.unsqueeze(-1), activation, 0).sum(1, dtype=torch.float64)
 
 
-def first_nan(sums: list[torch.Tensor]) -> tuple[int, int] | None:
-    """Layer and example of the first NaN in sums [..., b, n], one tensor a layer; None if there is none.
+def first_not_finite(sums: list[torch.Tensor]) -> tuple[int, int] | None:
+    """Layer and example of the first NaN or infinity in sums [..., b, n], one tensor a layer; None if there is none.
 
-    >>> first_nan([torch.zeros(2, 3), torch.tensor([[0.0], [torch.nan]])])
+    >>> first_not_finite([torch.zeros(2, 3), torch.tensor([[0.0], [torch.nan]])])
     (1, 1)
     """
     for layer, summed in enumerate(sums):
-        examples = summed.isnan().any(-1).reshape(-1, summed.shape[-2]).any(0).nonzero()
+        examples = (~summed.isfinite()).any(-1).reshape(-1, summed.shape[-2]).any(0).nonzero()
         if len(examples):
             return layer, int(examples[0])
     return None

@@ -19,7 +19,7 @@ from gatescope.reports.words import Value, count, number, probability, span
 from gatescope.statistics.intervals import EffectInterval, Intervals
 from gatescope.statistics.metrics import SelfCross
 from gatescope.statistics.significance import holm
-from gatescope.statistics.table import ALL, FULL, Table
+from gatescope.statistics.table import ALL, Table
 
 MEASURES = {"accuracy": "accuracy change (points)", "flips": "flip rate (%)"}
 PARTS = ("self", "cross", "gap")
@@ -46,13 +46,14 @@ class Cell:
     Attributes:
         selector, mask, group: which mask, asked about which group.
         own: whether the mask was found on that group.
-        examples: how many were asked.
+        examples: how many were answered.
         before, after: how many were right without and with the mask (sums of scores where answers have scores).
         changed: how many answers are not the full model's.
         accuracy: change in points.
         flips: flip rate in percent.
         p: McNemar's, uncorrected.
         holm: corrected over all cells of the selector.
+        holes: how many were not answered, because the model gave NaN; nothing else here includes them.
     """
 
     selector: str
@@ -67,6 +68,7 @@ class Cell:
     flips: Value
     p: float
     holm: float
+    holes: int = 0
 
     def tip(self, kind: str) -> str:
         """The tooltip of the cell, for "accuracy" or "flips"."""
@@ -86,7 +88,8 @@ class Cell:
 
     def _counts(self) -> str:
         right = f"right: {count(self.before)} before, {count(self.after)} after, of {self.examples}"
-        return f"{right}; {count(self.changed)} answers changed"
+        holes = f"; {count(self.holes)} left out: the model gave NaN" if self.holes else ""
+        return f"{right}; {count(self.changed)} answers changed{holes}"
 
     def _chance(self) -> str:
         return f"McNemar p {probability(self.p)}, Holm {probability(self.holm)}"
@@ -171,23 +174,31 @@ def is_random(selector: str) -> bool:
 
 @dataclass
 class Tally:
-    """The answers of one group under one mask: how many, how many right (the sum of scores), how many changed."""
+    """The answers of one group under one mask: how many, how many the full model has right of them (the sum of scores), how
+    many are right, how many changed; and how many are holes, which the others leave out.
+    """
 
     examples: int = 0
+    before: float = 0.0
     right: float = 0.0
     changed: int = 0
+    holes: int = 0
 
 
 def tallied(table: Table) -> dict[tuple[str, str, str], Tally]:
     """Tallies by selector, mask and group; the full model's under empty names."""
     # A flip is any change of the answer read, not of the text.
-    before = {row.id: row.reading.predicted for row in table.full}
+    before = {row.id: row.reading for row in table.full}
     tallies: dict[tuple[str, str, str], Tally] = defaultdict(Tally)
     for row in table.rows:
         tally = tallies[row.selector, row.mask, row.group]
+        if row.reading.hole:
+            tally.holes += 1
+            continue
         tally.examples += 1
+        tally.before += before[row.id].value
         tally.right += row.reading.value
-        tally.changed += row.reading.predicted != before[row.id]
+        tally.changed += row.reading.predicted != before[row.id].predicted
     return tallies
 
 
@@ -204,21 +215,22 @@ def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
         corrected, bounds = holm(p), drawn[selector]
         for m, mask in enumerate(table.masks(selector)):
             for g, group in enumerate(table.groups):
-                full, masked = tallies[*FULL, group], tallies[selector, mask, group]
+                masked = tallies[selector, mask, group]
                 cell = Cell(
                     selector,
                     mask,
                     group,
                     # A mask for all groups was found on this group too.
                     own=mask in (group, ALL),
-                    examples=full.examples,
-                    before=round(full.right, 6),  # sums of scores carry rounding errors
+                    examples=masked.examples,
+                    before=round(masked.before, 6),  # sums of scores carry rounding errors
                     after=round(masked.right, 6),
                     changed=masked.changed,
                     accuracy=value(changes, bounds.accuracy.low, bounds.accuracy.high, (m, g)),
                     flips=value(flips, bounds.flips.low, bounds.flips.high, (m, g)),
                     p=p[m, g].item(),
                     holm=corrected[m, g].item(),
+                    holes=masked.holes,
                 )
                 filled.append(cell)
     return tuple(filled)

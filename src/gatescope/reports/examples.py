@@ -89,10 +89,14 @@ def _most_telling(group: str, table: Table, rows: Answered, first: str | None, b
     def flipped(row: Row) -> bool:
         return row.group == group and any(_flipped(row, answers_of[row.id]) for answers_of in leading)
 
+    def values(row: Row, masks: list[Mapping[str, Row]]) -> list[float]:
+        readings = [answers_of[row.id].reading for answers_of in masks]
+        return [reading.value for reading in readings if not reading.hole]
+
     def rank(row: Row) -> tuple[float, float, bool]:
         """What its own neurons cost, what random ones leave, and whether there is something to see."""
-        lost = row.reading.value - min(answers_of[row.id].reading.value for answers_of in leading)
-        left = sum(answers_of[row.id].reading.value for answers_of in shared)
+        lost = row.reading.value - min(values(row, leading), default=row.reading.value)
+        left = sum(values(row, shared))
         return lost, left, row.id in by_id and by_id[row.id].image is not None
 
     best = max(filter(flipped, table.full), key=rank, default=None)
@@ -158,7 +162,7 @@ def _check_ids(groups: Mapping[str, str], known: Mapping[str, Example], examples
 
 
 def _flipped(before: Row, after: Row) -> bool:
-    return before.reading.predicted != after.reading.predicted
+    return before.reading.predicted != after.reading.predicted and not after.reading.hole
 
 
 def _others(row: Row, rows: Answered, first: str | None) -> str:
@@ -184,11 +188,13 @@ def _answer(who: str, row: Row) -> Answer:
 
 
 def verdict(reading: Reading) -> str:
-    """Right, wrong, or the score.
+    """Right, wrong, or the score; or that there is none.
 
     >>> verdict(Reading("boat", True, False)), verdict(Reading("3", False, False, 0.75))
     ('right', 'score 0.75')
     """
+    if reading.hole:
+        return "no answer: the model gave NaN"
     return ("right" if reading.correct else "wrong") if reading.score is None else f"score {number(reading.score, 2)}"
 
 

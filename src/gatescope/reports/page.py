@@ -144,7 +144,11 @@ def _about(run: Run, gathered: Gathered) -> dict[str, Any]:
         "run": run.path.resolve().name,
         "about": summary.about(manifest, table, selections),
         "lines": lines,
-        "warnings": [*gathered.unread, *summary.warnings(manifest, gathered.counters, selections)],
+        "warnings": [
+            *gathered.unread,
+            *summary.warnings(manifest, gathered.counters, selections),
+            *summary.left_out(gathered.swept),
+        ],
         "same": [name for name, s in selections.items() if len(s) > 1 and len(found.sets(s)) == 1],
         "provenance": provenance.facts(manifest, selections, gathered.counters, first_intervals),
         "groups": summary.groups(table, gathered.counters),

@@ -108,7 +108,8 @@ def _one_for_all(
 def _is_shared(effect: Effect) -> bool:
     """Whether a set is one for all groups, and was chosen: it has no gap, and is not drawn at random."""
     random = effect.selector == "RND" or is_random(effect.selector)
-    return math.isnan(effect.accuracy["gap"].value) and not random
+    known = not math.isnan(effect.accuracy["self"].value)  # neither is known where the model gave NaN for every answer
+    return known and math.isnan(effect.accuracy["gap"].value) and not random
 
 
 def _random_sets(change: Value, p: Mapping[str, float]) -> str:
@@ -138,6 +139,17 @@ def _apart(one: Value, other: Value) -> str:
     if one.high < other.low or one.low > other.high:
         return "; the two intervals do not overlap"
     return "; the two intervals overlap, so the difference may be chance"
+
+
+def left_out(swept: Mapping[str, Table]) -> list[str]:
+    """How many answers no number includes, because the model gave NaN."""
+    return [
+        f"{effect.selector}{f' on {name}' if name else ''}: {effect.holes:,} answers under its masks are left out: the model "
+        f"gave NaN there."
+        for name, table in swept.items()
+        for effect in table.self_cross().effects
+        if effect.holes
+    ]
 
 
 def warnings(manifest: Mapping[str, Any], counters: Counters | None, selections: Mapping[str, Selection]) -> list[str]:

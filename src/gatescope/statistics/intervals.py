@@ -12,6 +12,7 @@ The VLM paper reports no intervals; that part is ours. Everything random takes a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -76,7 +77,7 @@ def bootstrap(
 
     Args:
         before: whether the full model is right on an example, or its score in [0, 1].
-        after: the same under each mask.
+        after: the same under each mask; NaN where there is no answer, and the example is then in no mean of that mask.
         flipped: whether the mask changed its answer.
         group: which group an example is of, 0 .. g - 1. A group's draws depend on the seed and its own place only.
         own: True where the mask was found on that group.
@@ -105,16 +106,21 @@ def bootstrap(
             f"own groups of {len(own)} masks; they must be of the same masks and examples."
         )
     change = after.double() - before.double()
-    effects = torch.stack([change, flipped.double()]).numpy()  # [2, m, e]
+    kept = ~change.isnan()
+    whole = bool(kept.all())
+    effects = torch.stack([change, flipped.double()]).where(kept, 0.0).numpy()  # [2, m, e]
     cells = np.empty((resamples, 2, *own.shape))
     for g in range(own.shape[1]):
         members = (group == g).numpy()
         values = effects[:, :, members].reshape(-1, members.sum()).T
+        answered = kept[:, group == g].double().numpy().T
         start = 0
         # Seeded by group: another group at the end does not change these draws.
         for counts in draws(len(values), resamples, np.random.default_rng([seed, g])):
             stop = start + len(counts)
-            cells[start:stop, :, :, g] = (100 / len(values) * (counts @ values)).reshape(-1, *effects.shape[:2])
+            sums = (counts @ values).reshape(-1, *effects.shape[:2])
+            with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold holes only: 0 / 0 is NaN
+                cells[start:stop, :, :, g] = 100 / (len(values) if whole else (counts @ answered)[:, None]) * sums
             start = stop
     accuracy, flips = (_interval(cells[:, i], own.numpy(), level) for i in range(2))
     return Intervals(accuracy, flips, level, resamples, seed)
@@ -134,10 +140,14 @@ def _interval(cells: np.ndarray, own: np.ndarray, level: float) -> EffectInterva
     """Quantiles of cells [resample, m, g] and of their means over own and other cells."""
     bounds = ((1 - level) / 2, (1 + level) / 2)
     nothing = np.full(len(cells), np.nan)
-    self_, cross = (cells[:, which].mean(1) if which.any() else nothing for which in (own, ~own))
-    low, high = (torch.from_numpy(np.ascontiguousarray(q)) for q in np.quantile(cells, bounds, axis=0))
-    # Means within a resample first: the cells share its examples and vary together.
-    means = [tuple(np.quantile(mean, bounds).tolist()) for mean in (self_, cross, self_ - cross)]
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
+        warnings.filterwarnings("ignore", "All-NaN slice|Mean of empty slice", RuntimeWarning)
+        # Where there are holes, a resample may have no answer to average.
+        mean, quantile = (np.nanmean, np.nanquantile) if np.isnan(cells).any() else (np.mean, np.quantile)
+        self_, cross = (mean(cells[:, which], 1) if which.any() else nothing for which in (own, ~own))
+        low, high = (torch.from_numpy(np.ascontiguousarray(q)) for q in quantile(cells, bounds, axis=0))
+        # Means within a resample first: the cells share its examples and vary together.
+        means = [tuple(quantile(values, bounds).tolist()) for values in (self_, cross, self_ - cross)]
     return EffectInterval(low, high, *means)
 
 

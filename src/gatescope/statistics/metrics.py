@@ -4,7 +4,8 @@
     flip rate        share of examples whose predicted answer changed, in percent (equation 11)
 
 Both fill a matrix [m, g]: mask of group m, evaluated on group g. Self-deactivation is the mean of the diagonal,
-cross-deactivation the mean of the rest, every cell weighing the same; the gap is self minus cross.
+cross-deactivation the mean of the rest, every cell weighing the same; the gap is self minus cross. Answers that are holes (the
+model gave NaN) are in no mean, and a cell of holes only is NaN and in no mean either.
 """
 
 from __future__ import annotations
@@ -40,20 +41,29 @@ def self_cross(matrix: Float64[Tensor, "m g"], own: Bool[Tensor, "m g"]) -> Self
     SelfCross(self_=-5.0, cross=0.0, gap=-5.0)
     """
     # Where one mask serves all groups there are no other cells, and the mean of none is NaN.
-    self_, cross = matrix[own].mean().item(), matrix[~own].mean().item()
+    self_, cross = _mean(matrix[own]), _mean(matrix[~own])
     return SelfCross(self_, cross, self_ - cross)
+
+
+def _mean(cells: Tensor) -> float:
+    return cells[~cells.isnan()].mean().item()
 
 
 @checked
 def group_means(
-    values: Bool[Tensor, "*m e"] | Float64[Tensor, "*m e"], group: Int64[Tensor, " e"], groups: int
+    values: Bool[Tensor, "*m e"] | Float64[Tensor, "*m e"],
+    group: Int64[Tensor, " e"],
+    groups: int,
+    kept: Bool[Tensor, "*m e"] | None = None,
 ) -> Float64[Tensor, "*m g"]:
-    """Percentage of true values (or of the mean of values in [0, 1]) in each group, over the last axis (examples); NaN for a
-    group without examples.
+    """Percentage of true values (or of the mean of values in [0, 1]) in each group, over the last axis (examples), or over
+    those of them that are kept; NaN for a group without any.
 
     >>> group_means(torch.tensor([True, False, True]), torch.tensor([0, 0, 1]), 2).tolist()
     [50.0, 100.0]
     """
     # One-hot, so that one matrix product sums every group; 0 / 0 is NaN.
     member = torch.nn.functional.one_hot(group, groups).double()
-    return 100 * (values.double() @ member) / member.sum(0)
+    if kept is None:
+        return 100 * (values.double() @ member) / member.sum(0)
+    return 100 * (values.double().where(kept, 0.0) @ member) / (kept.double() @ member)

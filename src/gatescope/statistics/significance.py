@@ -136,7 +136,7 @@ def against_random(
         seed: of the draws.
 
     Raises:
-        GatescopeError: without examples or random sets, for fewer than 2 resamples, or shapes that do not pair.
+        GatescopeError: without examples or random sets, for fewer than 2 resamples, for holes, or shapes that do not pair.
 
     >>> against_random(torch.zeros(8).bool(), torch.ones(10, 8).bool())
     AgainstRandom(mean=0.0, single=0.0, resamples=2000, seed=0)
@@ -151,6 +151,9 @@ def against_random(
             f"The tested mask answered {len(tested)} examples and the random sets {random.shape[1]}; "
             f"they must be the same ones."
         )
+    # A comparison with NaN is false, and the share of false ones would be a p-value of 0.
+    if tested.isnan().any() or random.isnan().any():
+        raise GatescopeError("Some answers are holes (NaN): leave out the examples that were not answered under every mask.")
     drop = (tested.double() - random.double()).T.numpy()  # [e, r]
     generator = np.random.default_rng(seed)
     drawn = np.concatenate([counts @ drop for counts in draws(len(drop), resamples, generator)])

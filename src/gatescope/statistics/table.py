@@ -41,6 +41,8 @@ class Row:
         """As a JSON-able dict; `parse` reads it back."""
         flat = asdict(self)
         reading = flat.pop("reading")
+        if not reading["hole"]:  # files say it where it is so, and are otherwise as they always were
+            del reading["hole"]
         return {**flat, **reading}
 
     @classmethod
@@ -51,7 +53,8 @@ class Row:
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Row:
         """The row `plain` came from."""
-        reading = Reading(plain["predicted"], plain["correct"], plain["fallback"], plain.get("score"))
+        judged = (plain["predicted"], plain["correct"], plain["fallback"], plain.get("score"))
+        reading = Reading(*judged, hole=plain.get("hole", False))
         return cls(plain["id"], plain["group"], plain["selector"], plain["mask"], plain["text"], reading)
 
 
@@ -63,6 +66,7 @@ class Effect:
         selector: its name.
         accuracy: accuracy change in points: self, cross, gap.
         flips: flip rate in percent: self, cross, gap.
+        holes: answers under its masks that are no answers, because the model gave NaN; they are in none of the means.
 
     A mask that is the same for all groups has no cross value and no gap: they are NaN.
     """
@@ -70,6 +74,7 @@ class Effect:
     selector: str
     accuracy: SelfCross
     flips: SelfCross
+    holes: int = 0
 
 
 class Table:
@@ -114,12 +119,28 @@ class Table:
         return group_means(self._value(FULL), self._member, len(self.groups))
 
     def changes(self, selector: str) -> Float64[Tensor, "m g"]:
-        """Accuracy change of each mask on each group, in points (VLM paper, equation 10)."""
-        return group_means(self._after(selector), self._member, len(self.groups)) - self.accuracy()
+        """Accuracy change of each mask on each group, in points (VLM paper, equation 10); over the examples that the model
+        answered under that mask, where it gave NaN for others.
+        """
+        holes = self.holes(selector)
+        if not holes.any():
+            return group_means(self._after(selector), self._member, len(self.groups)) - self.accuracy()
+        before = self._value(FULL).expand(holes.shape)
+        # Both means over the same examples: a change is paired.
+        after, before = (self._means(values, ~holes) for values in (self._after(selector), before))
+        return after - before
 
     def flips(self, selector: str) -> Float64[Tensor, "m g"]:
-        """Flip rate of each mask on each group, in percent (VLM paper, equation 11)."""
-        return group_means(self._flipped(selector), self._member, len(self.groups))
+        """Flip rate of each mask on each group, in percent (VLM paper, equation 11), over the same examples as `changes`."""
+        holes = self.holes(selector)
+        return self._means(self._flipped(selector), ~holes if holes.any() else None)
+
+    def holes(self, selector: str) -> Bool[Tensor, "m e"]:
+        """Which answers under each mask are no answers, because the model gave NaN."""
+        return torch.tensor([[row.reading.hole for row in self._answers[selector, mask]] for mask in self.masks(selector)])
+
+    def _means(self, values: Tensor, kept: Tensor | None) -> Float64[Tensor, "m g"]:
+        return group_means(values, self._member, len(self.groups), kept)
 
     def intervals(self, selector: str, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Intervals:
         """Bootstrap intervals of `changes`, `flips` and of self, cross and gap; see `intervals.bootstrap`.
@@ -134,16 +155,18 @@ class Table:
     def mcnemar(self, selector: str) -> Float64[Tensor, "m g"]:
         """Exact McNemar p-value of each cell of `changes`, uncorrected; see `significance.holm` for many."""
         # Right or wrong, not scores: McNemar's test counts answers that changed sides.
+        before = self._correct(FULL)
         after = torch.stack([self._correct((selector, mask)) for mask in self.masks(selector)])
-        return mcnemar(self._correct(FULL), after, self._member, len(self.groups))
+        # A hole has not changed sides: it is counted with those that stayed.
+        return mcnemar(before, after.where(~self.holes(selector), before), self._member, len(self.groups))
 
     def self_cross(self) -> Effects:
         """Self-deactivation, cross-deactivation and gap of every selector (VLM paper, section 4.4)."""
         return Effects(tuple(self._effect(selector) for selector in self.selectors))
 
     def _effect(self, selector: str) -> Effect:
-        own = self._own(selector)
-        return Effect(selector, self_cross(self.changes(selector), own), self_cross(self.flips(selector), own))
+        own, holes = self._own(selector), int(self.holes(selector).sum())
+        return Effect(selector, self_cross(self.changes(selector), own), self_cross(self.flips(selector), own), holes)
 
     def _own(self, selector: str) -> Bool[Tensor, "m g"]:
         # A mask for all groups counts as own everywhere, and so has no cross value.
@@ -207,6 +230,7 @@ class Effects:
         for effect in self.effects:
             numbers = [*astuple(effect.accuracy), *astuple(effect.flips)]
             lines.append(f"{effect.selector:{wide}}" + "".join(map(_cell, numbers)))
+        lines += [f"{e.selector}: {e.holes} answers are left out: the model gave NaN" for e in self.effects if e.holes]
         return "\n".join(lines)
 
 

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from gatescope.core.attributions import Attributions
 from gatescope.core.errors import GatescopeError, one_of
-from gatescope.core.neurons import NeuronSet
 from gatescope.data.example import Example, fingerprint, listed
 from gatescope.kernels import compiled
 from gatescope.models.identity import identity, versions
 from gatescope.models.sites import layout_of, site_of
 from gatescope.steps.batches import Batches
+from gatescope.steps.finite import not_finite, place_of
 from gatescope.steps.remote.attribute import attribute_shards
 from gatescope.steps.run import Run
 from gatescope.steps.runner import run_step
@@ -177,15 +177,11 @@ def _add(total: Attributions, weighted: Tensor, examples: Sequence[Example]) -> 
     """Add weighted scores, float32 [b, n], to their groups; `weighted` is not to be used afterwards.
 
     Raises:
-        GatescopeError: if the model gave NaN, naming site, layer and example.
+        GatescopeError: if the model gave NaN or infinity, naming site, layer and example.
     """
-    if weighted.sum().isnan() and weighted.isnan().any():  # infinities of both signs sum to NaN too
-        row, flat = weighted.isnan().nonzero()[0].tolist()
-        site, layer, _ = next(iter(NeuronSet(total.layout, torch.tensor([flat]), {})))
-        raise GatescopeError(
-            f"The model gave NaN at layer {layer} ({site}) in example {examples[row].id!r}. Load it in a wider dtype, such as "
-            f"dtype='float32', or leave the example out."
-        )
+    if not weighted.sum().isfinite() and not weighted.isfinite().all():  # finite scores may have a sum too large for float32
+        row, flat = (~weighted.isfinite()).nonzero()[0].tolist()
+        raise not_finite(examples[row].id, *place_of(total.layout, flat), nan=bool(weighted[row, flat].isnan()))
     group = [total.groups.index(example.group) for example in examples]
     add_scores(weighted, group, total.sums, total.clamped, total.seen)
 

@@ -14,11 +14,11 @@ from nnsight.intervention.interleaver import Mediator
 from torch import Tensor
 
 from gatescope.core.counters import Counters
-from gatescope.core.errors import GatescopeError
 from gatescope.kernels import compiled
 from gatescope.kernels import eager as kernels
 from gatescope.models.sites import Site
 from gatescope.statistics.table import Row
+from gatescope.steps.finite import not_finite, refuse_holes
 from gatescope.traces.batch import run_batch
 from gatescope.traces.counting import Layers, count_prompt, count_step, group_sums, no_counts
 from gatescope.traces.encoding import CLASSES, Batch, class_masks, uncounted_ids
@@ -52,13 +52,15 @@ def count_batch(
         # An answer of one token has no step after the prefill.
         classes.append(later_layers or no_counts(len(tokens_fed), site.width, len(site.paths)))
         tokens.append(tokens_fed)
+    # Before wrong answers are dropped: what is made of NaN is read as one.
+    refuse_holes(answered, batch.examples, [[summed for _, summed in layers] for layers in classes])
     # In the order of CLASSES, as the masks are: sums are matched to totals by number.
     totals = [sums[name] for name in CLASSES if name in sums]
     group = torch.tensor([totals[0].groups.index(example.group) for example in batch.examples])
     use = torch.tensor([reading.correct or not only_correct for _, reading in answered])
     batch_sums = group_sums(classes, tokens, group, use)
     for kind, number, _, _, summed in batch_sums:
-        _refuse_nan(summed, classes[kind], use & (group == number), batch)
+        _refuse_not_finite(summed, classes[kind], use & (group == number), batch)
     _add(totals, group, use, batch_sums)  # last of all, so that a batch that runs out of memory has added nothing
     return [Row.full(e.id, e.group, *answer) for e, answer in zip(batch.examples, answered, strict=True)]
 
@@ -82,19 +84,15 @@ def _add(
         totals[kind].S[number] += summed
 
 
-def _refuse_nan(summed: Tensor, layers: Layers, rows: Tensor, batch: Batch) -> None:
-    """Refuse sums [l, n] of some rows that hold a NaN.
+def _refuse_not_finite(summed: Tensor, layers: Layers, rows: Tensor, batch: Batch) -> None:
+    """Refuse sums [l, n] of some rows that hold NaN or infinity.
 
     Raises:
         GatescopeError: naming the first layer and example.
     """
-    # A NaN in an activation makes its sum NaN, so the sums are enough to look at.
-    if not summed.isnan().any():
+    # What is in an activation is in its sum, so the sums are enough to look at.
+    if summed.isfinite().all():
         return
     index = rows.nonzero().squeeze(1)
-    layer, row = kernels.first_nan([s.cpu().index_select(0, index) for _, s in layers]) or (0, 0)
-    name = batch.examples[int(index[row])].id
-    raise GatescopeError(
-        f"The model gave NaN at layer {layer} in example {name!r}. Load it in a wider dtype, such as dtype='float32', or "
-        f"leave the example out."
-    )
+    layer, row = kernels.first_not_finite([s.cpu().index_select(0, index) for _, s in layers]) or (0, 0)
+    raise not_finite(batch.examples[int(index[row])].id, layer, nan=bool(summed.isnan().any()))

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from gatescope.core.errors import GatescopeError
 from gatescope.steps.manifest import Manifest, digest_of
 from gatescope.steps.places import stem
+from gatescope.steps.remote import ledger_file
 from gatescope.steps.shards import Shards
 
 # What the run itself reads: a file put there would be taken for one of its own.
@@ -33,6 +34,7 @@ def problems(run: Manifest, steps: Mapping[str, Shards]) -> Iterator[str]:
         said = (run.wrong(name) for name in files if name not in names)
         yield from filter(None, said)
         yield from _strangers(run, {*files, *names}, steps)
+    yield from _of_ledgers(run)
 
 
 def _of_shards(step: str, shards: Shards, files: Mapping[str, str]) -> Iterator[str]:
@@ -54,6 +56,15 @@ def _of_shard(shards: Shards, index: int, digest: str | None) -> str:
         return str(error)
     # Read as it should be, and yet not the bytes that were written; not bound yet, if the step is not done.
     return "" if digest is None else shards.run.wrong(shards.name(index))
+
+
+def _of_ledgers(run: Manifest) -> Iterator[str]:
+    """What is wrong with the ledgers of jobs that are under way; a ledger goes with its last job."""
+    for path in sorted(run.path.glob("jobs.*.json")):
+        try:
+            ledger_file.read(path)
+        except GatescopeError as error:
+            yield str(error)
 
 
 def _strangers(run: Manifest, own: set[str], steps: Mapping[str, Shards]) -> Iterator[str]:

@@ -33,7 +33,7 @@ def mean_activation(
         progress: show a bar if it takes longer than a few seconds.
 
     Raises:
-        GatescopeError: without examples, for an unknown site, or a batch_size below 1.
+        GatescopeError: without examples, for an unknown site, a batch_size below 1, or if the model gives NaN.
     """
     if not listed(examples):
         raise GatescopeError("A mean needs examples; there are none.")
@@ -49,6 +49,12 @@ def mean_activation(
             sums += torch.stack(totals)
             tokens += int(batch.token_mask.sum())
             shown.update(len(batch.examples))
+    if not sums.isfinite().all():
+        layer: int = (~sums.isfinite()).nonzero()[0, 0].item()
+        raise GatescopeError(
+            f"The model gave NaN or infinity at layer {layer} in one of the {len(examples)} examples. Load it in a wider "
+            f"dtype, such as dtype='float32', or leave the example out: gs.record names it."
+        )
     return sums / tokens
 
 

@@ -30,7 +30,7 @@ class Perplexity:
 
     Attributes:
         full: of the full model.
-        masks: by the mask's name.
+        masks: by the mask's name; NaN where the model gives NaN under it, infinite where a token has no probability at all.
         tokens: how many were predicted.
 
     >>> Perplexity(10.0, {"Arveni": 12.5, "Belthar": 10.0}, 100).changes
@@ -67,8 +67,8 @@ def perplexity(
         progress: show a bar if it takes longer than a few seconds.
 
     Raises:
-        GatescopeError: if there is nothing to predict, batch_size is below 1 or max_length below 2, or neurons belong
-            to another model.
+        GatescopeError: if there is nothing to predict, batch_size is below 1 or max_length below 2, neurons belong to
+            another model, or the full model gives NaN.
     """
     _check(texts, batch_size, max_length)
     masks: list[Intervention | None] = [None, *interventions.values()]
@@ -81,11 +81,23 @@ def perplexity(
             for i, mask in enumerate(masks):
                 loss[i] += _loss(_logits(model, inputs, mask), inputs["input_ids"], inputs["attention_mask"])
                 shown.update(len(real))
+            if math.isnan(loss[0]):
+                raise GatescopeError(
+                    f"The model gave NaN in one of texts {start} to {start + len(real) - 1}. Load it in a wider dtype, such as "
+                    f"dtype='float32', or leave the text out."
+                )
     if not tokens:
         raise GatescopeError(f"There is no token to predict in the {len(texts)} texts: each has fewer than two tokens.")
     # Over all tokens of all texts, so that long texts weigh more than short ones.
-    full, *masked = [math.exp(total / tokens) for total in loss]
+    full, *masked = [_exp(total / tokens) for total in loss]
     return Perplexity(full, dict(zip(interventions, masked, strict=True)), tokens)
+
+
+def _exp(nats: float) -> float:
+    try:
+        return math.exp(nats)
+    except OverflowError:  # Python's own; everywhere else such a number is infinite
+        return math.inf
 
 
 def _logits(model: TransformersModel, inputs: dict[str, Tensor], mask: Intervention | None) -> Tensor:

@@ -8,6 +8,7 @@ nothing of it was counted, no count is lost.
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
@@ -16,6 +17,7 @@ from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
+from gatescope.core.stopping import undisturbed
 from gatescope.data.example import Example
 from gatescope.steps.batches import Plan
 from gatescope.traces.encoding import Batch, collate, prompt
@@ -165,12 +167,16 @@ def prepared(model: TransformersModel, batches: Iterable[Sequence[Example]], wor
         num_workers=workers,
         multiprocessing_context="fork",
         pin_memory=model._module.device.type == "cuda",
-        worker_init_fn=_one_thread,
+        worker_init_fn=_in_worker,
     )
-    for batch, (inputs, token_mask) in zip(planned, loader, strict=True):
+    with undisturbed():  # the workers are forked here
+        arriving = iter(loader)
+    for batch, (inputs, token_mask) in zip(planned, arriving, strict=True):
         yield Batch(tuple(batch), inputs, token_mask).to(model._module.device)
 
 
-def _one_thread(_worker: int) -> None:
+def _in_worker(_worker: int) -> None:
     # Workers share the cores with the model; each would otherwise start a thread a core.
     torch.set_num_threads(1)
+    # Ctrl-C reaches them too. The process they work for ends them; if they ended first, it would report that instead.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
+from gatescope.core import artefacts
 from gatescope.core.progress import bar
 from gatescope.models.identity import identity
 from gatescope.steps.batches import Plan
@@ -20,6 +21,7 @@ from gatescope.steps.questions import keeping
 from gatescope.steps.run import Run
 from gatescope.steps.shards import Shards, first
 from gatescope.steps.step import Options, S, Step
+from gatescope.steps.stopping import telling
 from gatescope.traces.encoding import Batch, collate
 
 
@@ -54,7 +56,11 @@ def run_step(step: Step[S], options: Options) -> Outcome[S]:
     directory, stored, planned = _begin(step, options)
     todo = _todo(stored, planned, options)
     total = None
-    with bar(len(step.examples) * step.times, step.doing, step.unit, show=options.progress and first()) as shown:
+    path = None if directory is None else directory.path
+    with (
+        bar(len(step.examples) * step.times, step.doing, step.unit, show=options.progress and first()) as shown,
+        telling(path, step.name, stored, remote=options.remote is not None),
+    ):
         if options.remote is None:
             finished = _here(step, planned, todo, options.workers, shown.update)
         else:
@@ -78,6 +84,7 @@ def _begin(step: Step[S], options: Options) -> tuple[Run | None, Shards | None, 
         return None, None, planned()
     card = identity(step.model)
     directory = Run.at(options.run, card)
+    artefacts.clear_partials(directory.path)
     ids = [example.id for example in step.examples]
     # Which dtype a server computes in, only its first shard can say.
     metadata = {"dtype": card["dtype"] if options.remote is None else None, "weights": card["digest"], **step.metadata}

@@ -23,6 +23,7 @@ from gatescope.interventions.value import Change
 from gatescope.models.identity import identity, versions
 from gatescope.statistics.table import ALL, FULL, Row, Table
 from gatescope.steps.batches import Batches, Plan
+from gatescope.steps.finite import refuse_holes
 from gatescope.steps.plan import split_on_oom
 from gatescope.steps.remote.sweep import sweep_shards
 from gatescope.steps.results import mask_name
@@ -77,11 +78,12 @@ def sweep(
         progress: show a bar if it takes longer than a few seconds.
 
     Returns:
-        The table of answers.
+        The table of answers. Where the model gives NaN under a mask there is no answer but a hole (`Reading.hole`), which no
+        effect includes.
 
     Raises:
-        GatescopeError: without examples, for an example that the read-out cannot read, if neurons belong to another model, or
-            if `run` was started with something else.
+        GatescopeError: without examples, for an example that the read-out cannot read, if neurons belong to another model, if
+            `run` was started with something else, or if the model gives NaN without a mask.
     """
     readout = readout or readout_of(listed(examples))
     step = Sweeping(model, examples, interventions, masks_per_batch, readout, max_new_tokens, name)
@@ -147,9 +149,9 @@ class Sweeping(Step[Answers]):
 
     def work(self, shard: Answers, positions: Sequence[int], batch: Batch) -> None:
         """Answer a batch under every mask."""
-        for of_mask, answers in zip(
-            shard, _all_masks(self.model, batch, self.masks, self.masks_per_batch, self.how), strict=True
-        ):
+        by_mask = _all_masks(self.model, batch, self.masks, self.masks_per_batch, self.how)
+        refuse_holes(by_mask[0], batch.examples)
+        for of_mask, answers in zip(shard, by_mask, strict=True):
             of_mask += answers
 
     def on_server(
@@ -225,7 +227,7 @@ def _touching(mask: Intervention) -> Intervention | None:
 
 def _plain(answer: Answer) -> list[Any]:
     text, reading = answer
-    return [text, reading.predicted, reading.correct, reading.fallback, reading.score]
+    return [text, reading.predicted, reading.correct, reading.fallback, reading.score, *([True] if reading.hole else ())]
 
 
 def _parse(plain: Sequence[Any]) -> Answer:

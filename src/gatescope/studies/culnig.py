@@ -13,6 +13,7 @@ the labels alone: it also counts a model that no longer answers by a label. How 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -32,7 +33,7 @@ from gatescope.interventions.intervention import Intervention, ablate
 from gatescope.models.identity import identity
 from gatescope.select import Selection
 from gatescope.select.attribution import check_share
-from gatescope.statistics.significance import against_random
+from gatescope.statistics.significance import AgainstRandom, against_random
 from gatescope.statistics.table import ALL, Effects, Row, Table
 from gatescope.steps.attribute import attribute
 from gatescope.steps.sweep import sweep
@@ -149,7 +150,7 @@ def _result(
     right = {task: {name: _right(table, name) for name in names} for task, table in swept.items()}
 
     def percent(name: str) -> dict[str, float]:
-        return {task: 100 * scores[name].mean().item() for task, scores in right.items()}
+        return {task: 100 * scores[name][~scores[name].isnan()].mean().item() for task, scores in right.items()}
 
     def unlabelled(name: str) -> dict[str, float]:
         return {task: _no_label(table, name) for task, table in swept.items() if read_by[task] == "argmax"}
@@ -161,13 +162,18 @@ def _result(
         chosen[SPECIFIC],
         {name: percent(name) for name in names},
         Effects((swept["culture"].self_cross()[SPECIFIC],)),
-        {
-            task: against_random(scores[GENERAL], torch.stack([scores[name] for name in randoms]))
-            for task, scores in right.items()
-        },
+        {task: _tested(scores[GENERAL], torch.stack([scores[name] for name in randoms])) for task, scores in right.items()},
         _precision(general, known),
         {name: unlabelled(name) for name in names},
     )
+
+
+def _tested(general: Float64[Tensor, " e"], random: Float64[Tensor, "m e"]) -> AgainstRandom:
+    """CULNIG's test, over the examples that the model answered under every mask."""
+    answered = ~(general.isnan() | random.isnan().any(0))
+    if not answered.any():
+        return AgainstRandom(math.nan, math.nan, 0, 0)
+    return against_random(general[answered], random[:, answered])
 
 
 def _tests(result: CulnigResult) -> dict[str, dict[str, float]]:
@@ -240,10 +246,10 @@ def _rows(table: Table, name: str) -> list[Row]:
 
 
 def _no_label(table: Table, name: str) -> float:
-    """Percent of a mask's answers that are no label."""
-    rows = _rows(table, name)
+    """Percent of a mask's answers that are no label; holes are no answers."""
+    rows = [row for row in _rows(table, name) if not row.reading.hole]
     # `argmax` marks as fallback what was no label.
-    return 100 * sum(row.reading.fallback for row in rows) / len(rows)
+    return 100 * sum(row.reading.fallback for row in rows) / len(rows) if rows else math.nan
 
 
 def _right(table: Table, name: str) -> Float64[Tensor, " e"]:

@@ -65,7 +65,13 @@ class Scoring(TypedDict):
     pad_zero: bool
 
 
-class RecordJob(TypedDict):
+class Owned(TypedDict, total=False):
+    """What every job carries once it is sent: whose it is (see `gatescope.steps.remote.results.Identity`)."""
+
+    of: dict[str, Any]
+
+
+class RecordJob(Owned):
     """A job that counts."""
 
     task: Literal["record"]
@@ -80,7 +86,7 @@ class RecordJob(TypedDict):
     generation: dict[str, Any]
 
 
-class AttributeJob(Scoring):
+class AttributeJob(Scoring, Owned):
     """A job that attributes."""
 
     task: Literal["attribute"]
@@ -89,7 +95,7 @@ class AttributeJob(Scoring):
     width: int
 
 
-class SweepJob(TypedDict):
+class SweepJob(Owned):
     """A job that answers every batch under every mask."""
 
     task: Literal["sweep"]

@@ -23,6 +23,7 @@ from gatescope.core.answers import read_choice
 from gatescope.kernels.eager import attribution, count_classes
 from gatescope.traces.access import change_all
 from gatescope.traces.counting import count_prompt, count_step, group_sums, no_counts
+from gatescope.traces.holes import most_probable, no_number, with_holes
 from gatescope.traces.likelihood import forced_logprobs, next_logits, option_logprobs
 from gatescope.traces.readouts.options import best
 from gatescope.traces.scoring import add_scores, score_batch
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 
 
 def run(model: TransformersModel, job: Job) -> dict[str, Any]:
-    """Run a job. What comes back does not grow with the number of tokens in the prompts."""
-    return {"record": record, "attribute": attribute, "sweep": sweep}[job["task"]](model, job)
+    """Run a job. What comes back says whose it is, and does not grow with the number of tokens in the prompts."""
+    result = {"record": record, "attribute": attribute, "sweep": sweep}[job["task"]](model, job)
+    return {**result, "of": job["of"]}
 
 
 def record(model: TransformersModel, job: RecordJob) -> dict[str, Any]:
@@ -111,6 +113,7 @@ def generate(
     step: Callable[[], None] | None = None,
 ) -> tuple[Tensor, Any]:
     """The generated ids [b, t] without the prompt; `prompt` is called once, `step` at every step after the prefill."""
+    failed = []
     with model.generate(**settings) as tracer:
         with tracer.invoke(**inputs):
             returned = nnsight.save(prompt())
@@ -119,9 +122,12 @@ def generate(
             with tracer.invoke():
                 every_step(step, start=1)
         with tracer.invoke():
+            every_step(lambda: failed.append(no_number(model.output.logits[:, -1])))
+        with tracer.invoke():
             ids = nnsight.save(tracer.result)
+    answers = with_holes(ids[:, inputs["input_ids"].shape[1] :], failed, settings["pad_token_id"])
     # int32 halves what travels back, and no vocabulary is that large.
-    return ids[:, inputs["input_ids"].shape[1] :].to(torch.int32).cpu(), returned
+    return answers.to(torch.int32).cpu(), returned
 
 
 def read_options(model: TransformersModel, batch: Asked, logits: Tensor | None, mask: list[MaskRow]) -> Any:
@@ -134,7 +140,7 @@ def read_options(model: TransformersModel, batch: Asked, logits: Tensor | None, 
         logprobs = [forced_logprobs(model, chunk, lambda: change_all(model, mask, {})) for chunk in batch["chunks"]]
         return list(torch.cat(logprobs).split([len(options) for options in batch["tokens"]]))
     if batch["way"] == "argmax":
-        return logits.argmax(-1).to(torch.int32)
+        return most_probable(logits).to(torch.int32)
     return option_logprobs(logits, batch["tokens"])
 
 
@@ -186,6 +192,6 @@ def right(model: TransformersModel, decides: str, batch: Asked, answer: Any) -> 
         rows = zip(answer, batch["tokens"], batch["right"], strict=True)
         return torch.tensor([correct[best(logprobs, tokens, batch["how"])] for logprobs, tokens, correct in rows])
     # Algorithm 1 travels too, so that the server reads a text just as the client does.
-    texts = model.tokenizer.batch_decode(answer.tolist(), skip_special_tokens=True)
+    texts = model.tokenizer.batch_decode(answer.clamp(min=0).tolist(), skip_special_tokens=True)
     rows = zip(texts, batch["choices"], batch["answer"], strict=True)
     return torch.tensor([read_choice(text, choices, truth)[1] for text, choices, truth in rows])

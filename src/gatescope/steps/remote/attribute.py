@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nnsight import TransformersModel
+from torch import Tensor
 
 from gatescope.core.attributions import Attributions
+from gatescope.core.layout import Layout
 from gatescope.data.example import Example
 from gatescope.models.identity import identity
 from gatescope.models.sites import Site, layout_of
 from gatescope.steps.batches import Batches
+from gatescope.steps.finite import place_of
 from gatescope.steps.remote import plan
 from gatescope.steps.remote.jobs import builder_of, run_jobs
 from gatescope.steps.remote.line import Build
@@ -61,21 +64,31 @@ def attribute_shards(
     # The dtype is added later: only the server knows in which one it computes.
     card, layout = identity(model), layout_of(list(sites))
     metadata = {**(provenance or {}), "server": server.address}
-    for number, pieces in run_jobs("attribute", model, server, shards, build, settings, ledger):
-        dtype = plan.same_dtype(server, dtype, pieces)
+    for number, parts in run_jobs("attribute", model, server, shards, build, settings, ledger):
+        results = [part.result for part in parts]
+        dtype = plan.same_dtype(server, dtype, results)
+        _finite(number, plan.total(results, "sums"), layout, server, dtype)
         yield (
             number,
             Attributions(
                 tuple(groups),
                 layout,
-                sums=plan.total(pieces, "sums"),
-                clamped=plan.total(pieces, "clamped"),
-                seen=plan.total(pieces, "seen"),
+                sums=plan.total(results, "sums"),
+                clamped=plan.total(results, "clamped"),
+                seen=plan.total(results, "seen"),
                 items=items,
                 model=card | {"dtype": dtype},
                 provenance=metadata,
             ),
         )
+
+
+def _finite(number: int, sums: Tensor, layout: Layout, server: Server, dtype: str) -> None:
+    # On a server no example can be named: only sums come back.
+    where = (~sums.isfinite()).nonzero()
+    if len(where):
+        layer, site = place_of(layout, int(where[0, 1]))
+        raise plan.not_finite(server, f"at layer {layer} ({site}) in shard {number}", dtype)
 
 
 def builder(

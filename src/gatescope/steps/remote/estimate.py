@@ -13,8 +13,9 @@ from gatescope.data.example import Example, listed, readout_of
 from gatescope.models.sites import site_of
 from gatescope.steps.batches import Batches
 from gatescope.steps.plan import plan
-from gatescope.steps.remote.line import Build, weigh
+from gatescope.steps.remote.line import Build
 from gatescope.steps.remote.record import builder
+from gatescope.steps.remote.sealing import weigh
 from gatescope.traces.jobs import Asked, Job
 
 # Bytes of a token's id, of an option's log-probability (float32), of a neuron's K and S, and of its two sums of scores.

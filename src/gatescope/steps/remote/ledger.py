@@ -1,20 +1,25 @@
 """Which job runs which piece of a run: what a client that was killed finds when it comes back.
 
-A piece is a range of a shard's batches. A shard is in the ledger from when it is taken up until it has been stored.
+A piece is a range of a shard's batches. A shard is in the ledger from when it is taken up until it has been stored. One
+client at a time: two would submit everything twice.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable
+import contextlib
+import secrets
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gatescope.core import artefacts
-from gatescope.core.errors import GatescopeError
+import msgspec
+from filelock import FileLock, Timeout
 
-FORMAT = "gatescope.jobs/1"
+from gatescope.core.errors import GatescopeError
+from gatescope.steps.remote.ledger_file import FORMAT, File, PieceEntry, ShardEntry, read, write
+from gatescope.steps.remote.results import Expected, Identity
 
 
 @dataclass
@@ -23,6 +28,18 @@ class Piece:
 
     Where the server cannot tell which answers are right, a first job asks (`inquiry`, its answers are `asked`), and a
     second one counts.
+
+    Attributes:
+        shard: its number.
+        start, stop: its batches.
+        job, inquiry: numbers of jobs; empty if there is none.
+        request, inquired: digests of what was sent for them.
+        attempts: how often a job was submitted.
+        cut: how often each batch was cut in halves, because it did not fit.
+        asked, result: what came back; not in the file.
+        expected: what must come back; not in the file.
+        unknown_since: since when the server has not known the job.
+        unread: how often the result could not be read.
     """
 
     shard: int
@@ -31,14 +48,31 @@ class Piece:
     job: str = ""
     attempts: int = 0
     inquiry: str = ""
+    request: str = ""
+    inquired: str = ""
+    cut: int = 0
     asked: list[Any] | None = None
     result: dict[str, Any] | None = None
+    expected: Expected | None = None
     unknown_since: float | None = None
+    unread: int = 0
 
     @property
     def current(self) -> str:
         """The job to look at: the inquiry's, as long as its answers are not here."""
         return self.inquiry if self.inquiry and self.asked is None else self.job
+
+    @property
+    def sent(self) -> str:
+        """The digest of what was sent for the job to look at."""
+        return self.inquired if self.current == self.inquiry else self.request
+
+    def give_up(self) -> None:
+        """Forget the job to look at, so that another is submitted."""
+        if self.current == self.inquiry:
+            self.inquiry = self.inquired = ""
+        self.job = self.request = ""
+        self.unknown_since, self.unread = None, 0
 
     def __str__(self) -> str:
         return f"shard {self.shard}" + (f" (batches {self.start} to {self.stop - 1})" if self.start else "")
@@ -52,6 +86,7 @@ class Ledger:
         path: the file; None keeps it in memory.
         work: digest of what the jobs are of; a ledger of other work is refused.
         key: for a shard's number, a digest of its examples.
+        run: a number drawn when the ledger is begun, which its jobs carry.
     """
 
     path: Path | None
@@ -59,29 +94,32 @@ class Ledger:
     key: Callable[[int], str]
     pieces: dict[int, list[Piece]] = field(default_factory=dict)
     keys: dict[int, str] = field(default_factory=dict)
+    run: str = field(default_factory=lambda: secrets.token_hex(16))
 
     @classmethod
     def at(cls, path: Path | None, work: str, key: Callable[[int], str]) -> Ledger:
         """The ledger at a path, with the jobs that were under way.
 
         Raises:
-            GatescopeError: if it cannot be read, or belongs to other work.
+            GatescopeError: if it cannot be read, was altered, or belongs to other work.
         """
         ledger = cls(path, work, key)
         if path is None or not path.is_file():
             return ledger
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-            if held["format"] != FORMAT:
-                raise GatescopeError(f"{path} is {held['format']}; this version reads {FORMAT}.")
-            if held["work"] != work:
-                # Its jobs would otherwise be taken for this work's, and their results for its results.
-                raise ledger.other()
-            for shard, entry in held["shards"].items():
-                ledger.keys[int(shard)] = entry["examples"]
-                ledger.pieces[int(shard)] = [Piece(int(shard), *piece) for piece in entry["pieces"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise GatescopeError(f"{path} cannot be read: {error}. Remove it to submit its jobs again.") from error
+        held = read(path)
+        if held.work != work:
+            # Its jobs would otherwise be taken for this work's, and their results for its results.
+            raise ledger.other()
+        if not isinstance(held, File):
+            warnings.warn(
+                f"{path} was written by an earlier version, whose jobs do not say whose they are: they are submitted again.",
+                stacklevel=2,
+            )
+            return ledger
+        ledger.run = held.run
+        for shard, entry in held.shards.items():
+            ledger.keys[shard] = entry.examples
+            ledger.pieces[shard] = [Piece(shard, **msgspec.structs.asdict(piece)) for piece in entry.pieces]
         return ledger
 
     def expect(self, shards: Iterable[int]) -> None:
@@ -103,10 +141,19 @@ class Ledger:
         self.pieces[shard] = [Piece(shard, 0, batches)]
         self.keys[shard] = self.key(shard)
 
+    def identity(self, task: str, piece: Piece, request: str) -> Identity:
+        """What the job of a piece carries, and its result must."""
+        return Identity(self.run, task, piece.shard, (piece.start, piece.stop), piece.cut, request)
+
     @property
     def under_way(self) -> list[Piece]:
         """The pieces whose results are not here yet."""
         return [piece for pieces in self.pieces.values() for piece in pieces if piece.result is None]
+
+    @property
+    def submitted(self) -> bool:
+        """Whether any job was submitted: then the server has answered before."""
+        return any(piece.job or piece.inquiry for piece in self.under_way)
 
     @property
     def finished(self) -> list[int]:
@@ -114,10 +161,6 @@ class Ledger:
         # One piece may still run where the others of its shard are done.
         open_shards = {piece.shard for piece in self.under_way}
         return [shard for shard in self.pieces if shard not in open_shards]
-
-    def results(self, shard: int) -> list[dict[str, Any]]:
-        """The results of a shard's pieces, in order."""
-        return [piece.result for piece in self.pieces[shard] if piece.result is not None]
 
     def other(self) -> GatescopeError:
         """The error for a ledger of other work."""
@@ -130,13 +173,12 @@ class Ledger:
         """Put the ledger on disk."""
         if self.path is None:
             return
+        # Neither results nor answers: they are asked for again, and a ledger stays small.
         shards = {
-            # Neither results nor answers: they are asked for again, and a ledger stays small.
-            shard: {"examples": self.keys[shard], "pieces": [[p.start, p.stop, p.job, p.attempts, p.inquiry] for p in pieces]}
+            shard: ShardEntry(self.keys[shard], [_entry(piece) for piece in pieces])
             for shard, pieces in sorted(self.pieces.items())
         }
-        text = json.dumps({"format": FORMAT, "work": self.work, "shards": shards}, indent=1)
-        artefacts.write_bytes(self.path, text.encode())
+        write(self.path, File(FORMAT, self.run, self.work, shards))
 
     def done(self, shard: int) -> None:
         """Forget a shard that has been stored; without shards there is no file."""
@@ -147,3 +189,37 @@ class Ledger:
         else:
             # An empty ledger would refuse other work in this directory for nothing.
             self.path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path | None) -> Iterator[None]:
+    """Be the one client of a ledger.
+
+    Raises:
+        GatescopeError: if another is, or if the directory cannot be written to.
+    """
+    if path is None:
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The system lets go of it when a process dies.
+        lock = FileLock(path.with_name(f"{path.name}.lock"))
+        lock.acquire(timeout=0)
+    except Timeout:
+        lock = None
+    except OSError as error:
+        raise GatescopeError(f"{path.parent} cannot be written to: {error.strerror}.") from error
+    if lock is None:
+        raise GatescopeError(
+            f"Another process is running the jobs of {path}. Two would submit each of them twice: wait until it has "
+            f"ended, then start the same command again if anything is left."
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _entry(piece: Piece) -> PieceEntry:
+    return PieceEntry(**{name: getattr(piece, name) for name in PieceEntry.__struct_fields__})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from operator import add
 from typing import Any
 
+import torch
 from nnsight import TransformersModel
 from torch import Tensor
 
@@ -44,26 +45,75 @@ def read(model: TransformersModel, batches: Iterable[Sequence[Example]], outcome
     return rows
 
 
-def total(pieces: Sequence[dict[str, Any]], name: str) -> Tensor:
+def total(results: Sequence[Mapping[str, Any]], name: str) -> Tensor:
     """One of a shard's sums, its pieces' added in order."""
     # In order: S is a float64 sum, and the last bit depends on it.
-    return reduce(add, (piece[name] for piece in pieces))
+    return reduce(add, (result[name] for result in results))
 
 
-def same_dtype(server: Server, before: str | None, pieces: Sequence[dict[str, Any]]) -> str:
+def same_dtype(server: Server, before: str | None, results: Sequence[Mapping[str, Any]]) -> str:
     """The dtype a shard was computed in.
 
     Raises:
         GatescopeError: if it is not that of the shards before it, naming both.
     """
-    for piece in pieces:
-        if before is not None and piece["dtype"] != before:
+    for result in results:
+        if before is not None and result["dtype"] != before:
             raise GatescopeError(
-                f"{server.address} now computes in {piece['dtype']}; the shards before were computed in {before}, and the two "
+                f"{server.address} now computes in {result['dtype']}; the shards before were computed in {before}, and the two "
                 f"cannot be added up. Finish the run where it was started, or begin another in a new directory."
             )
-        before = piece["dtype"]
+        before = result["dtype"]
     return str(before)
+
+
+def not_finite(server: Server, where: str, dtype: str) -> GatescopeError:
+    """The error for a model on a server that gives NaN or infinity."""
+    return GatescopeError(
+        f"The model on {server.address} gave NaN {where}. Its dtype there, {dtype}, is too narrow for these examples; run them "
+        f"elsewhere or leave them out."
+    )
+
+
+def cut(batches: Sequence[Sequence[Example]], times: int) -> list[Sequence[Example]]:
+    """Batches, each cut in halves as often as is said and as it can be.
+
+    >>> cut(["abcde"], 0), cut(["abcde"], 1), cut(["abcde", "f"], 2), cut(["ab"], 9)
+    (['abcde'], ['abc', 'de'], ['ab', 'c', 'd', 'e', 'f'], ['a', 'b'])
+    """
+    pieces = list(batches)
+    for _ in range(times):
+        halves = [(batch[: (len(batch) + 1) // 2], batch[(len(batch) + 1) // 2 :]) for batch in pieces]
+        pieces = [half for pair in halves for half in pair if len(half)]
+    return pieces
+
+
+def digest(value: Any) -> str:
+    """A digest of plain data: dictionaries, lists, tensors, words and numbers.
+
+    >>> digest({"a": [1, torch.ones(2)]}) == digest({"a": [1, torch.ones(2)]}) != digest({"a": [1, torch.ones(2).long()]})
+    True
+    """
+    sha = hashlib.sha256()
+    _feed(sha.update, value)
+    return sha.hexdigest()
+
+
+def _feed(update: Callable[[bytes], None], value: Any) -> None:
+    if isinstance(value, Tensor):
+        update(f"tensor {value.dtype} {tuple(value.shape)}:".encode())
+        update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    elif isinstance(value, Mapping):
+        update(f"mapping {len(value)}:".encode())
+        for name in sorted(value):
+            _feed(update, name)
+            _feed(update, value[name])
+    elif isinstance(value, list | tuple):
+        update(f"list {len(value)}:".encode())
+        for item in value:
+            _feed(update, item)
+    else:
+        update(f"{type(value).__name__} {value!r}:".encode())
 
 
 def work(task: str, model: TransformersModel, server: Server, settings: list[Any]) -> str:

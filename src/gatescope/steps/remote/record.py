@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from nnsight import TransformersModel
+from torch import Tensor
 
 from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError
@@ -17,7 +20,7 @@ from gatescope.models.sites import Site
 from gatescope.statistics.table import Row
 from gatescope.steps.batches import Batches
 from gatescope.steps.remote import plan
-from gatescope.steps.remote.jobs import builder_of, run_jobs
+from gatescope.steps.remote.jobs import Part, builder_of, run_jobs
 from gatescope.steps.remote.line import Build
 from gatescope.steps.remote.server import Server
 from gatescope.traces.batch import readout_named
@@ -65,31 +68,23 @@ def record_shards(
     settings = [site.name, list(groups), list(tokens), only_correct, readout, max_new_tokens]
     card = identity(model)
     metadata = {**(provenance or {}), "server": server.address}
-    for number, pieces in run_jobs("record", model, server, shards, build, settings, ledger):
+    for number, parts in run_jobs("record", model, server, shards, build, settings, ledger):
+        results = [part.result for part in parts]
         # Passed on, so that every shard is compared with the one before.
-        dtype = plan.same_dtype(server, dtype, pieces)
-        sums = {letter: plan.total(pieces, letter) for letter in ("K", "S", "T", "seen", "counted")}
+        dtype = plan.same_dtype(server, dtype, results)
+        sums = {letter: plan.total(results, letter) for letter in ("K", "S", "T", "seen", "counted")}
         counters: dict[str, Counters] = {}
         # Tensors come by class number, which is the order of CLASSES, not of the argument.
         for kind, name in enumerate(name for name in CLASSES if name in tokens):
-            counters[name] = Counters(
-                tuple(groups),
-                site.layout,
-                K=sums["K"][kind],
-                S=sums["S"][kind],
-                T=sums["T"][kind],
-                seen=sums["seen"],
-                counted=sums["counted"],
-                model=card | {"dtype": dtype},
-                provenance=metadata | {"tokens": name},
-            )
-        answers = [answer for piece in pieces for answer in piece["answers"]]
-        rows = plan.read(model, shards[number], answers, readout)
-        first = next(iter(counters.values()))
+            of_class = [sums["K"][kind], sums["S"][kind], sums["T"][kind], sums["seen"], sums["counted"]]
+            about = {"model": card | {"dtype": dtype}, "provenance": metadata | {"tokens": name}}
+            counters[name] = Counters(tuple(groups), site.layout, *of_class, **about)
+        rows = _rows(model, parts, readout)
+        _finite(number, rows, sums["S"], server, dtype)
         if only_correct:
             # Both read the answers: a tokenizer of another revision shows here, before anything is stored.
-            _agree(number, rows, first)
-        _finite(number, first, server)
+            _agree(number, rows, next(iter(counters.values())))
+        _all_tokens(number, parts, rows, only_correct, server)
         yield number, {name: counters[name] for name in tokens}, rows
 
 
@@ -126,9 +121,11 @@ def builder(
     first = builder_of(shards, common, batch_of)
 
     def build(number: int) -> Build:
-        def job(start: int, stop: int, answers: list[Any] | None) -> Any:
-            counting = first(number)(start, stop, None)
-            return counting if answers is None else _second(model, counting, shards[number][start:stop], answers, readout)
+        def job(start: int, stop: int, answers: list[Any] | None, times: int = 0) -> Any:
+            counting = first(number)(start, stop, None, times)
+            if answers is None:
+                return counting
+            return _second(model, counting, plan.cut(shards[number][start:stop], times), answers, readout)
 
         return job
 
@@ -157,11 +154,29 @@ def _agree(number: int, rows: Sequence[Row], counters: Counters) -> None:
         )
 
 
-def _finite(number: int, counters: Counters, server: Server) -> None:
-    # On a server no example can be named: only sums come back.
-    where = counters.S.isnan().nonzero()
-    if len(where):
+def _rows(model: TransformersModel, parts: Sequence[Part], readout: str) -> list[Row]:
+    """The answers, read here."""
+    return [row for part in parts for row in plan.read(model, part.batches, part.result["answers"], readout)]
+
+
+def _all_tokens(number: int, parts: Sequence[Part], rows: Sequence[Row], only_correct: bool, server: Server) -> None:
+    """Of every row that counts, all tokens that count must have been counted, and no other."""
+    use = torch.tensor([row.reading.correct or not only_correct for row in rows])
+    by_part = zip(parts, use.split([part.expected.rows for part in parts]), strict=True)
+    sent = reduce(add, (part.expected.tokens(used) for part, used in by_part))
+    counted = plan.total([part.result for part in parts], "T")
+    if not torch.equal(counted[: len(sent)], sent):
         raise GatescopeError(
-            f"The model on {server.address} gave NaN at layer {int(where[0, 1])} in shard {number}. Its dtype there, "
-            f"{counters.model['dtype']}, is too narrow for these examples; record them elsewhere or leave them out."
+            f"Shard {number}: {server.address} counted {counted.tolist()} tokens by class and group, and {sent.tolist()} were "
+            f"sent. Its result is not kept; check that the server runs the nnsight of this machine."
         )
+
+
+def _finite(number: int, rows: Sequence[Row], sums: Tensor, server: Server, dtype: str) -> None:
+    broken = next((row for row in rows if row.reading.hole), None)
+    if broken is not None:
+        raise plan.not_finite(server, f"in example {broken.id!r}", dtype)
+    # Of an example that was answered none can be named: only sums come back.
+    where = (~sums.isfinite()).nonzero()
+    if len(where):
+        raise plan.not_finite(server, f"at layer {int(where[0, 2])} in shard {number}", dtype)

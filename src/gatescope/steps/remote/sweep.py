@@ -10,6 +10,7 @@ from nnsight import TransformersModel
 from gatescope.core.answers import Reading
 from gatescope.interventions.value import Change, plain
 from gatescope.steps.batches import Batches
+from gatescope.steps.finite import refuse_holes
 from gatescope.steps.remote import plan
 from gatescope.steps.remote.jobs import builder_of, run_jobs
 from gatescope.steps.remote.line import Build
@@ -51,13 +52,15 @@ def sweep_shards(
     build = builder(model, shards, masks, readout, max_new_tokens)
     # Digests, not the masks: they can be thousands of numbers, and the ledger only compares.
     settings = [readout, max_new_tokens, *(plan.digest_of(plain(model, mask)) for mask in masks)]
-    for number, pieces in run_jobs("sweep", model, server, shards, build, settings, ledger):
-        dtype = plan.same_dtype(server, dtype, pieces)
+    for number, parts in run_jobs("sweep", model, server, shards, build, settings, ledger):
+        dtype = plan.same_dtype(server, dtype, [part.result for part in parts])
         by_mask: list[list[tuple[str, Reading]]] = []
         for which in range(len(masks)):
-            answers = [answer for piece in pieces for answer in piece["answers"][which]]
-            rows = plan.read(model, shards[number], answers, readout)
-            by_mask.append([(row.text, row.reading) for row in rows])
+            of_parts = [plan.read(model, part.batches, part.result["answers"][which], readout) for part in parts]
+            by_mask.append([(row.text, row.reading) for rows in of_parts for row in rows])
+        for mask, answers in zip(masks, by_mask, strict=True):
+            if mask is None:
+                refuse_holes(answers, [example for batch in shards[number] for example in batch])
         told(dtype)
         yield number, by_mask
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from gatescope.core.answers import Reading
 from gatescope.data.example import Example
 from gatescope.traces.encoding import Batch
+from gatescope.traces.holes import most_probable
 from gatescope.traces.jobs import Asked
 from gatescope.traces.labels import single_tokens
 from gatescope.traces.likelihood import next_logits
-from gatescope.traces.readouts.base import Answer, Asking, Readout, forward_data
+from gatescope.traces.readouts.base import NO_ANSWER, Answer, Asking, Readout, forward_data
 
 
 class Argmax(Readout):
@@ -42,7 +43,7 @@ class Argmax(Readout):
         """Each row's most probable next token [b]."""
         logits, returned = next_logits(model, **forward_data(model, batch), inside=asking.work)
         # The whole vocabulary, not the labels alone: CULNIG's published code counts any other token as wrong.
-        return logits.argmax(-1), returned
+        return most_probable(logits), returned
 
     def job(self, model: TransformersModel, batch: Batch) -> Asked:
         """The right label's token."""
@@ -53,7 +54,7 @@ class Argmax(Readout):
     def read(self, model: TransformersModel, examples: Sequence[Example], outcome: Tensor) -> list[Answer]:
         """The label that each token is, if it is one."""
         rows = zip(examples, outcome.tolist(), single_tokens(model, examples), strict=True)
-        return [next_token(model, example, token, labels) for example, token, labels in rows]
+        return [NO_ANSWER if token < 0 else next_token(model, example, token, labels) for example, token, labels in rows]
 
 
 def next_token(model: TransformersModel, example: Example, token: int, labels: Sequence[int]) -> tuple[str, Reading]:

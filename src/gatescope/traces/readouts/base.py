@@ -3,7 +3,7 @@
 Each is an object that says what an example must have, puts a batch to the model, reads what came back, and does the same
 for a server: there the batch is plain data, and who can tell whether an answer is right depends on the read-out. What
 comes back from a model, here or there, is an `Outcome`: generated ids [b, t], each row's next token [b], each row's
-log-probabilities of its options, or None.
+log-probabilities of its options, or None. Where the model gave NaN, ids are -1 and log-probabilities NaN: the row is a hole.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from nnsight import TransformersModel
 
-from gatescope.core.answers import Reading
+from gatescope.core.answers import HOLE, Reading
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example
 from gatescope.traces.access import forward_options
@@ -24,6 +24,7 @@ from gatescope.traces.jobs import Asked, Forward
 from gatescope.traces.passes import Masks
 
 Answer = tuple[str, Reading]  # the text (or label, or option), and what it was read as
+NO_ANSWER: Answer = ("", HOLE)
 
 
 @dataclass(frozen=True)

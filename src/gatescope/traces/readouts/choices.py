@@ -25,7 +25,7 @@ from gatescope.traces.jobs import Asked, Forced
 from gatescope.traces.labels import label_tokens, text_tokens
 from gatescope.traces.likelihood import forced_logprobs, next_logits, option_logprobs
 from gatescope.traces.readouts import likert, options
-from gatescope.traces.readouts.base import Answer, Asking, Readout, forward_data
+from gatescope.traces.readouts.base import NO_ANSWER, Answer, Asking, Readout, forward_data
 
 Tokens = Sequence[list[list[int]]]  # of every option, for each example
 
@@ -93,6 +93,9 @@ class Choices(Readout):
         """The most probable option of each row."""
         answers: list[Answer] = []
         for example, logprobs, tokens in zip(examples, outcome, self.tokens(model, examples), strict=True):
+            if logprobs.isnan().any():  # the largest of them would be an option like any other
+                answers.append(NO_ANSWER)
+                continue
             which = options.best(logprobs, tokens, self.how)
             answers.append((self.text(example, which), self.reading(example, which)))
         return answers

@@ -19,9 +19,10 @@ from gatescope.core import answers
 from gatescope.core.answers import Reading
 from gatescope.data.example import Example
 from gatescope.traces.encoding import Batch
+from gatescope.traces.holes import holes, no_number, with_holes
 from gatescope.traces.jobs import Asked
 from gatescope.traces.readouts import likert, short
-from gatescope.traces.readouts.base import Answer, Asking, Readout
+from gatescope.traces.readouts.base import NO_ANSWER, Answer, Asking, Readout
 
 # Deterministic; sampling settings that a checkpoint may carry are taken back.
 GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
@@ -43,7 +44,12 @@ def generate(
         The generated texts without special tokens, and what `inside` returned.
     """
     ids, returned = _generated_ids(model, batch, inside, max_new_tokens)
-    return model.tokenizer.batch_decode(ids, skip_special_tokens=True), returned
+    return texts_of(model, ids), returned
+
+
+def texts_of(model: TransformersModel, ids: Tensor) -> list[str]:
+    """Generated ids [b, t] as texts without special tokens; of a hole, any text."""
+    return model.tokenizer.batch_decode(ids.clamp(min=0), skip_special_tokens=True)
 
 
 def generation(model: TransformersModel, max_new_tokens: int) -> dict[str, Any]:
@@ -52,11 +58,19 @@ def generation(model: TransformersModel, max_new_tokens: int) -> dict[str, Any]:
 
 
 def _generated_ids(model: TransformersModel, batch: Batch, inside: Callable[[], T], max_new_tokens: int) -> tuple[Tensor, T]:
-    with model.generate(**batch.inputs, **generation(model, max_new_tokens)) as tracer:
+    settings = generation(model, max_new_tokens)
+    failed: list[Tensor] = []
+
+    def watch(_ids: Tensor, scores: Tensor) -> Tensor:
+        failed.append(no_number(scores))
+        return scores
+
+    # Greedy decoding makes a token of NaN too, always the first of the vocabulary: only the logits tell.
+    with model.generate(**batch.inputs, **settings, logits_processor=[watch]) as tracer:
         returned = nnsight.save(inside())
         ids = nnsight.save(tracer.result)
     # transformers gives the prompt back in front of what it generated.
-    return ids[:, batch.inputs["input_ids"].shape[1] :], returned
+    return with_holes(ids[:, batch.inputs["input_ids"].shape[1] :], failed, settings["pad_token_id"]), returned
 
 
 class Generated(Readout):
@@ -84,8 +98,8 @@ class Generated(Readout):
 
     def read(self, model: TransformersModel, examples: Sequence[Example], outcome: Tensor) -> list[Answer]:
         """Each row's text and its reading."""
-        texts = model.tokenizer.batch_decode(outcome, skip_special_tokens=True)
-        return [(text, self.reading(text, example)) for text, example in zip(texts, examples, strict=True)]
+        rows = zip(texts_of(model, outcome), holes(outcome), examples, strict=True)
+        return [NO_ANSWER if hole else (text, self.reading(text, example)) for text, hole, example in rows]
 
 
 class Generate(Generated):
