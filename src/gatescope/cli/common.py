@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gatescope.core.environment import number, whole
 from gatescope.core.errors import GatescopeError
 
 if TYPE_CHECKING:  # for the command line's help, which loads no torch
@@ -93,7 +93,7 @@ def placed(model: str, dtype: str = "auto", device_map: str | None = None) -> Tr
     where: Any = device_map
     # accelerate and torchrun start a process for each GPU and number them in LOCAL_RANK.
     if device_map is None and torch.cuda.is_available():
-        where = {"": int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()}
+        where = {"": number("LOCAL_RANK", 0) % torch.cuda.device_count()}
     return load_model(model, dtype=dtype, device_map=where)
 
 
@@ -214,5 +214,6 @@ def new_tokens(requested: int | None, readouts: Collection[str]) -> int:
 
 
 def size(text: str) -> int | str:
-    """A batch size as the functions take it."""
-    return int(text) if text.isdigit() else text
+    """A batch size as the functions take it, which refuse other words than "auto"."""
+    value = whole(text)
+    return text if value is None else value

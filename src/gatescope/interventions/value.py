@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -52,6 +53,12 @@ class Change:
                 f"An intervention is on one NeuronSet, and this is a {type(self.neurons).__name__}. "
                 f"gs.ablate(selection) makes one for each group of a selection."
             )
+        for value in self.values:
+            if not math.isfinite(value):
+                raise GatescopeError(
+                    f"An activation cannot be changed by {value} ({self.kind}): the model's answers would be NaN. Give a finite "
+                    f"number."
+                )
 
     def digest(self) -> str:
         """SHA-256 of everything in it that can change a result."""
