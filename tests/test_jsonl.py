@@ -173,7 +173,7 @@ def test_files_that_are_not_there_or_empty(tmp_path):
     with pytest.raises(gs.GatescopeError, match="holds no examples"):
         gs.data.jsonl(write(tmp_path, ""))
     (tmp_path / "latin.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(gs.GatescopeError, match="cannot be read"):
+    with pytest.raises(gs.GatescopeError, match=r"latin.jsonl, line 1: it is not UTF-8 .*; save it as UTF-8"):
         gs.data.jsonl(tmp_path / "latin.jsonl")
 
 

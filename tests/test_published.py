@@ -59,7 +59,7 @@ def test_scores_that_cannot_be_sorted_by_are_refused(tmp_path):
 def test_what_is_not_culnigs_json_is_named(tmp_path):
     path = tmp_path / "x.json"
     path.write_text("{}")
-    with pytest.raises(gs.GatescopeError, match="is not a neuron list of CULNIG's code: KeyError"):
+    with pytest.raises(gs.GatescopeError, match="is not a neuron list of CULNIG's code: the field 'top_neurons' is missing"):
         published.read_culnig(path, LAYOUT)
     path.write_text(json.dumps({"top_neurons": [{"module_name": "mlp.moe", "layer_idx": 0, "neuron_idx": 0}]}))
     with pytest.raises(gs.GatescopeError, match=r"names the module 'mlp.moe'; known are mlp.gate_proj"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -110,7 +111,7 @@ def questions(data: str, path: Path | None, groups: list[str] | None, seed: int 
     study = registry.load(data, path, seed=seed, groups=groups or None)
     study = without_broken_pictures(study) if skip_broken else study
     # Absolute: a run may be opened from another directory.
-    name = str(Path(data).resolve()) if Path(data).is_file() else data
+    name = str(Path(data).resolve()) if os.path.isfile(data) else data
     notes = given(data=name, path=path and str(path.resolve()), seed=seed, groups=groups or None)
     if skip_broken:
         notes["broken pictures"] = "skipped"

@@ -21,8 +21,8 @@ def number(name: str, otherwise: int) -> int:
     value = whole(text)
     if value is None:
         raise GatescopeError(
-            f"The environment variable {name} is {text!r}; it must be a whole number, as accelerate and torchrun set it. Unset it "
-            f"to run one process."
+            f"The environment variable {name} is {text!r}; it must be a whole number, as accelerate and torchrun set it. Unset "
+            f"it to run one process."
         )
     return value
 

@@ -77,30 +77,27 @@ def read_bytes(path: Path) -> bytes:
         return file.read()
 
 
-def read_json(path: Path, kind: type[T], what: str = "", advice: str = "") -> T:
+def read_json(path: Path, kind: type[T], where: str = "", advice: str = "") -> T:
     """The JSON in a file.
 
     Args:
         path: the file.
         kind: what it must hold: a type as msgspec takes it.
-        what: what the file should be, for the message.
+        where: what the message begins with; "PATH cannot be read" if empty.
         advice: what to do, for the message.
 
     Raises:
         GatescopeError: if it cannot be read, is no JSON, or holds something else.
     """
-    return parse(_content(path, what, advice), kind, _unreadable(path, what), advice)
+    where = where or f"{path} cannot be read"
+    return parse(_content(path, where, advice), kind, where, advice)
 
 
-def read_lines(path: Path, kind: type[T], what: str = "", advice: str = "") -> list[T]:
+def read_lines(path: Path, kind: type[T], advice: str = "") -> list[T]:
     """The JSON on each line of a file, blank lines left out; arguments and errors as for `read_json`."""
-    content = _content(path, what, advice)
-    lines = enumerate(content.removeprefix(UTF8_MARK).split(b"\n"), 1)
-    return [
-        parse(line, kind, f"{_unreadable(path, what)}: line {number}", advice)
-        for number, line in lines
-        if line and not line.isspace()
-    ]
+    where = f"{path} cannot be read"
+    lines = enumerate(_content(path, where, advice).removeprefix(UTF8_MARK).split(b"\n"), 1)
+    return [parse(line, kind, f"{where}: line {number}", advice) for number, line in lines if line and not line.isspace()]
 
 
 def parse(content: bytes, kind: type[T], where: str, advice: str = "") -> T:
@@ -218,15 +215,11 @@ def encoded(value: object, where: str, *, indent: int | None = None) -> bytes:
         ) from error
 
 
-def _content(path: Path, what: str, advice: str) -> bytes:
+def _content(path: Path, where: str, advice: str) -> bytes:
     try:
         return read_bytes(path)
     except OSError as error:
-        raise GatescopeError(_sentence(_unreadable(path, what), str(error.strerror or error), advice)) from error
-
-
-def _unreadable(path: Path, what: str) -> str:
-    return f"{path} cannot be read" + (f" as {what}" if what else "")
+        raise GatescopeError(_sentence(where, str(error.strerror or error), advice)) from error
 
 
 def _sentence(where: str, what: str, advice: str) -> str:

@@ -248,7 +248,7 @@ def _whole(site: str, *numbers: Any) -> list[int]:
         return [operator.index(number) for number in numbers]
     except TypeError as error:
         raise GatescopeError(
-            f"No neuron {(site, *numbers)}: its layer and its index must be whole numbers. A mask is read by NeuronSet.from_mask."
+            f"No neuron {(site, *numbers)}: its layer and its index must be whole numbers. NeuronSet.from_mask reads a mask."
         ) from error
 
 

@@ -46,7 +46,7 @@ def read_culnig(path: str | Path, layout: Layout, model: Mapping[str, str] | Non
     Raises:
         GatescopeError: if the file is not such a list, names an unknown module, or a neuron outside the layout.
     """
-    rows = foreign.read_json(Path(path), _Culnig, "a neuron list of CULNIG's code").top_neurons
+    rows = foreign.read_json(Path(path), _Culnig, f"{path} is not a neuron list of CULNIG's code").top_neurons
     for row in rows:
         if row.module_name not in MODULES:
             raise GatescopeError(f"{path} names the module {row.module_name!r}; known are {', '.join(MODULES)}.")

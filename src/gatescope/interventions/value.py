@@ -55,10 +55,7 @@ class Change:
             )
         for value in self.values:
             if not math.isfinite(value):
-                raise GatescopeError(
-                    f"An activation cannot be changed by {value} ({self.kind}): the model's answers would be NaN. Give a finite "
-                    f"number."
-                )
+                raise GatescopeError(f"An activation cannot be changed by {value} ({self.kind}): it must be a finite number.")
 
     def digest(self) -> str:
         """SHA-256 of everything in it that can change a result."""

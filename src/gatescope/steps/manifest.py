@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from gatescope.core import artefacts
+from gatescope.core import artefacts, foreign
 from gatescope.core.errors import GatescopeError
+from gatescope.steps import schema
 
 
 class Manifest:
@@ -31,16 +31,14 @@ class Manifest:
         Raises:
             GatescopeError: if it cannot be read.
         """
-        try:
-            return json.loads(self._manifest.read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise GatescopeError(f"{self._manifest} cannot be read: {error}.") from error
+        content = foreign.read_json(self._manifest, dict[str, Any], advice=schema.MEND)
+        return schema.manifest(content, self._manifest)
 
     def note(self, metadata: Mapping[str, Any]) -> None:
         """Add facts to the manifest."""
         before = self.manifest if self._manifest.is_file() else {}
-        text = json.dumps(before | dict(metadata), indent=1, ensure_ascii=False)
-        artefacts.write_bytes(self._manifest, text.encode())
+        content = foreign.encoded(before | dict(metadata), str(self._manifest), indent=1)
+        artefacts.write_bytes(self._manifest, content)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -50,8 +48,9 @@ class Manifest:
             # A file beside it: the manifest itself is replaced, and a lock on it would go with the old file.
             lock = FileLock(self.path / "manifest.lock")
             lock.acquire()
-        except OSError as error:
-            raise GatescopeError(f"{self.path} cannot be written to: {error.strerror}.") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            why = getattr(error, "strerror", None) or error
+            raise GatescopeError(f"{self.path} cannot be written to: {why}.") from error
         try:
             yield
         finally:

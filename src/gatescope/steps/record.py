@@ -33,6 +33,7 @@ from gatescope.steps.runner import run_step
 from gatescope.steps.step import Options, Step
 from gatescope.traces.batch import GENERATED
 from gatescope.traces.encoding import CLASSES, TOKEN_RULE, Batch
+from gatescope.traces.readouts.generated import check_new_tokens
 
 PARTS = ("K", "S", "T", "seen", "counted")
 
@@ -232,6 +233,7 @@ def _facts(
         raise GatescopeError(f"tokens='generated' needs answers that are generated; readout is {readout!r}.")
     if readout == "none" and only_correct:
         raise GatescopeError("readout='none' reads no answer, so none can be correct; say only_correct=False.")
+    check_new_tokens(max_new_tokens)
     where = site_of(model, site)
     metadata: dict[str, Any] = {
         "site": site,

@@ -14,12 +14,13 @@ Counters are sums, so those of the run are its shards' in order. Files appear wh
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gatescope.core import artefacts
+from gatescope.core import artefacts, foreign
 from gatescope.core.attributions import Attributions
 from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError
@@ -30,10 +31,12 @@ from gatescope.select.selection import Selection
 from gatescope.statistics.table import Row, Table
 from gatescope.steps.manifest import Manifest
 from gatescope.steps.questions import questions_of
+from gatescope.steps.schema import MEND, Answer
 from gatescope.steps.shards import Shards
 
 FORMAT = "gatescope.run/2"
 Sums = TypeVar("Sums", Counters, Attributions)
+AGAIN = "Delete it, and run the command that wrote it again: the shards are kept."
 _ORIGIN = (
     *("site", "sites", "token_rule", "fingerprint", "only_correct", "readout", "versions", "kernel", "server"),
     *("reduce", "pad_zero", "attention"),
@@ -51,10 +54,13 @@ class Run(Manifest):
             GatescopeError: if there is none, or it is of another format.
         """
         run = cls(path)
-        if not run._manifest.is_file():
+        if not os.path.isfile(run._manifest):  # Path.is_file raises for a name that is too long
             raise GatescopeError(f"No run at {path}: there is no {run._manifest.name}.")
-        if run.manifest.get("format") != FORMAT:
-            raise GatescopeError(f"{path} is {run.manifest.get('format')}; this version reads {FORMAT}.")
+        manifest = run.manifest
+        if manifest.get("format") != FORMAT:
+            raise GatescopeError(f"{path} is {manifest.get('format')}; this version reads {FORMAT}.")
+        if "model" not in manifest:
+            raise GatescopeError(f"{run._manifest} does not say which model the run is of. {MEND}")
         return run
 
     @classmethod
@@ -67,7 +73,7 @@ class Run(Manifest):
         if isinstance(path, Run):
             path = path.path
         run = cls(path)
-        if run._manifest.is_file():
+        if os.path.isfile(run._manifest):
             check_same_model(cls.open(path).manifest["model"], model, f"continue the run {path}")
             return run
         if occupied(run.path):
@@ -204,15 +210,18 @@ class Run(Manifest):
             raise GatescopeError(f"{self.path} holds no sweep yet.")
         return Table(map(Row.parse, self.read_rows(path.name)))
 
-    def read_rows(self, name: str) -> list[dict[str, Any]]:
-        """The rows of a JSONL file of the run."""
-        # Not splitlines: it also cuts at U+2028 and others, which JSON leaves as they are in an answer.
-        return [json.loads(line) for line in (self.path / name).read_text(encoding="utf-8").split("\n") if line]
+    def read_rows(self, name: str) -> list[Answer]:
+        """The rows of a file of answers.
+
+        Raises:
+            GatescopeError: naming the file, the line and the field, if it cannot be read.
+        """
+        return foreign.read_lines(self.path / name, Answer, advice=AGAIN)
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write a JSONL file of the run."""
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        artefacts.write_bytes(self.path / name, text.encode())
+        file = self.path / name
+        artefacts.write_bytes(file, b"".join(foreign.encoded(row, str(file)) + b"\n" for row in rows))
 
 
 def occupied(path: Path) -> bool:
@@ -221,8 +230,8 @@ def occupied(path: Path) -> bool:
     >>> occupied(Path("no such directory"))
     False
     """
-    if not path.is_dir():
-        return path.exists()
+    if not os.path.isdir(path):
+        return os.path.lexists(path)
     return not (path / "manifest.json").is_file() and any(p.suffix not in (".lock", ".partial") for p in path.iterdir())
 
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gatescope.core import artefacts
+import msgspec
+
+from gatescope.core import artefacts, foreign
 from gatescope.core.errors import GatescopeError
 
 FORMAT = "gatescope.jobs/1"
@@ -44,6 +46,21 @@ class Piece:
         return f"shard {self.shard}" + (f" (batches {self.start} to {self.stop - 1})" if self.start else "")
 
 
+class _Entry(msgspec.Struct):
+    """A shard in the file: a digest of its examples; of each piece start, stop, job, attempts and inquiry."""
+
+    examples: str
+    pieces: list[tuple[int, int, str, int, str]]
+
+
+class _Held(msgspec.Struct):
+    """The file."""
+
+    format: str
+    work: str
+    shards: dict[int, _Entry]
+
+
 @dataclass
 class Ledger:
     """Which job runs which piece, on disk where a run directory is given.
@@ -70,18 +87,15 @@ class Ledger:
         ledger = cls(path, work, key)
         if path is None or not path.is_file():
             return ledger
-        try:
-            held = json.loads(path.read_text(encoding="utf-8"))
-            if held["format"] != FORMAT:
-                raise GatescopeError(f"{path} is {held['format']}; this version reads {FORMAT}.")
-            if held["work"] != work:
-                # Its jobs would otherwise be taken for this work's, and their results for its results.
-                raise ledger.other()
-            for shard, entry in held["shards"].items():
-                ledger.keys[int(shard)] = entry["examples"]
-                ledger.pieces[int(shard)] = [Piece(int(shard), *piece) for piece in entry["pieces"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise GatescopeError(f"{path} cannot be read: {error}. Remove it to submit its jobs again.") from error
+        held = foreign.read_json(path, _Held, advice="Remove it to submit its jobs again.")
+        if held.format != FORMAT:
+            raise GatescopeError(f"{path} is {held.format}; this version reads {FORMAT}.")
+        if held.work != work:
+            # Its jobs would otherwise be taken for this work's, and their results for its results.
+            raise ledger.other()
+        for shard, entry in held.shards.items():
+            ledger.keys[shard] = entry.examples
+            ledger.pieces[shard] = [Piece(shard, *piece) for piece in entry.pieces]
         return ledger
 
     def expect(self, shards: Iterable[int]) -> None:
