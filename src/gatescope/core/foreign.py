@@ -47,6 +47,7 @@ _WORDS = {
     "object": "an object",
     "null": "null",
 }
+_FAULT: Any = re.compile(r"(.*?)(?: - at (`key` in )?`\$(.*)`)?", re.DOTALL)  # a message of msgspec
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -77,7 +78,7 @@ def read_bytes(path: Path) -> bytes:
         return file.read()
 
 
-def read_json(path: Path, kind: type[T], where: str = "", advice: str = "") -> T:
+def read_json(path: Path, kind: type[T], where: str = "", advice: str = "", *, ours: bool = False) -> T:
     """The JSON in a file.
 
     Args:
@@ -85,22 +86,25 @@ def read_json(path: Path, kind: type[T], where: str = "", advice: str = "") -> T
         kind: what it must hold: a type as msgspec takes it.
         where: what the message begins with; "PATH cannot be read" if empty.
         advice: what to do, for the message.
+        ours: whether Python wrote it, which writes NaN as it stands.
 
     Raises:
         GatescopeError: if it cannot be read, is no JSON, or holds something else.
     """
     where = where or f"{path} cannot be read"
-    return parse(_content(path, where, advice), kind, where, advice)
+    return parse(_content(path, where, advice), kind, where, advice, ours=ours)
 
 
-def read_lines(path: Path, kind: type[T], advice: str = "") -> list[T]:
+def read_lines(path: Path, kind: type[T], advice: str = "", *, ours: bool = False) -> list[T]:
     """The JSON on each line of a file, blank lines left out; arguments and errors as for `read_json`."""
     where = f"{path} cannot be read"
     lines = enumerate(_content(path, where, advice).removeprefix(UTF8_MARK).split(b"\n"), 1)
-    return [parse(line, kind, f"{where}: line {number}", advice) for number, line in lines if line and not line.isspace()]
+    return [
+        parse(line, kind, f"{where}: line {number}", advice, ours=ours) for number, line in lines if line and not line.isspace()
+    ]
 
 
-def parse(content: bytes, kind: type[T], where: str, advice: str = "") -> T:
+def parse(content: bytes, kind: type[T], where: str, advice: str = "", *, ours: bool = False) -> T:
     """JSON that has been read.
 
     Args:
@@ -108,6 +112,7 @@ def parse(content: bytes, kind: type[T], where: str, advice: str = "") -> T:
         kind: what they must hold: a type as msgspec takes it.
         where: what the message begins with.
         advice: what it ends with.
+        ours: whether Python wrote them, which writes NaN as it stands.
 
     Raises:
         GatescopeError: if they are no JSON, or hold something else.
@@ -118,7 +123,19 @@ def parse(content: bytes, kind: type[T], where: str, advice: str = "") -> T:
     try:
         return decoder(kind).decode(content.removeprefix(UTF8_MARK))
     except Problem as error:
+        if ours and (value := _pythons(content)) is not None:
+            return check(value, kind, where, advice)
         raise GatescopeError(_sentence(where, problem(content, error), advice)) from error
+
+
+def _pythons(content: bytes) -> Any:
+    """What Python's decoder makes of bytes that have NaN in them; None if that is nothing either."""
+    if b"NaN" not in content and b"Infinity" not in content:
+        return None
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError):
+        return None
 
 
 def check(value: object, kind: type[T], where: str, advice: str = "") -> T:
@@ -181,16 +198,18 @@ def in_words(error: Exception) -> str:
     """
     if isinstance(error, RecursionError):
         return f"lists or objects are nested in it deeper than {DEEPEST} levels"
-    what, _, place = str(error).partition(" - at `$")
+    what, key, place = _FAULT.fullmatch(str(error)).groups()
     # "[...]" stands for a place that has no name of its own.
-    field = place.rstrip("`").lstrip(".").replace("[...]", "").strip()
+    field = (place or "").lstrip(".").replace("[...]", "")
     at = f"the field {field!r}: " if field else ""
+    at += "a key: " if key else ""
     if missing := re.fullmatch(r"Object missing required field `(.*)`", what):
         return f"{at}the field {missing[1]!r} is missing"
-    if expected := re.fullmatch(r"Expected `([^`]*)`(.*), got `?([^`]*)`?", what):
-        needed = " or ".join(_WORDS.get(kind, kind) for kind in expected[1].split(" | "))
-        there = {**_WORDS, "float": "a number with a decimal point"}.get(expected[3], expected[3])
-        return f"{at}{needed}{expected[2]} is needed, and there is {there}"
+    if expected := re.fullmatch(r"Expected `([^`]*)`(.*?)(?:, got `?([^`]*)`?)?", what):
+        kinds, more, there = expected.groups()
+        needed = " or ".join(_WORDS.get(kind, kind) for kind in kinds.split(" | "))
+        there = {**_WORDS, "float": "a number with a decimal point", None: "another"}.get(there, there)
+        return f"{at}{needed}{more} is needed, and there is {there}"
     return at + (what[:1].lower() + what[1:]).replace("`", "'")
 
 
@@ -208,7 +227,7 @@ def encoded(value: object, where: str, *, indent: int | None = None) -> bytes:
     try:
         return json.dumps(value, indent=indent, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        near = error.object[max(0, error.start - 20) : error.end + 20]
+        near = error.object[max(0, error.start - 40) : error.end].rpartition('"')[2]
         raise GatescopeError(
             f"{where}: {near!r} has half of a pair of surrogates in it, which UTF-8 cannot hold. Correct the text; if it is a "
             f"file's name, rename the file."

@@ -113,9 +113,11 @@ def baked_from(path: str | Path) -> Intervention:
         content = foreign.read_bytes(file)
     except OSError as error:
         raise GatescopeError(f"{path} has no readable {NOTE}: it was not written by save_baked ({error}).") from error
-    note = foreign.parse(content, _Note, f"{path} has no readable {NOTE}")
-    if note.format != FORMAT:
+    where = f"{path} has no readable {NOTE}"
+    written = foreign.parse(content, dict[str, Any], where, ours=True)
+    if written.get("format") != FORMAT:
         raise GatescopeError(f"{file} is not a note of format {FORMAT}.")
+    note = foreign.check(written, _Note, where)
     if len(note.values) != (0 if note.kind == "zero" else len(note.neurons)):
         raise GatescopeError(f"{file} has {len(note.values)} values for {len(note.neurons)} neurons ({note.kind}).")
     with artefacts.named(file):
@@ -130,6 +132,6 @@ class _Note(msgspec.Struct):
     kind: Kind
     values: list[float]
     layout: list[Any]
-    neurons: list[Annotated[int, msgspec.Meta(ge=0, lt=2**63)]]
+    neurons: list[Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]]
     model: dict[str, str]
     origin: dict[str, str]

@@ -31,7 +31,7 @@ class Manifest:
         Raises:
             GatescopeError: if it cannot be read.
         """
-        content = foreign.read_json(self._manifest, dict[str, Any], advice=schema.MEND)
+        content = foreign.read_json(self._manifest, dict[str, Any], advice=schema.MEND, ours=True)
         return schema.manifest(content, self._manifest)
 
     def note(self, metadata: Mapping[str, Any]) -> None:

@@ -83,8 +83,8 @@ def _lines(run: Manifest, digest: str) -> list[Line]:
     file = _file(run, digest)
     if not file.is_file():
         return []
-    lines = foreign.read_lines(file, Question, advice="Delete it; the next command that asks these questions writes it again.")
-    return [dict(line) for line in lines]
+    advice = "Delete it; the next command that asks these questions writes it again."
+    return [dict(line) for line in foreign.read_lines(file, Question, advice, ours=True)]
 
 
 def _line(example: Example) -> Line:

@@ -31,7 +31,7 @@ from gatescope.select.selection import Selection
 from gatescope.statistics.table import Row, Table
 from gatescope.steps.manifest import Manifest
 from gatescope.steps.questions import questions_of
-from gatescope.steps.schema import MEND, Answer
+from gatescope.steps.schema import MEND, Answer, Summed
 from gatescope.steps.shards import Shards
 
 FORMAT = "gatescope.run/2"
@@ -122,6 +122,7 @@ class Run(Manifest):
     def _added(self, step: str, parse: Callable[..., Sums]) -> Sums:
         """The sums of a step: what `parse` makes of every shard, added in order."""
         shards = Shards.of(self, step)
+        foreign.check(shards.metadata, Summed, f"{self._manifest} cannot be read: {step!r}", MEND)
         model = self.manifest["model"]
         common = {"groups": tuple(shards.metadata["groups"]), "layout": Layout.parse(shards.metadata["layout"])}
         # A server may have the model in another dtype, and says so with each shard.
@@ -216,7 +217,7 @@ class Run(Manifest):
         Raises:
             GatescopeError: naming the file, the line and the field, if it cannot be read.
         """
-        return foreign.read_lines(self.path / name, Answer, advice=AGAIN)
+        return foreign.read_lines(self.path / name, Answer, advice=AGAIN, ours=True)
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write a JSONL file of the run."""

@@ -9,43 +9,28 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-import msgspec
-
 from gatescope.core import foreign
 
 MEND = "Restore the file from a copy, or start the run again in another directory."
 
 
-class Begun(msgspec.Struct):
-    """A step in the manifest: what it is of, and its batches of examples by shard."""
+class Step(TypedDict, total=False):
+    """A step in the manifest: what it is of, and its batches of examples by shard. What it lacks is found where it is used."""
 
     fingerprint: str
     shards: list[list[list[str]]]
+    groups: list[str]
+    layout: list[tuple[str, int, int]]
+    tokens: list[str]
+    items: int
+    masks: dict[str, str]
 
 
-class Summed(Begun):
-    """A step that adds up."""
+class Summed(TypedDict):
+    """What a step in the manifest needs before its shards can be added up."""
 
     groups: list[str]
     layout: list[tuple[str, int, int]]
-
-
-class Recorded(Summed):
-    """A recording in the manifest."""
-
-    tokens: list[str]
-
-
-class Attributed(Summed):
-    """Attributions in the manifest."""
-
-    items: int
-
-
-class Swept(Begun):
-    """A sweep in the manifest: digests of its masks by name."""
-
-    masks: dict[str, str]
 
 
 class Answer(TypedDict):
@@ -82,20 +67,19 @@ class Question(TypedDict):
     image: NotRequired[dict[str, str]]
 
 
-_STEPS = {"record": Recorded, "attribute": Attributed, "sweep": Swept}
+_KINDS = ("record", "attribute", "sweep")
 
 
 def manifest(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """A manifest, its steps checked.
 
     Raises:
-        GatescopeError: naming the file, the step and the field that is missing or of another type.
+        GatescopeError: naming the file, the step and the field that is of another type.
     """
     where = f"{file} cannot be read"
     if "model" in content:
         foreign.check(content["model"], dict[str, str], f"{where}: 'model'", MEND)
     for name, facts in content.items():
-        kind = _STEPS.get(name.split(" of ")[0])
-        if kind is not None:
-            foreign.check(facts, kind, f"{where}: {name!r}", MEND)
+        if name.split(" of ")[0] in _KINDS:
+            foreign.check(facts, Step, f"{where}: {name!r}", MEND)
     return dict(content)
