@@ -4,7 +4,7 @@
 
 Each row has an id, a group, a question of its own, four choices and an answer; no pictures, which
 would be decoded. Every row is checked, its id looked up, and the study cut in half. Peak memory is the process's own, and what
-it had before reading is printed beside it.
+it had before reading is printed beside it; torch is not imported, as nothing needs it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ import resource
 import tempfile
 import time
 from pathlib import Path
-
-from common import machine, table, write
 
 import gatescope as gs
 
@@ -62,6 +60,9 @@ def main() -> None:
         "MiB before": before,
         "peak MiB": peak(),
     }
+    # Only now: it imports torch, which would be counted.
+    from common import machine, table, write
+
     print(table(list(found), [[f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" for value in found.values()]]))
     write(options.json, {"machine": machine("cpu"), **found})
 

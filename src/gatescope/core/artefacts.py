@@ -108,7 +108,9 @@ def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, An
     if "about" not in texts:  # as it was written before there were checksums
         return tensors, {key: _facts(path, format, value) for key, value in texts.items()}
     if about.pop("checksum", None) != checksum(tensors, {"format": format, **about}):
-        raise GatescopeError(f"{path} was altered after it was written: its checksum does not match. {_AGAIN}")
+        raise GatescopeError(
+            f"{path} was altered after it was written: its checksum does not match. Delete it and make it again."
+        )
     return tensors, about
 
 
