@@ -84,12 +84,14 @@ class Example:
                 f"Example {self.id!r}: the answer {self.answer!r} is not among its choices {list(self.choices)}. "
                 f"It must be the full text of one of them."
             )
-        self._check_distinct("choices", self.choices)
+        normalised = set(map(normalise, self.choices))
+        alike = len(normalised) < len(self.choices)
+        if alike or "" in normalised:  # otherwise none is blank or repeated, which is looked up only once
+            self._check_distinct("choices", self.choices)
         if self.labels:
             self._check_distinct("labels", self.labels)
-            return
         # Where there are labels, the label is read, and the choices may differ in capitals alone (5 mW, 5 MW).
-        if len(set(map(normalise, self.choices))) < len(self.choices):
+        elif alike:
             raise GatescopeError(
                 f"Example {self.id!r}: two of its choices {list(self.choices)} differ in case and white space alone, and an "
                 f"answer is read without these. Give it labels, such as ['A', 'B'], or choices that differ."
@@ -100,9 +102,6 @@ class Example:
             raise GatescopeError(
                 f"Example {self.id!r}: one of its {name} {list(texts)} is blank; give it a text, or leave it out."
             )
-        # Counted only where something is there twice: a file may have a million examples.
-        if len(set(texts)) == len(texts):
-            return
         for text, count in Counter(texts).items():
             if count > 1:
                 raise GatescopeError(

@@ -73,7 +73,11 @@ def jsonl(path: str | Path, *, seed: int = 0, groups: Iterable[str] | None = Non
     Warns:
         UserWarning: for fields that an example does not have.
     """
-    path = Path(path)
+    with _no_collection():
+        return _study(Path(path), seed, groups)
+
+
+def _study(path: Path, seed: int, groups: Iterable[str] | None) -> Study:
     rows = _checked_rows(path)
     _check_labels(path, rows)
     rows = _in_groups(path, rows, groups)
@@ -89,7 +93,7 @@ def _checked_rows(path: Path) -> _Rows:
     rows, shared, folder = _Rows(), Shared(), path.parent
     ids: set[str] = set()
     unused: set[str] = set()
-    with _no_collection(), bar(_count(path), f"checking {path.name}", "rows") as progress:
+    with bar(_count(path), f"checking {path.name}", "rows") as progress:
         for number, line in _lines(path):
             if number % _TOLD == 0:
                 progress.update(number - progress.n)
@@ -108,7 +112,7 @@ def _checked_rows(path: Path) -> _Rows:
         names = ", ".join(map(repr, sorted(unused)))
         warnings.warn(
             f"{path}: {names} are not fields of an example and are ignored; put what a reader may want to know into 'facts'.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return rows
 

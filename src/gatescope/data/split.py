@@ -22,16 +22,17 @@ def halves(items: Sequence[T], stratum: Callable[[T], str], block: Callable[[T],
     >>> len(first), len(second), "b1" in second
     (1, 3, True)
     """
+    names, parts = list(map(stratum, items)), list(map(block, items))
     # How large each block is, by stratum: of a million items, lists of their places would take more memory than they do.
     strata: dict[str, dict[str, int]] = {}
-    for item in items:
-        blocks, name = strata.setdefault(stratum(item), {}), block(item)
-        blocks[name] = blocks.get(name, 0) + 1
+    for name, part in zip(names, parts, strict=True):
+        blocks = strata.setdefault(name, {})
+        blocks[part] = blocks.get(part, 0) + 1
     chosen = {name: _first_half(blocks, random.Random(f"{seed}-{name}")) for name, blocks in strata.items()}
     first: list[T] = []
     second: list[T] = []
-    for item in items:
-        (first if block(item) in chosen[stratum(item)] else second).append(item)
+    for item, name, part in zip(items, names, parts, strict=True):
+        (first if part in chosen[name] else second).append(item)
     return first, second
 
 
