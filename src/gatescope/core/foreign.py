@@ -121,7 +121,7 @@ def parse(content: bytes, kind: type[T], where: str, advice: str = "", *, ours: 
     {'layer': 3}
     """
     try:
-        return decoder(kind).decode(content.removeprefix(UTF8_MARK))
+        return _decoder(kind).decode(content.removeprefix(UTF8_MARK))
     except Problem as error:
         if ours and (value := _pythons(content)) is not None:
             return check(value, kind, where, advice)
@@ -147,7 +147,7 @@ def check(value: object, kind: type[T], where: str, advice: str = "") -> T:
 
 
 @functools.cache
-def decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
+def _decoder(kind: Any) -> Any:
     """What decodes JSON of a type; made once, for making it takes longer than decoding a line."""
     return msgspec.json.Decoder(kind)
 

@@ -50,6 +50,11 @@ class Row(msgspec.Struct, forbid_unknown_fields=True):
     split: Any = None
 
 
+_ROW = msgspec.json.Decoder(Row)
+_ANY = msgspec.json.Decoder(Any)
+_VALUES = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
 def row_of(line: bytes, unused: set[str]) -> Row:
     """The row on a line; fields that an example does not have are added to `unused`.
 
@@ -57,7 +62,7 @@ def row_of(line: bytes, unused: set[str]) -> Row:
         GatescopeError: for a line that is no row, saying which field is not as it should be.
     """
     try:
-        row = foreign.decoder(Row).decode(line)
+        row = _ROW.decode(line)
         if not row.accepted and (row.choices is None or row.answer is None):
             _check_needed(_fields(line))
     except foreign.Problem:
@@ -73,7 +78,7 @@ def row_of(line: bytes, unused: set[str]) -> Row:
 def _fields(line: bytes) -> dict[str, Any]:
     """The JSON object on a line."""
     try:
-        fields = foreign.decoder(Any).decode(line)
+        fields = _ANY.decode(line)
     except foreign.Problem as error:
         raise GatescopeError(f"{_field_at_fault(line)}{foreign.problem(line, error)}.") from error
     if not isinstance(fields, dict):
@@ -84,12 +89,12 @@ def _fields(line: bytes) -> dict[str, Any]:
 def _field_at_fault(line: bytes) -> str:
     """The name of the field whose value cannot be decoded, to begin a message with; empty if it is not one field's."""
     try:
-        values = foreign.decoder(dict[str, msgspec.Raw]).decode(line)
+        values = _VALUES.decode(line)
     except foreign.Problem:
         return ""
     for name, value in values.items():
         try:
-            foreign.decoder(Any).decode(value)
+            _ANY.decode(value)
         except foreign.Problem:
             return f"the field {name!r}: "
     return ""
