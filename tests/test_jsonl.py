@@ -9,6 +9,9 @@ from PIL import Image
 
 import gatescope as gs
 
+NESTED: list = []
+for _ in range(100):
+    NESTED = [NESTED]
 ROW = {"id": "1", "group": "north", "question": "What?", "choices": ["kite", "boat"], "answer": "kite"}
 
 
@@ -99,6 +102,41 @@ def test_a_line_ends_at_a_line_feed_only(tmp_path, mark):
     assert gs.data.jsonl(path).evaluation[0].question == f"What{mark}now?"
 
 
+def test_a_file_in_another_encoding_says_which_byte_of_which_line(tmp_path):
+    path, row = tmp_path / "questions.jsonl", json.dumps(ROW).encode()
+    path.write_bytes(b"\xef\xbb\xbf" + row + b"\n" + row.replace(b'"1"', b'"2"'))  # marked as UTF-8, as some editors do
+    assert [example.id for example in gs.data.jsonl(path).evaluation + gs.data.jsonl(path).identification] in (
+        ["1", "2"],
+        ["2", "1"],
+    )
+    path.write_bytes(row + b"\n" + row.replace(b"What", b"Caf\xe9"))
+    with pytest.raises(
+        gs.GatescopeError, match=r"questions\.jsonl, line 2: the field 'question': byte 47 of it, 0xe9, is not UTF-8"
+    ):
+        gs.data.jsonl(path)
+    path.write_bytes(json.dumps(ROW).encode("utf-16"))
+    with pytest.raises(gs.GatescopeError, match=r"questions\.jsonl, line 1: it is not UTF-8 \(it has bytes of UTF-16"):
+        gs.data.jsonl(path)
+
+
+def test_texts_that_look_like_fields_are_texts(tmp_path):
+    """Only a field that is there twice is refused: not one that a text or a fact is like."""
+    rows = [
+        ROW | {"id": str(i), "question": 'Is "answer": "x" or "answer": "y" right?', "facts": {"answer": "z"}} for i in range(2)
+    ]
+    assert len(gs.data.jsonl(write(tmp_path, *rows)).evaluation) == 1
+
+
+def test_reading_leaves_the_search_for_garbage_as_it_was(tmp_path):
+    import gc
+
+    gs.data.jsonl(write(tmp_path, ROW))
+    assert gc.isenabled()
+    with pytest.raises(gs.GatescopeError):
+        gs.data.jsonl(write(tmp_path, "{"))
+    assert gc.isenabled()
+
+
 def test_a_split_column_is_followed(tmp_path):
     path = write(tmp_path, ROW | {"split": "evaluation"}, "", ROW | {"id": "2", "split": "identification"})
     study = gs.data.jsonl(path)
@@ -125,6 +163,28 @@ def test_a_split_column_is_followed(tmp_path):
         (ROW | {"id": "2", "split": "evaluation"}, r"line 1: no 'split', though other rows have one"),
         ("{not json", r"line 2: not JSON"),
         ("[1]", r"line 2: a JSON object is needed, this is a list"),
+        (ROW | {"id": "2", "labels": "AB"}, r"line 2: the field 'labels': a list or null is needed, and there is text"),
+        (ROW | {"id": "2", "labels": [1, 2]}, r"line 2: the field 'labels\[0\]': text is needed, and there is a whole number"),
+        (ROW | {"id": "2", "facts": ["x"]}, r"line 2: the field 'facts': an object or null is needed, and there is a list"),
+        (ROW | {"id": "2", "facts": "x"}, r"line 2: the field 'facts': an object or null is needed, and there is text"),
+        (
+            ROW | {"id": "2", "facts": {"a": [[[]] * 2]} | {"b": NESTED}},
+            r"line 2: the field 'facts' has lists or objects nested",
+        ),
+        (ROW | {"id": "2", "chat": "no"}, r"line 2: the field 'chat': true or false or null is needed, and there is text"),
+        (ROW | {"id": "2", "accepted": [" "]}, r"line 2: the field 'accepted' is \[' '\]; it must be a list of answers, text"),
+        (ROW | {"id": "2", "image": False}, r"line 2: the field 'image': text or null is needed, and there is true or false"),
+        (ROW | {"id": True}, r"line 2: the field 'id' is True"),
+        (json.dumps(ROW | {"id": "2"}).replace('"2"', "9" * 5000), r"line 2: the field 'id': integer value out of range"),
+        (json.dumps(ROW | {"id": "2", "facts": 3}).replace("3}", "1e999}"), r"line 2: the field 'facts': number out of range"),
+        (json.dumps(ROW | {"id": "2", "facts": 3}).replace("3}", "NaN}"), r"line 2: it has NaN, which is no number in JSON"),
+        (json.dumps(ROW)[:-1] + ', "facts": ' + "[" * 100_000, r"line 2: lists or objects are nested in it deeper than 64"),
+        (json.dumps(ROW | {"id": "\ud800"}), r"line 2: it has \\ud800, half of a pair of surrogates"),
+        (
+            json.dumps(ROW | {"id": "2"})[:-1] + ', "answer": "boat"}',
+            r"line 2: the field 'answer' is there twice, and only one",
+        ),
+        (json.dumps(ROW | {"id": "2"})[:-1] + ', "answer" : "boat", "x": 1}', r"line 2: the field 'answer' is there twice"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path, second, message):
@@ -173,7 +233,7 @@ def test_files_that_are_not_there_or_empty(tmp_path):
     with pytest.raises(gs.GatescopeError, match="holds no examples"):
         gs.data.jsonl(write(tmp_path, ""))
     (tmp_path / "latin.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(gs.GatescopeError, match="cannot be read"):
+    with pytest.raises(gs.GatescopeError, match=r"latin.jsonl, line 1: it is not UTF-8 .*; save it as UTF-8"):
         gs.data.jsonl(tmp_path / "latin.jsonl")
 
 

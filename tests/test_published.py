@@ -59,7 +59,7 @@ def test_scores_that_cannot_be_sorted_by_are_refused(tmp_path):
 def test_what_is_not_culnigs_json_is_named(tmp_path):
     path = tmp_path / "x.json"
     path.write_text("{}")
-    with pytest.raises(gs.GatescopeError, match="is not a neuron list of CULNIG's code: KeyError"):
+    with pytest.raises(gs.GatescopeError, match="is not a neuron list of CULNIG's code: the field 'top_neurons' is missing"):
         published.read_culnig(path, LAYOUT)
     path.write_text(json.dumps({"top_neurons": [{"module_name": "mlp.moe", "layer_idx": 0, "neuron_idx": 0}]}))
     with pytest.raises(gs.GatescopeError, match=r"names the module 'mlp.moe'; known are mlp.gate_proj"):
@@ -80,6 +80,73 @@ def test_lapes_nested_lists(tmp_path):
     published.write_lape(tmp_path / "again.pth", found)
     again = published.read_lape(tmp_path / "again.pth", GATE, ["en", "zh"])
     assert again == found
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (
+            [[torch.tensor([True, False, True]), torch.tensor([0])]],
+            r"holds a tensor of bool, and indices are whole numbers\. Of a mask",
+        ),
+        ([[torch.tensor([1.0]), torch.tensor([0])]], "holds a tensor of float32, and indices are whole numbers"),
+        ([[torch.tensor([6]), torch.tensor([0])]], r"lape\.pth: No neuron \('gate', 0, 6\)"),
+        ([[torch.tensor([-1]), torch.tensor([0])]], r"lape\.pth: No neuron \('gate', 0, -1\)"),
+        ([[torch.tensor([1, 1]), torch.tensor([0])]], r"lape\.pth: A neuron is listed twice"),
+        (
+            [[[0, 1], [2]]],
+            "a list over languages of a list over layers of tensors is needed, and this is a list of other things",
+        ),
+        ({"en": 3}, "is needed, and this is a dict of other things"),
+        (torch.zeros(2, 2, 2), "is needed, and this is a Tensor of other things"),
+    ],
+)
+def test_a_pth_that_holds_something_else_is_refused(tmp_path, held, message):
+    torch.save(held, tmp_path / "lape.pth")
+    with pytest.raises(gs.GatescopeError, match=message):
+        published.read_lape(tmp_path / "lape.pth", GATE, ["en"])
+
+
+@pytest.mark.parametrize("content", [b"a text\n", b"", b"\x80\x04", b"PK\x03\x04 no archive", b"\x80\x02cposix\nsystem\n."])
+def test_a_pth_that_is_none_is_said(tmp_path, content):
+    (tmp_path / "lape.pth").write_bytes(content)
+    with pytest.raises(gs.GatescopeError, match=r"lape\.pth cannot be read as LAPE's lists of index tensors: ") as error:
+        published.read_lape(tmp_path / "lape.pth", GATE, ["en"])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"neuron_idx": 1.0},
+            r"the field 'top_neurons\[0\]\.neuron_idx': a whole number is needed, and there is a number with a",
+        ),
+        (
+            {"neuron_idx": True},
+            r"the field 'top_neurons\[0\]\.neuron_idx': a whole number is needed, and there is true or false",
+        ),
+        ({"layer_idx": "1"}, r"the field 'top_neurons\[0\]\.layer_idx': a whole number is needed, and there is text"),
+        ({"module_name": None}, r"the field 'top_neurons\[0\]\.module_name': text is needed, and there is null"),
+        ({"neuron_idx": 10**30}, "out of range|No neuron|a whole number is needed"),
+    ],
+)
+def test_coordinates_of_culnigs_that_are_none_are_refused(tmp_path, change, message):
+    row = {"module_name": "mlp.gate_proj", "layer_idx": 0, "neuron_idx": 1}
+    (tmp_path / "x.json").write_text(json.dumps({"top_neurons": [row | change]}))
+    with pytest.raises(gs.GatescopeError, match=message):
+        published.read_culnig(tmp_path / "x.json", LAYOUT)
+
+
+def test_culnigs_json_in_utf16_is_said_and_what_cannot_be_written_too(tmp_path):
+    (tmp_path / "x.json").write_text('{"top_neurons": []}', encoding="utf-16")
+    with pytest.raises(gs.GatescopeError, match=r"x\.json is not a neuron list of CULNIG's code: it is not UTF-8"):
+        published.read_culnig(tmp_path / "x.json", LAYOUT)
+    neurons = gs.NeuronSet.of(GATE, [("gate", 0, 1)])
+    with pytest.raises(gs.GatescopeError, match=r"x\.json/y cannot be written"):
+        published.write_lape(tmp_path / "x.json" / "y", {"en": neurons})
+    with pytest.raises(gs.GatescopeError, match=r"x\.json/y cannot be written"):
+        published.write_culnig(tmp_path / "x.json" / "y", gs.NeuronSet.of(LAYOUT, [("gate_pre", 0, 0)]))
 
 
 class Payload:

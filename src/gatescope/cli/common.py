@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gatescope.core.environment import number, whole
 from gatescope.core.errors import GatescopeError
 
 if TYPE_CHECKING:  # for the command line's help, which loads no torch
@@ -94,7 +95,7 @@ def placed(model: str, dtype: str = "auto", device_map: str | None = None) -> Tr
     where: Any = device_map
     # accelerate and torchrun start a process for each GPU and number them in LOCAL_RANK.
     if device_map is None and torch.cuda.is_available():
-        where = {"": int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count()}
+        where = {"": number("LOCAL_RANK", 0) % torch.cuda.device_count()}
     return load_model(model, dtype=dtype, device_map=where)
 
 
@@ -111,7 +112,7 @@ def questions(data: str, path: Path | None, groups: list[str] | None, seed: int 
     study = registry.load(data, path, seed=seed, groups=groups or None)
     study = without_broken_pictures(study) if skip_broken else study
     # Absolute: a run may be opened from another directory.
-    name = str(Path(data).resolve()) if Path(data).is_file() else data
+    name = str(Path(data).resolve()) if os.path.isfile(data) else data
     notes = given(data=name, path=path and str(path.resolve()), seed=seed, groups=groups or None)
     if skip_broken:
         notes["broken pictures"] = "skipped"
@@ -233,5 +234,6 @@ def new_tokens(requested: int | None, readouts: Collection[str]) -> int:
 
 
 def size(text: str) -> int | str:
-    """A batch size as the functions take it."""
-    return int(text) if text.isdigit() else text
+    """A batch size as the functions take it, which refuse other words than "auto"."""
+    value = whole(text)
+    return text if value is None else value

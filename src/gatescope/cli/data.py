@@ -60,7 +60,7 @@ def _lines(example: Example) -> Iterator[str]:
     from gatescope.data import prompts
 
     yield f"\n  {example.id} ({example.group}){' with a picture' if example.image is not None else ''}"
-    yield from (f"    {line}" for line in prompts.asked(example).splitlines())
+    yield from (f"    {line}" for line in prompts.asked(example).split("\n"))
     if example.prefix:
         yield f"    begun for the model: {example.prefix}"
     if example.choices:

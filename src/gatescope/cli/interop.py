@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from gatescope.cli.common import AsJson, Dtype, Map, Model, app, as_json, placed
+from gatescope.core.errors import GatescopeError
 
 Mask = Annotated[Path, typer.Option(help="A file of neurons, as `NeuronSet.save` writes it.")]
 
@@ -30,6 +32,8 @@ def bake(
     from gatescope.models.identity import identity
     from gatescope.models.load import load_model
 
+    if not math.isfinite(factor):  # before the model is loaded
+        raise GatescopeError(f"--factor is {factor}; it must be a finite number, such as 0 or 2.")
     loaded = load_model(model, dtype=dtype)
     # The identity is checked at once: neurons of another model would be other neurons.
     neurons = NeuronSet.load(mask, identity(loaded))

@@ -30,6 +30,7 @@ from gatescope.cli.common import (
     selections_of,
     size,
 )
+from gatescope.core.environment import whole
 from gatescope.core.errors import GatescopeError, one_of
 
 if TYPE_CHECKING:  # for the command line's help, which loads no torch
@@ -215,10 +216,10 @@ def _server(remote: str | None) -> bool | str | None:
 def _part(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
-    k, _, n = text.partition("/")
-    if not (k.isdigit() and n.isdigit() and int(k) < int(n)):
+    k, n = (whole(number) for number in text.partition("/")[::2])
+    if k is None or n is None or k >= n:
         raise GatescopeError(f"--part is {text!r}; it must be K/N with K from 0 to N - 1, such as 0/4.")
-    return int(k), int(n)
+    return k, n
 
 
 def _done(run: Path, step: str, finished: bool) -> None:

@@ -9,17 +9,20 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from gatescope.core import foreign
 from gatescope.core.errors import GatescopeError
 
+T = TypeVar("T")
+_AGAIN = "Delete it and make it again."
 _PARTIAL = re.compile(r"\..+\.[0-9a-f]{12}\.partial", re.DOTALL)
 
 
@@ -36,10 +39,10 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())  # else a crash may leave the new name on an empty file
             partial.replace(path)  # while it is open, and so locked
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise GatescopeError(
-            f"{path} cannot be written: {error.strerror or error}. What was written before is intact; make room, or give a "
-            f"directory that can be written to, and run the same command again."
+            f"{path} cannot be written: {getattr(error, 'strerror', None) or error}. What was written before is intact; make "
+            f"room, or give a directory that can be written to, and run the same command again."
         ) from error
 
 
@@ -58,7 +61,7 @@ def _partial(path: Path) -> Iterator[tuple[IO[bytes], Path]]:
                     yield file, partial
                     return
         finally:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 partial.unlink(missing_ok=True)
 
 
@@ -135,7 +138,7 @@ def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, An
         its_format = its_format or "a safetensors file of no gatescope format"
         raise GatescopeError(f"{path} is {its_format}; {format} is expected here.")
     if "about" not in texts:  # as it was written before there were checksums
-        return tensors, {key: json.loads(value) for key, value in texts.items()}
+        return tensors, {key: _facts(path, format, value) for key, value in texts.items()}
     if about.pop("checksum", None) != checksum(tensors, {"format": format, **about}):
         raise GatescopeError(
             f"{path} was altered after it was written: its checksum does not match. Delete it and make it again."
@@ -143,9 +146,58 @@ def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, An
     return tensors, about
 
 
+def facts(path: str | Path, metadata: Mapping[str, Any], kind: type[T]) -> T:
+    """A file's metadata as the type it must have.
+
+    Raises:
+        GatescopeError: naming the file and the field, if something is missing or of another type.
+    """
+    return foreign.check(dict(metadata), kind, f"What {path} says of itself is not as it should be", _AGAIN)
+
+
+def needed(
+    path: str | Path, tensors: Mapping[str, Tensor], kinds: Mapping[str, tuple[torch.dtype, Sequence[int | None]]]
+) -> dict[str, Tensor]:
+    """A file's tensors, those that it must have and no others.
+
+    Args:
+        path: the file.
+        tensors: what it holds.
+        kinds: the dtype and the shape of each by its name; None for a size that may be any.
+
+    Raises:
+        GatescopeError: naming the file and the tensor, if one is missing, of another dtype or another shape.
+    """
+    for name, (dtype, shape) in kinds.items():
+        if name not in tensors:
+            raise GatescopeError(f"{path} holds no {name!r}; it holds {', '.join(map(repr, tensors)) or 'nothing'}. {_AGAIN}")
+        tensor = tensors[name]
+        sizes = tuple(tensor.shape)
+        fits = len(sizes) == len(shape) and all(size in (None, is_) for size, is_ in zip(shape, sizes, strict=True))
+        if tensor.dtype != dtype or not fits:
+            raise GatescopeError(
+                f"{path}: {name!r} is {_dtype(tensor.dtype)} {list(sizes)}, and {_dtype(dtype)} "
+                f"{['any' if size is None else size for size in shape]} is needed. {_AGAIN}".replace("'any'", "any")
+            )
+    return {name: tensors[name] for name in kinds}
+
+
+@contextlib.contextmanager
+def named(path: str | Path) -> Generator[None, None, None]:
+    """Errors about what a file holds begin with its name."""
+    try:
+        yield
+    except GatescopeError as error:
+        raise GatescopeError(f"{path}: {error}") from error
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _contents(path: Path, format: str) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
     """A file's tensors, its metadata as safetensors keeps it, and what the one text in it holds."""
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file raises for a name that is too long
         raise GatescopeError(f"There is no file {path}{_neighbours(path.parent)}.")
     try:
         opened: Any = safe_open(str(path), framework="pt")
@@ -153,16 +205,30 @@ def _contents(path: Path, format: str) -> tuple[dict[str, Tensor], dict[str, str
             texts: dict[str, str] = dict(file.metadata() or {})
             names: list[str] = file.keys()  # the file itself cannot be iterated over
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
-        return tensors, texts, json.loads(texts.get("about", "{}"))
     except (SafetensorError, OSError, ValueError) as error:
         raise GatescopeError(
             f"{path} cannot be read as {format}: {error}. It may be truncated: delete it and make it again."
         ) from error
+    about: Any = _facts(path, format, texts.get("about", "{}"))
+    if not isinstance(about, dict):
+        raise GatescopeError(f"{path} cannot be read as {format}: its metadata are no JSON object. {_AGAIN}")
+    return tensors, texts, about
+
+
+def _facts(path: Path | str, format: str, text: str) -> Any:
+    """What a text of the metadata says; Python's decoder, which writes NaN and reads it."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise GatescopeError(f"{path} cannot be read as {format}: its metadata are no JSON ({error}). {_AGAIN}") from error
+    if foreign.too_deep(value):
+        raise GatescopeError(f"{path} cannot be read as {format}: its metadata are nested too deep. {_AGAIN}")
+    return value
 
 
 def _neighbours(folder: Path) -> str:
     """The other files of the folder, for a message: a name may be misspelt."""
-    names = sorted(path.name for path in folder.glob("*.safetensors"))
+    names = sorted(path.name for path in folder.glob("*.safetensors")) if os.path.isdir(folder) else []
     if not names:
         return ""
     return f"; beside it there are {', '.join(names[:6])}" + (", ..." if len(names) > 6 else "")

@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
@@ -129,10 +131,24 @@ class Attributions:
         Raises:
             GatescopeError: if the file cannot be read or holds something else.
         """
-        sums, metadata = artefacts.read(path, FORMAT)
-        layout = Layout.parse(metadata["layout"])
-        named = {"items": metadata["items"], "model": metadata["model"], "provenance": metadata["origin"]}
-        return cls(tuple(metadata["groups"]), layout, **sums, **named)
+        tensors, metadata = artefacts.read(path, FORMAT)
+        about = artefacts.facts(path, metadata, _About)
+        with artefacts.named(path):
+            layout = Layout.parse(about.layout)
+        groups = len(about.groups)
+        table = (torch.float64, (groups, layout.size))
+        sums = artefacts.needed(path, tensors, {"sums": table, "clamped": table, "seen": (torch.int64, (groups,))})
+        return cls(tuple(about.groups), layout, **sums, items=about.items, model=about.model, provenance=about.origin)
+
+
+class _About(msgspec.Struct):
+    """What a file of attributions says of itself."""
+
+    groups: list[str]
+    layout: list[Any]
+    items: int
+    model: dict[str, str]
+    origin: dict[str, str]
 
 
 rename_fields(Attributions, origin="provenance")

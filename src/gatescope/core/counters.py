@@ -16,7 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
@@ -193,9 +195,24 @@ class Counters:
         Raises:
             GatescopeError: if the file cannot be read or holds something else.
         """
-        sums, metadata = artefacts.read(path, FORMAT)
-        layout = Layout.parse(metadata["layout"])
-        return cls(tuple(metadata["groups"]), layout, **sums, model=metadata["model"], provenance=metadata["origin"])
+        tensors, metadata = artefacts.read(path, FORMAT)
+        about = artefacts.facts(path, metadata, _About)
+        with artefacts.named(path):
+            layout = Layout.parse(about.layout)
+            site, groups = layout.only(), len(about.groups)
+        table, line = (groups, site.layers, site.width), (torch.int64, (groups,))
+        kinds = {"K": (torch.int64, table), "S": (torch.float64, table), "T": line, "seen": line, "counted": line}
+        sums = artefacts.needed(path, tensors, kinds)
+        return cls(tuple(about.groups), layout, **sums, model=about.model, provenance=about.origin)
+
+
+class _About(msgspec.Struct):
+    """What a file of counters says of itself."""
+
+    groups: list[str]
+    layout: list[Any]
+    model: dict[str, str]
+    origin: dict[str, str]
 
 
 rename_fields(Counters, origin="provenance")

@@ -5,6 +5,15 @@ class GatescopeError(ValueError):
     """A mistake a user can make and fix; the command line prints it without a traceback."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, to be quoted in another; its kind where it has no message.
+
+    >>> first_line(MemoryError()), first_line(OSError("no room\\nleft"))
+    ('MemoryError', 'no room')
+    """
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     """The value, if it is allowed.
 

@@ -9,7 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gatescope.core import foreign
 from gatescope.core.errors import GatescopeError
+
+_MOST = 2**32  # a mask of more would not fit into memory
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,18 @@ class Layout:
 
     @classmethod
     def parse(cls, plain: Iterable[Sequence[Any]]) -> Layout:
-        """The layout `plain` came from."""
-        return cls(tuple(SiteShape(*site) for site in plain))
+        """The layout `plain` came from.
+
+        Raises:
+            GatescopeError: if it is none: other types, a site twice, a site without neurons, more neurons than models have.
+        """
+        rows = foreign.check(list(plain), list[tuple[str, int, int]], "A layout is [[site, layers, width], ...]")
+        layout = cls(tuple(SiteShape(*row) for row in rows))
+        if len({site.site for site in layout.sites}) < len(rows) or not rows:
+            raise GatescopeError(f"A layout has each site once, and at least one; this is {rows}.")
+        if any(site.layers < 1 or site.width < 1 for site in layout.sites) or layout.size > _MOST:
+            raise GatescopeError(f"A site has 1 layer and 1 neuron at least, and a layout at most {_MOST:,}; this is {rows}.")
+        return layout
 
     def __str__(self) -> str:
         return ", ".join(f"{s.site} [{s.layers} layers x {s.width}]" for s in self.sites)

@@ -7,11 +7,13 @@ the order of selection (best first), and set operations ignore it.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
@@ -71,6 +73,7 @@ class NeuronSet:
         """
         flat: list[int] = []
         for site, layer, index in neurons:
+            layer, index = _whole(site, layer, index)
             start, shape = layout.start(site)
             if not (0 <= layer < shape.layers and 0 <= index < shape.width):
                 raise GatescopeError(f"No neuron {(site, layer, index)}; there is {layout}.")
@@ -213,13 +216,40 @@ class NeuronSet:
             GatescopeError: if the file is not a neuron set, or belongs to another model than `model`.
         """
         tensors, metadata = artefacts.read(path, FORMAT)
-        neurons = cls(Layout.parse(metadata["layout"]), tensors["flat"], metadata["model"], metadata["origin"])
+        about = artefacts.facts(path, metadata, _About)
+        flat = artefacts.needed(path, tensors, {"flat": (torch.int64, (None,))})["flat"]
+        with artefacts.named(path):
+            neurons = cls(Layout.parse(about.layout), flat, about.model, about.origin)
         if model is not None:
             check_same_model(neurons.model, model, f"use {path}")
         return neurons
 
 
 rename_fields(NeuronSet, origin="provenance")
+
+
+class _About(msgspec.Struct):
+    """What a file of neurons says of itself."""
+
+    layout: list[Any]
+    model: dict[str, str]
+    origin: dict[str, str]
+
+
+def _whole(site: str, *numbers: Any) -> list[int]:
+    """A layer and an index as integers, those of NumPy and PyTorch too.
+
+    Raises:
+        GatescopeError: for anything else. True is no number here: a mask would be read as neurons 0 and 1.
+    """
+    try:
+        if any(isinstance(number, bool) or str(getattr(number, "dtype", "")).endswith("bool") for number in numbers):
+            raise TypeError("truth values")
+        return [operator.index(number) for number in numbers]
+    except TypeError as error:
+        raise GatescopeError(
+            f"No neuron {(site, *numbers)}: its layer and its index must be whole numbers. NeuronSet.from_mask reads a mask."
+        ) from error
 
 
 def check_same_model(ours: Mapping[str, str], theirs: Mapping[str, str], what: str) -> None:

@@ -26,10 +26,11 @@ def renamed(**names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def called(*args: P.args, **keywords: P.kwargs) -> R:
-            for old in names.keys() & keywords.keys():
-                _warn(old, names[old])
-                # The old name wins: dataclasses.replace gives the new one too, as it was.
-                keywords[names[old]] = keywords.pop(old)
+            for old, new in names.items():
+                if old in keywords:
+                    _warn(old, new)
+                    # The old name wins: dataclasses.replace gives the new one too, as it was.
+                    keywords[new] = keywords.pop(old)
             return function(*args, **keywords)
 
         return called

@@ -3,38 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from gatescope.core import foreign
 from gatescope.core.answers import ALL, normalise
 from gatescope.core.errors import GatescopeError
 from gatescope.core.renamed import rename_fields
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A picture kept as the bytes of its file, wherever they are, and decoded only when it is used.
-
-    Attributes:
-        name: what to call it in a message.
-        read: gives the bytes.
-    """
-
-    name: str
-    read: Callable[[], bytes]
-
-    def __str__(self) -> str:
-        return self.name
-
-
-Picture = Path | Image.Image | Encoded
+from gatescope.data import image as shown
+from gatescope.data.image import Encoded as Encoded
+from gatescope.data.image import Picture
 
 
 @dataclass(frozen=True)
@@ -105,17 +88,21 @@ class Example:
                 f"Example {self.id!r}: the answer {self.answer!r} is not among its choices {list(self.choices)}. "
                 f"It must be the full text of one of them."
             )
-        self._check_distinct("choices", self.choices)
-        self._check_distinct("labels", self.labels)
+        normalised = set(map(normalise, self.choices))
+        alike = len(normalised) < len(self.choices)
+        if alike or "" in normalised:  # otherwise none is blank or repeated, which is looked up only once
+            self._check_distinct("choices", self.choices)
+        if self.labels:
+            self._check_distinct("labels", self.labels)
         # Where there are labels, the label is read, and the choices may differ in capitals alone (5 mW, 5 MW).
-        if not self.labels and len(set(map(normalise, self.choices))) < len(self.choices):
+        elif alike:
             raise GatescopeError(
                 f"Example {self.id!r}: two of its choices {list(self.choices)} differ in case and white space alone, and an "
                 f"answer is read without these. Give it labels, such as ['A', 'B'], or choices that differ."
             )
 
     def _check_distinct(self, name: str, texts: Sequence[str]) -> None:
-        if not all(text.strip() for text in texts):
+        if not all(map(str.strip, texts)):
             raise GatescopeError(
                 f"Example {self.id!r}: one of its {name} {list(texts)} is blank; give it a text, or leave it out."
             )
@@ -140,47 +127,39 @@ class Example:
         return self.labels[self.choices.index(self.answer)] if self.labels else self.answer
 
     def picture_size(self) -> tuple[int, int]:
-        """Width and height of the picture, from its header, undecoded.
+        """Width and height of the picture as it is shown, upright; from its header, undecoded.
 
         Raises:
             ValueError: if there is none, or its header cannot be read.
         """
         if isinstance(self.image, Image.Image):
-            return self.image.size
+            return shown.size(self.image)
         if self.image is None:
             raise ValueError(f"Example {self.id!r} has no picture.")
         try:
-            with _opened(self.image) as image:
-                return image.size
-        except _UNREADABLE as error:
+            with shown.opened(self.image) as image:
+                return shown.size(image)
+        except Exception as error:  # each of Pillow's formats has its own for a damaged file
             raise ValueError(str(error)) from error
 
     def picture(self) -> Image.Image | None:
-        """The picture, decoded now, in RGB.
+        """The picture, decoded now, upright, in RGB (see `gatescope.data.image`).
 
         Raises:
-            GatescopeError: if it cannot be opened or decoded.
+            GatescopeError: if it cannot be opened or decoded, is no file (a pipe, a device), or its brightness has no range.
         """
         if self.image is None:
             return None
-        if isinstance(self.image, Image.Image):
-            return self.image.convert("RGB")
         try:
-            with _opened(self.image) as image:
-                return image.convert("RGB")
-        except (*_UNREADABLE, ValueError) as error:
+            if isinstance(self.image, Image.Image):
+                return shown.rgb(self.image)
+            with shown.opened(self.image) as image:
+                return shown.rgb(image)
+        except Exception as error:  # each of Pillow's formats has its own for a damaged file
             raise GatescopeError(f"Example {self.id!r}: the image {self.image} cannot be opened: {error}.") from error
 
 
 rename_fields(Example, accepted="references")
-
-
-# What Pillow raises for a file that is missing, truncated or not an image, or for a picture of absurd size.
-_UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
-
-
-def _opened(image: Path | Encoded) -> Image.Image:
-    return Image.open(io.BytesIO(image.read()) if isinstance(image, Encoded) else image)
 
 
 @dataclass(frozen=True)
@@ -279,16 +258,30 @@ def readout_of(examples: Sequence[Example]) -> str:
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """SHA-256 of everything in the examples that can change a result; pictures by their bytes."""
+    """SHA-256 of everything in the examples that can change a result; pictures by their bytes, and by how they are shown.
+
+    Raises:
+        GatescopeError: for a text that is none (half a pair of surrogates), or a picture that cannot be read.
+    """
     digest = hashlib.sha256()
     for example in examples:
         # The order of these is part of the digest: a run checks it before it is continued.
         content: list[object] = [example.id, example.group, example.question, list(example.choices), example.answer]
         content += [list(example.labels), example.prompt, example.prefix, example.item, example.system]
         content += [list(example.references), example.chat, sorted(example.facts.items())]
-        digest.update(json.dumps(content, ensure_ascii=False).encode())
-        if isinstance(example.image, Image.Image):
-            digest.update(repr((example.image.size, example.image.mode)).encode() + example.image.tobytes())
-        elif example.image is not None:
-            digest.update(example.image.read() if isinstance(example.image, Encoded) else example.image.read_bytes())
+        digest.update(foreign.encoded(content, f"Example {example.id!r}"))
+        digest.update(_picture_bytes(example))
     return digest.hexdigest()
+
+
+def _picture_bytes(example: Example) -> bytes:
+    """What there is of a picture; and how it is shown, where that is not as it lies: a run must not mix the two."""
+    image = example.image
+    if image is None:
+        return b""
+    if isinstance(image, Image.Image):
+        return repr((image.size, image.mode)).encode() + image.tobytes() + shown.treatment(image)
+    try:
+        return shown.content(image)
+    except OSError as error:
+        raise GatescopeError(f"Example {example.id!r}: the image {image} cannot be opened: {error}.") from error

@@ -10,40 +10,51 @@ Example). A question with short answers has `accepted`, a list of them, in place
 
 from __future__ import annotations
 
-import difflib
-import json
+import contextlib
+import gc
+import operator
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gatescope.core import foreign
 from gatescope.core.errors import GatescopeError
 from gatescope.core.progress import bar
 from gatescope.data.example import Example, Study, readout_of
+from gatescope.data.rows import SHAPE, Shared, example_of, row_of
 from gatescope.data.split import halves
 
 SPLITS = ("identification", "evaluation")
-_NEEDED: dict[str, type | tuple[type, ...]] = {
-    "id": (str, int),
-    "group": str,
-    "question": str,
-    "choices": list,
-    "answer": str,
-}
-_IMPLIED_BY_ACCEPTED = ("choices", "answer")
-_TEXTS = ("image", "prompt", "prefix", "item", "system")
-_KNOWN = {*_NEEDED, *_TEXTS, "labels", "accepted", "chat", "facts", "split"}
-_SHAPE = "A row is {id, group, question, choices: [text, ...], answer: one of the choices, image: optional path}."
+_PIECE = 2**20  # bytes
+_TOLD = 1000  # lines between two movements of the progress bar
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One line of the file as read: its number, counted from 1, the example on it, and the half it asks to be in."""
+@dataclass
+class _Rows:
+    """The file as read, a column each: a million lines must not be a million objects more than they need to be.
 
-    number: int
-    example: Example
-    split: str | None
+    Attributes:
+        examples: one for each line that is not blank.
+        numbers: of these lines, counted from 1.
+        splits: the halves that they ask to be in.
+    """
+
+    examples: list[Example] = field(default_factory=list[Example])
+    numbers: array[int] = field(default_factory=lambda: array("Q"))
+    splits: list[Any] = field(default_factory=list[Any])
+
+    def line_of(self, id: str) -> int:
+        """The number of the line that has an id."""
+        return next(number for number, example in zip(self.numbers, self.examples, strict=True) if example.id == id)
+
+    def only(self, groups: set[str]) -> _Rows:
+        """The rows of some groups."""
+        places = [place for place, example in enumerate(self.examples) if example.group in groups]
+        numbers = array("Q", [self.numbers[place] for place in places])
+        return _Rows([self.examples[place] for place in places], numbers, [self.splits[place] for place in places])
 
 
 def jsonl(path: str | Path, *, seed: int = 0, groups: Iterable[str] | None = None) -> Study:
@@ -62,172 +73,130 @@ def jsonl(path: str | Path, *, seed: int = 0, groups: Iterable[str] | None = Non
     Warns:
         UserWarning: for fields that an example does not have.
     """
-    path = Path(path)
+    with _no_collection():
+        return _study(Path(path), seed, groups)
+
+
+def _study(path: Path, seed: int, groups: Iterable[str] | None) -> Study:
     rows = _checked_rows(path)
     _check_labels(path, rows)
     rows = _in_groups(path, rows, groups)
     _check_splits(path, rows)
-    examples = [row.example for row in rows]
     # Either all rows have a split now, or none has.
-    halved = any(row.split is None for row in rows)
-    identification, evaluation, notes = _halved(examples, seed) if halved else _by_split(rows)
-    return Study(path.stem, identification, evaluation, notes, readout_of(examples))
+    halved = None in rows.splits
+    identification, evaluation, notes = _halved(rows.examples, seed) if halved else _by_split(rows)
+    return Study(path.stem, identification, evaluation, notes, readout_of(rows.examples))
 
 
-def _checked_rows(path: Path) -> list[_Row]:
+def _checked_rows(path: Path) -> _Rows:
     """Every row of the file, each of them checked, with one warning for all fields that are not used."""
-    lines = _lines(path)
-    rows: list[_Row] = []
-    first_lines: dict[str, int] = {}  # by id
+    rows, shared, folder = _Rows(), Shared(), path.parent
+    ids: set[str] = set()
     unused: set[str] = set()
-    with bar(len(lines), f"checking {path.name}", "rows") as progress:
-        for number, line in lines:
-            progress.update()
-            where = f"{path}, line {number}"
-            fields = _fields(where, line)
-            unused |= _unknown(where, fields)
-            first_line = first_lines.setdefault(str(fields["id"]), number)
-            if first_line != number:
-                raise GatescopeError(f"{where}: id {fields['id']!r} was used before, on line {first_line}. Ids must be unique.")
-            rows.append(_Row(number, _example(where, fields, path.parent), fields.get("split")))
+    with bar(_count(path), f"checking {path.name}", "rows") as progress:
+        for number, line in _lines(path):
+            if number % _TOLD == 0:
+                progress.update(number - progress.n)
+            try:
+                row = row_of(line, unused)
+                id = str(row.id)
+                if id in ids:
+                    raise GatescopeError(f"id {row.id!r} was used before, on line {rows.line_of(id)}. Ids must be unique.")
+                ids.add(id)
+                rows.examples.append(example_of(id, row, folder, shared))
+            except GatescopeError as error:
+                raise GatescopeError(f"{path}, line {number}: {error}") from error
+            rows.numbers.append(number)
+            rows.splits.append(row.split)
     if unused:
         names = ", ".join(map(repr, sorted(unused)))
         warnings.warn(
             f"{path}: {names} are not fields of an example and are ignored; put what a reader may want to know into 'facts'.",
-            stacklevel=3,
+            stacklevel=4,
         )
     return rows
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """The lines that are not blank, with their numbers."""
+@contextlib.contextmanager
+def _no_collection() -> Generator[None, None, None]:
+    """Without Python's search for garbage: of a million rows nothing is, and all of them are searched again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise GatescopeError(f"{path} cannot be read as a JSONL file: {error}.") from error
-    # Not splitlines: it also cuts at U+2028, U+0085 and others, which may stand in a JSON string as they are.
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    if not lines:
-        raise GatescopeError(f"{path} holds no examples. {_SHAPE}")
-    if lines[0][1].lstrip().startswith("["):
-        raise GatescopeError(f"{path} holds a JSON array; one JSON object a line is needed, without brackets. {_SHAPE}")
-    return lines
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
-def _fields(where: str, line: str) -> dict[str, Any]:
-    """The JSON object on a line; those of its fields that an Example does not check itself have their types."""
+def _count(path: Path) -> int:
+    """How many lines a file has, blank ones too."""
+    with _opened(path) as file:
+        return sum(piece.count(b"\n") for piece in iter(lambda: file.read(_PIECE), b""))
+
+
+def _opened(path: Path) -> Any:
     try:
-        fields: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise GatescopeError(f"{where}: not JSON ({error}).") from error
-    if not isinstance(fields, dict):
-        raise GatescopeError(f"{where}: a JSON object is needed, this is a {type(fields).__name__}. {_SHAPE}")
-    _check_accepted(where, fields)
-    _check_needed(where, fields)
-    for name in _TEXTS:
-        if not isinstance(fields.get(name) or "", str):
-            raise GatescopeError(f"{where}: the field {name!r} is {fields[name]!r}; it must be text, or left out.")
-    return fields
+        return foreign.open_file(path)
+    except OSError as error:
+        raise GatescopeError(f"{path} cannot be read as a JSONL file: {error.strerror or error}.") from error
 
 
-def _check_accepted(where: str, fields: dict[str, Any]) -> None:
-    references: Any = fields.get("accepted")
-    if not references:
-        return
-    if not isinstance(references, list) or not all(isinstance(answer, str) and answer.strip() for answer in references):
-        raise GatescopeError(f"{where}: the field 'accepted' is {references!r}; it must be a list of answers, text.")
-
-
-def _check_needed(where: str, fields: dict[str, Any]) -> None:
-    optional = _IMPLIED_BY_ACCEPTED if fields.get("accepted") else ()
-    for name, kind in _NEEDED.items():
-        if name not in fields:
-            if name in optional:
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers; one at a time, for a file may be larger than memory."""
+    empty = True
+    with _opened(path) as file:
+        # A file of bytes is cut at line feeds alone; one of text also where a carriage return is.
+        for number, line in enumerate(file, 1):
+            if number == 1:
+                line = line.removeprefix(foreign.UTF8_MARK)
+            if not line or line.isspace():
                 continue
-            raise GatescopeError(f"{where}: the field {name!r} is missing (found {sorted(fields)}). {_SHAPE}")
-        # True and False are ints to Python, but no ids.
-        if not isinstance(fields[name], kind) or isinstance(fields[name], bool):
-            raise GatescopeError(f"{where}: the field {name!r} is {fields[name]!r}. {_SHAPE}")
-    choices = fields.get("choices", [])
-    if not all(isinstance(choice, str) for choice in choices):
-        raise GatescopeError(f"{where}: every choice must be text, these are {choices!r}.")
+            if empty and line.lstrip().startswith(b"["):
+                raise GatescopeError(f"{path} holds a JSON array; one JSON object a line is needed, without brackets. {SHAPE}")
+            empty = False
+            yield number, line
+    if empty:
+        raise GatescopeError(f"{path} holds no examples. {SHAPE}")
 
 
-def _unknown(where: str, fields: dict[str, Any]) -> set[str]:
-    """The fields that an example does not have.
-
-    Raises:
-        GatescopeError: for one that looks like a misspelling: 'promt' where there is no 'prompt'.
-    """
-    unknown = fields.keys() - _KNOWN
-    for name in sorted(unknown):
-        similar = difflib.get_close_matches(name, _KNOWN, n=1, cutoff=0.75)
-        # 'question_id' beside 'question' is a field of the user's own.
-        if similar and similar[0] not in fields.keys() | _NEEDED.keys():
-            raise GatescopeError(f"{where}: there is no field {name!r}; {similar[0]!r} may be meant.")
-    return unknown
-
-
-def _example(where: str, fields: dict[str, Any], folder: Path) -> Example:
-    references: list[str] = fields.get("accepted") or []
-    # Those that are null or empty have Example's defaults.
-    optional = {name: fields[name] for name in ("prefix", "item", "system", "facts") if fields.get(name)}
-    try:
-        example = Example(
-            id=str(fields["id"]),
-            group=fields["group"],
-            question=fields["question"],
-            choices=tuple(fields.get("choices", ())),
-            answer=fields["answer"] if "answer" in fields else references[0],
-            image=folder / fields["image"] if fields.get("image") else None,
-            labels=tuple(fields.get("labels") or ()),
-            prompt=fields.get("prompt"),
-            references=tuple(references),
-            chat=fields.get("chat") is not False,
-            **optional,
-        )
-        example.picture()  # fails now if it will fail at all, rather than hours into a run
-    except GatescopeError as error:
-        raise GatescopeError(f"{where}: {error}") from error
-    return example
-
-
-def _check_labels(path: Path, rows: Sequence[_Row]) -> None:
-    if not any(row.example.labels for row in rows):
+def _check_labels(path: Path, rows: _Rows) -> None:
+    if not any(example.labels for example in rows.examples):
         return
-    for row in rows:
-        if row.example.choices and not row.example.labels:
+    for number, example in zip(rows.numbers, rows.examples, strict=True):
+        if example.choices and not example.labels:
             raise GatescopeError(
-                f"{path}, line {row.number}: no 'labels', though other rows have them. Give them to all rows or to none."
+                f"{path}, line {number}: no 'labels', though other rows have them. Give them to all rows or to none."
             )
 
 
-def _in_groups(path: Path, rows: list[_Row], groups: Iterable[str] | None) -> list[_Row]:
+def _in_groups(path: Path, rows: _Rows, groups: Iterable[str] | None) -> _Rows:
     if groups is None:
         return rows
     chosen = set(groups)
-    present = {row.example.group for row in rows}
+    present = {example.group for example in rows.examples}
     if unknown := sorted(chosen - present):
         raise GatescopeError(f"{path} has no group {unknown[0]!r}; it has {', '.join(map(repr, sorted(present)))}.")
-    return [row for row in rows if row.example.group in chosen]
+    return rows.only(chosen)
 
 
-def _check_splits(path: Path, rows: Sequence[_Row]) -> None:
-    for row in rows:
-        if row.split is not None and row.split not in SPLITS:
+def _check_splits(path: Path, rows: _Rows) -> None:
+    for number, split in zip(rows.numbers, rows.splits, strict=True):
+        if split is not None and split not in SPLITS:
             raise GatescopeError(
-                f"{path}, line {row.number}: split is {row.split!r}; it must be one of {', '.join(map(repr, SPLITS))}."
+                f"{path}, line {number}: split is {split!r}; it must be one of {', '.join(map(repr, SPLITS))}."
             )
-    without = [row.number for row in rows if row.split is None]
-    if 0 < len(without) < len(rows):
+    without = [number for number, split in zip(rows.numbers, rows.splits, strict=True) if split is None]
+    if 0 < len(without) < len(rows.splits):
         raise GatescopeError(
             f"{path}, line {without[0]}: no 'split', though other rows have one. Give it to all rows or to none."
         )
 
 
-def _by_split(rows: Sequence[_Row]) -> tuple[list[Example], list[Example], dict[str, str]]:
+def _by_split(rows: _Rows) -> tuple[list[Example], list[Example], dict[str, str]]:
     """The halves the file asks for; a question that is in both is counted in the notes."""
-    identification, evaluation = ([row.example for row in rows if row.split == split] for split in SPLITS)
+    asked = list(zip(rows.examples, rows.splits, strict=True))
+    identification, evaluation = ([example for example, split in asked if split == half] for half in SPLITS)
     notes = {"split": "as the file says"}
     known = {_item(example) for example in identification}
     shared = sum(_item(example) in known for example in evaluation)
@@ -238,15 +207,20 @@ def _by_split(rows: Sequence[_Row]) -> tuple[list[Example], list[Example], dict[
 
 def _halved(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example], dict[str, str]]:
     """Each group cut in half, variants of one question in one of the halves."""
-    items: dict[str, set[str]] = {}  # by group
+    # The question itself, where it is all of them: sorted as with the group before it, and not written a million times.
+    bare = all(example.image is None and not example.item for example in examples)
+    item: Callable[[Example], str] = operator.attrgetter("question") if bare else _item
+    items: dict[str, set[str]] = {}  # by group, up to two
     for example in examples:
-        items.setdefault(example.group, set()).add(_item(example))
+        known = items.setdefault(example.group, set())
+        if len(known) < 2:
+            known.add(item(example))
 
     def block(example: Example) -> str:
         # A group that asks one thing only (an instruction, the question being in the prompt) cannot be kept together.
-        return _item(example) if len(items[example.group]) > 1 else example.id
+        return item(example) if len(items[example.group]) > 1 else example.id
 
-    identification, evaluation = halves(examples, lambda example: example.group, block, seed)
+    identification, evaluation = halves(examples, operator.attrgetter("group"), block, seed)
     notes = {"split": f"half of each group at random, variants of one question together, seed {seed}"}
     return identification, evaluation, notes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def load(name: str, path: str | Path | None = None, *, seed: int | None = None, 
     options["seed"] = seed
     given = {option: value for option, value in options.items() if value is not None}
     # The name of a dataset wins over a file of that name, unless the file ends in .jsonl.
-    if name.endswith(".jsonl") or (name not in CARDS and Path(name).is_file()):
+    if name.endswith(".jsonl") or (name not in CARDS and os.path.isfile(name)):
         if path is not None:
             raise GatescopeError(f"path={str(path)!r} is for datasets by name; {name} is a file already.")
         return jsonl(name, **_taken(name, jsonl, given))

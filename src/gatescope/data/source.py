@@ -6,6 +6,7 @@ rows by count. No dataset here runs its own code, and none is allowed to.
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Container, Iterable, Mapping
@@ -106,9 +107,9 @@ def local_file(path: str | Path, *patterns: str, what: str) -> Path:
 
 def local_files(path: Path, patterns: Iterable[str], what: str) -> list[Path]:
     """All files the first fitting pattern finds, sorted; errors as for `local_file`."""
-    if path.is_file():
+    if os.path.isfile(path):  # unlike Path's, it takes names that are too long
         return [path]
-    if not path.exists():
+    if not os.path.exists(path):
         raise GatescopeError(f"{what}: path={str(path)!r} does not exist. Give the file, or the directory it lies in.")
     for pattern in patterns:
         if files := sorted(p for p in path.glob(pattern) if p.is_file()):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from gatescope.core.errors import GatescopeError
@@ -22,27 +22,33 @@ def halves(items: Sequence[T], stratum: Callable[[T], str], block: Callable[[T],
     >>> len(first), len(second), "b1" in second
     (1, 3, True)
     """
-    strata: dict[str, dict[str, list[int]]] = {}
-    for index, item in enumerate(items):
-        strata.setdefault(stratum(item), {}).setdefault(block(item), []).append(index)
-    first: set[int] = set()
-    for name, blocks in strata.items():
-        # Sorted before it is shuffled, and seeded by name: neither the file's order nor other strata change the cut.
-        order = sorted(blocks)
-        random.Random(f"{seed}-{name}").shuffle(order)
-        first.update(_first_half([blocks[key] for key in order]))
-    second = [index for index in range(len(items)) if index not in first]
-    return [items[index] for index in sorted(first)], [items[index] for index in second]
+    names, parts = list(map(stratum, items)), list(map(block, items))
+    # How large each block is, by stratum: of a million items, lists of their places would take more memory than they do.
+    strata: dict[str, dict[str, int]] = {}
+    for name, part in zip(names, parts, strict=True):
+        blocks = strata.setdefault(name, {})
+        blocks[part] = blocks.get(part, 0) + 1
+    chosen = {name: _first_half(blocks, random.Random(f"{seed}-{name}")) for name, blocks in strata.items()}
+    first: list[T] = []
+    second: list[T] = []
+    for item, name, part in zip(items, names, parts, strict=True):
+        (first if part in chosen[name] else second).append(item)
+    return first, second
 
 
-def _first_half(blocks: Sequence[Sequence[int]]) -> list[int]:
-    """Whole blocks, in order, until they hold at least half of all members, rounded down."""
-    half = sum(map(len, blocks)) // 2
-    chosen: list[int] = []
-    for block in blocks:
-        if len(chosen) >= half:
+def _first_half(blocks: Mapping[str, int], order: random.Random) -> set[str]:
+    """Blocks in random order until they hold at least half of all members, rounded down."""
+    half = sum(blocks.values()) // 2
+    # Sorted before it is shuffled, and seeded by name: neither the file's order nor other strata change the cut.
+    names = sorted(blocks)
+    order.shuffle(names)
+    chosen: set[str] = set()
+    members = 0
+    for name in names:
+        if members >= half:
             break
-        chosen += block
+        chosen.add(name)
+        members += blocks[name]
     return chosen
 
 

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
-from gatescope.core.errors import GatescopeError
+from gatescope.core.errors import GatescopeError, first_line
 from gatescope.models.load import IMAGES, task_of
 
 # What configs call the number of layers, and that of heads.
@@ -31,8 +31,8 @@ def random_model(source: str | Path) -> nnsight.TransformersModel:
     """
     try:
         config: Any = AutoConfig.from_pretrained(str(source))
-    except (OSError, ValueError) as error:
-        raise GatescopeError(f"No model config at {source!s}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # of whatever kind a config that is altered makes of it
+        raise GatescopeError(f"No model config at {source!s}: {first_line(error)}") from error
     for section in [config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))]:
         if section is not None:
             _shrink(section)

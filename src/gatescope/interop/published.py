@@ -7,17 +7,19 @@ over layers of index tensors; it is read with `weights_only`, never unpickled fr
 
 from __future__ import annotations
 
+import io
 import json
 import math
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from gatescope.core import artefacts, foreign
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
 from gatescope.core.neurons import NeuronSet
@@ -30,6 +32,7 @@ MODULES = {
     "self_attn.k_proj": "k",
     "self_attn.v_proj": "v",
 }
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def read_culnig(path: str | Path, layout: Layout, model: Mapping[str, str] | None = None) -> NeuronSet:
@@ -43,16 +46,23 @@ def read_culnig(path: str | Path, layout: Layout, model: Mapping[str, str] | Non
     Raises:
         GatescopeError: if the file is not such a list, names an unknown module, or a neuron outside the layout.
     """
-    try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))["top_neurons"]
-        named = [(row["module_name"], row["layer_idx"], row["neuron_idx"]) for row in rows]
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise GatescopeError(f"{path} is not a neuron list of CULNIG's code: {error!r}.") from error
-    for module, _, _ in named:
-        if module not in MODULES:
-            raise GatescopeError(f"{path} names the module {module!r}; known are {', '.join(MODULES)}.")
-    neurons = [(MODULES[module], layer, index) for module, layer, index in named]
-    return NeuronSet.of(layout, neurons, model, {"method": "CULNIG", "file": Path(path).name})
+    rows = foreign.read_json(Path(path), _Culnig, f"{path} is not a neuron list of CULNIG's code").top_neurons
+    for row in rows:
+        if row.module_name not in MODULES:
+            raise GatescopeError(f"{path} names the module {row.module_name!r}; known are {', '.join(MODULES)}.")
+    neurons = [(MODULES[row.module_name], row.layer_idx, row.neuron_idx) for row in rows]
+    with artefacts.named(path):
+        return NeuronSet.of(layout, neurons, model, {"method": "CULNIG", "file": Path(path).name})
+
+
+class _Neuron(msgspec.Struct):
+    module_name: str
+    layer_idx: int
+    neuron_idx: int
+
+
+class _Culnig(msgspec.Struct):
+    top_neurons: list[_Neuron]
 
 
 def write_culnig(path: str | Path, neurons: NeuronSet, scores: Float64[Tensor, " n"] | None = None) -> None:
@@ -77,7 +87,7 @@ def write_culnig(path: str | Path, neurons: NeuronSet, scores: Float64[Tensor, "
         for (site, layer, index), score in zip(neurons, _scores_of(neurons, scores), strict=True)
     ]
     content: dict[str, Any] = {"model_name": neurons.model.get("id", ""), "dataset_ids": {}, "top_neurons": rows}
-    Path(path).write_text(json.dumps(content, indent=4), encoding="utf-8")
+    artefacts.write_bytes(Path(path), json.dumps(content, indent=4).encode())
 
 
 def _scores_of(neurons: NeuronSet, scores: Tensor | None) -> list[float]:
@@ -121,7 +131,8 @@ def read_lape(
     for group, layers in zip(groups, indices, strict=True):
         neurons = [(site.site, layer, index) for layer, members in enumerate(layers) for index in members]
         provenance = {"method": "LAPE", "group": group, "file": Path(path).name}
-        sets[group] = NeuronSet.of(layout, neurons, model, provenance)
+        with artefacts.named(path):
+            sets[group] = NeuronSet.of(layout, neurons, model, provenance)
     return sets
 
 
@@ -129,10 +140,31 @@ def _index_lists(path: str | Path) -> list[list[list[int]]]:
     """The indices in each layer of each language."""
     try:
         # weights_only: unpickling a stranger's file would run what is in it.
-        lists: Any = torch.load(path, weights_only=True, map_location="cpu")
-        return [[layer.flatten().tolist() for layer in language] for language in lists]
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, AttributeError, TypeError) as error:
-        raise GatescopeError(f"{path} cannot be read as LAPE's lists of index tensors: {error}.") from error
+        lists: Any = torch.load(foreign.regular(Path(path)), weights_only=True, map_location="cpu")
+    except Exception as error:  # whatever bytes that are no pickle, or an altered one, make of the unpickler
+        why = (str(error) or type(error).__name__).split("\n")[0].rstrip(".")
+        raise GatescopeError(f"{path} cannot be read as LAPE's lists of index tensors: {why}.") from error
+    if not _nested(lists):
+        raise GatescopeError(
+            f"{path} cannot be read as LAPE's lists of index tensors: a list over languages of a list over layers of tensors "
+            f"is needed, and this is a {type(lists).__name__} of other things."
+        )
+    for layer in (layer for language in lists for layer in language):
+        # A mask read as indices would be neurons 0 and 1. An empty tensor is float32 where nobody gave it a dtype.
+        if layer.numel() and layer.dtype not in _INTEGERS:
+            raise GatescopeError(
+                f"{path} holds a tensor of {str(layer.dtype).removeprefix('torch.')}, and indices are whole numbers. "
+                f"Of a mask, write mask.nonzero().flatten()."
+            )
+    return [[layer.flatten().tolist() for layer in language] for language in lists]
+
+
+def _nested(lists: Any) -> bool:
+    """Whether it is a list over languages of a list over layers of tensors."""
+    many = (list, tuple)
+    return isinstance(lists, many) and all(
+        isinstance(language, many) and all(isinstance(layer, Tensor) for layer in language) for language in lists
+    )
 
 
 def write_lape(path: str | Path, sets: Mapping[str, NeuronSet]) -> None:
@@ -143,4 +175,6 @@ def write_lape(path: str | Path, sets: Mapping[str, NeuronSet]) -> None:
         mask = neurons.mask(site.site)
         # Ascending indices: LAPE's lists have no ranking.
         lists.append([mask[layer].nonzero().flatten() for layer in range(site.layers)])
-    torch.save(lists, path)
+    buffer = io.BytesIO()
+    torch.save(lists, buffer)
+    artefacts.write_bytes(Path(path), buffer.getvalue())

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Annotated, Any
 
+import msgspec
 import torch
 from nnsight import TransformersModel
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
-from gatescope.core import artefacts
+from gatescope.core import artefacts, foreign
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
 from gatescope.core.neurons import NeuronSet
 from gatescope.interventions.bake import baked
 from gatescope.interventions.intervention import Intervention
+from gatescope.interventions.value import Kind
 from gatescope.models.identity import identity, versions
 
 FORMAT = "gatescope.baked/1"
@@ -40,12 +45,14 @@ def save_baked(intervention: Intervention, model: TransformersModel | PreTrained
         GatescopeError: as `baked`; or if the directory holds anything.
     """
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise GatescopeError(f"{path} already exists and is not empty; a baked model is written to a new directory.")
+    _check_free(path)
     neurons, provenance = intervention.neurons, identity(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its destination, so that the rename at the end is atomic: nobody sees half a checkpoint.
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its destination, so that the rename at the end is atomic: nobody sees half a checkpoint.
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    except (OSError, ValueError) as error:
+        raise _unwritten(path, error) from error
     try:
         with baked(intervention, model) as module:
             module.save_pretrained(scratch)
@@ -68,11 +75,31 @@ def save_baked(intervention: Intervention, model: TransformersModel | PreTrained
         # mkdtemp makes directories that only their owner can read.
         scratch.chmod(0o755)
         scratch.replace(path)
-    # Ctrl-C too must not leave gigabytes behind.
-    except BaseException:
+    except (OSError, SafetensorError) as error:  # safetensors has its own for a full disk
+        raise _unwritten(path, error) from error
+    finally:
+        # Renamed by now, or not to be kept: Ctrl-C too must not leave gigabytes behind.
         shutil.rmtree(scratch, ignore_errors=True)
-        raise
     return path
+
+
+def _check_free(path: Path) -> None:
+    try:
+        if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+            return
+    except (OSError, ValueError) as error:
+        raise _unwritten(path, error) from error
+    if not path.is_dir():
+        raise GatescopeError(f"{path} already exists and is a file; a baked model is written to a new directory.")
+    raise GatescopeError(f"{path} already exists and is not empty; a baked model is written to a new directory.")
+
+
+def _unwritten(path: Path, error: Exception) -> GatescopeError:
+    """The error for a checkpoint that cannot be written."""
+    return GatescopeError(
+        f"The baked model cannot be written to {path}: {getattr(error, 'strerror', None) or error}. Nothing is left of it; "
+        f"make room, or give another directory."
+    )
 
 
 def baked_from(path: str | Path) -> Intervention:
@@ -81,12 +108,30 @@ def baked_from(path: str | Path) -> Intervention:
     Raises:
         GatescopeError: if the directory has no note of one.
     """
+    file = Path(path) / NOTE
     try:
-        note = json.loads((Path(path) / NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        content = foreign.read_bytes(file)
+    except OSError as error:
         raise GatescopeError(f"{path} has no readable {NOTE}: it was not written by save_baked ({error}).") from error
-    if not isinstance(note, dict) or note.get("format") != FORMAT:
-        raise GatescopeError(f"{Path(path) / NOTE} is not a note of format {FORMAT}.")
-    flat = torch.tensor(note["neurons"], dtype=torch.int64)
-    neurons = NeuronSet(Layout.parse(note["layout"]), flat, note["model"], note["origin"])
-    return Intervention(neurons, note["kind"], tuple(note["values"]))
+    where = f"{path} has no readable {NOTE}"
+    written = foreign.parse(content, dict[str, Any], where, ours=True)
+    if written.get("format") != FORMAT:
+        raise GatescopeError(f"{file} is not a note of format {FORMAT}.")
+    note = foreign.check(written, _Note, where)
+    if len(note.values) != (0 if note.kind == "zero" else len(note.neurons)):
+        raise GatescopeError(f"{file} has {len(note.values)} values for {len(note.neurons)} neurons ({note.kind}).")
+    with artefacts.named(file):
+        flat = torch.tensor(note.neurons, dtype=torch.int64)
+        return Intervention(NeuronSet(Layout.parse(note.layout), flat, note.model, note.origin), note.kind, tuple(note.values))
+
+
+class _Note(msgspec.Struct):
+    """What `save_baked` writes beside a checkpoint."""
+
+    format: str
+    kind: Kind
+    values: list[float]
+    layout: list[Any]
+    neurons: list[Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]]
+    model: dict[str, str]
+    origin: dict[str, str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -48,6 +49,9 @@ class Change:
 
     def __post_init__(self) -> None:
         check_one_set(self.neurons)
+        for value in self.values:
+            if not math.isfinite(value):
+                raise GatescopeError(f"An activation cannot be changed by {value} ({self.kind}): it must be a finite number.")
 
     def __eq__(self, other: object) -> bool:
         """The same kind and values on the same neurons; in the same order, where neurons have different values."""

@@ -9,7 +9,7 @@ import nnsight
 from nnsight.modeling.huggingface import _ID_CACHE
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
-from gatescope.core.errors import GatescopeError
+from gatescope.core.errors import GatescopeError, first_line
 from gatescope.models.load import IMAGES, module_of, pad_left, pinned, task_of
 
 
@@ -33,8 +33,8 @@ def load_client(model: str | Path, *, revision: str | None = None) -> nnsight.Tr
         if task == IMAGES:
             processor = AutoProcessor.from_pretrained(source, **options)
         tokenizer: Any = AutoTokenizer.from_pretrained(source, **options) if processor is None else processor.tokenizer
-    except (OSError, ValueError, TypeError) as error:
-        raise GatescopeError(f"The config and processor of {source} cannot be loaded: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # of whatever kind a file that is altered makes of it
+        raise GatescopeError(f"The config and processor of {source} cannot be loaded: {first_line(error)}") from error
     pad_left(tokenizer)
     preprocessors = {"tokenizer": tokenizer} if processor is None else {"tokenizer": tokenizer, "processor": processor}
     loaded: Any = nnsight.TransformersModel(source, task=task, dispatch=False, **preprocessors, **options)
@@ -55,6 +55,6 @@ def name_there(model: nnsight.TransformersModel) -> str:
         return model.to_model_key()
     except (OSError, ValueError) as error:  # the hub's own errors are kinds of these
         raise GatescopeError(
-            f"The name of {model.repo_id} on a server could not be looked up on the hub ({str(error).splitlines()[0]}). Check "
+            f"The name of {model.repo_id} on a server could not be looked up on the hub ({first_line(error)}). Check "
             f"the name and the network."
         ) from error

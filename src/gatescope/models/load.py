@@ -6,6 +6,7 @@ padded on the left: every model gatescope supports generates from its last posit
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,14 @@ from nnsight.modeling.quantization import QUANTIZATIONS, quantization
 
 from gatescope.core.errors import GatescopeError
 from gatescope.models.identity import module_of
+from gatescope.models.reported import listening, mismatched, missing
 from gatescope.models.wrappers import ADAPTER, adapter_message, unwrapped
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 IMAGES = "image-text-to-text"
+_LONGEST = 400  # characters of another library's message
 
 
 def load_model(
@@ -171,9 +174,9 @@ def _own(what: str, source: Any, revision: str | None) -> Any:
         )
     try:
         return auto.from_pretrained(source, **pinned(revision))
-    except (OSError, ValueError, TypeError, ImportError) as error:
+    except Exception as error:  # of whatever kind a file that is altered makes of it
         raise GatescopeError(
-            f"The {what} of {source} cannot be loaded: {error}. If it lies elsewhere, give it as {what}=."
+            f"The {what} of {source} cannot be loaded: {_cause(error).rstrip('.')}. If it lies elsewhere, give it as {what}=."
         ) from error
 
 
@@ -185,10 +188,24 @@ def pinned(revision: str | None) -> dict[str, str]:
 def _load(source: Any, task: str, config: Any, options: dict[str, Any]) -> nnsight.TransformersModel:
     """A model traced by nnsight: its weights read from a checkpoint, or those in memory."""
     in_memory = not isinstance(source, str)
+    named = type(module_of(source)).__name__ if in_memory else source
+    with listening() as reports:
+        traced = _traced(module_of(source) if in_memory else source, named, task, config, options, reports)
+    if names := missing(reports):
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise GatescopeError(
+            f"The weights of {named} are incomplete: the checkpoint has no {names[0]}{more}, and random numbers would stand "
+            f"there. Load a checkpoint that fits its config.json."
+        )
+    return traced
+
+
+def _traced(
+    source: Any, named: str, task: str, config: Any, options: dict[str, Any], reports: list[str]
+) -> nnsight.TransformersModel:
     try:
-        return nnsight.TransformersModel(module_of(source) if in_memory else source, task=task, dispatch=True, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        named = type(module_of(source)).__name__ if in_memory else source
+        return nnsight.TransformersModel(source, task=task, dispatch=True, **options)
+    except Exception as error:  # of whatever kind weights or a config that are altered make of it
         dtype = options.get("dtype")
         how = f"dtype={dtype!r}" if quantization(dtype) is not None else _quantised(config)
         if how and isinstance(error, ImportError):
@@ -196,13 +213,20 @@ def _load(source: Any, task: str, config: Any, options: dict[str, Any]) -> nnsig
                 f"The weights of {named} are quantised ({how}), and a package they need is missing: {error}"
             ) from error
         quantised = f" (quantised: {how})" if how else ""
-        raise GatescopeError(f"The weights of {named} cannot be loaded{quantised}: {_cause(error)}") from error
+        shapes = mismatched(reports)
+        cause = f"{shapes[0]} ({len(shapes)} do not fit)" if shapes else _cause(error)
+        raise GatescopeError(f"The weights of {named} cannot be loaded{quantised}: {cause}") from error
 
 
 def _cause(error: BaseException) -> str:
-    """What went wrong; of a message that holds other errors' tracebacks, as a pipeline's does, the last line."""
+    """What went wrong, in a line; of a message that holds other errors' tracebacks, as a pipeline's does, the last line."""
     text = str(error).strip()
-    return text.splitlines()[-1] if "Traceback (most recent call last)" in text else text
+    if "Traceback (most recent call last)" in text:
+        return text.splitlines()[-1]
+    line = " ".join(text.split())
+    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+    # Others' messages may be a name alone, which says nothing without the kind of error.
+    return line if isinstance(error, OSError | ValueError | RuntimeError | ImportError) else f"{type(error).__name__}: {line}"
 
 
 def _quantised(config: Any) -> str:
@@ -231,14 +255,14 @@ def pad_left(tokenizer: Any) -> None:
 
 def _config(model: str, revision: str | None) -> Any:
     path = Path(model)
-    is_local = path.exists() or model.startswith((".", "/", "~"))
+    is_local = os.path.exists(path) or model.startswith((".", "/", "~"))
     # A path is never looked up on the hub, whose message would be about repositories.
     if is_local:
         _check_directory(model, path)
     try:
         return transformers.AutoConfig.from_pretrained(model, **pinned(revision))
-    except (OSError, ValueError, ImportError) as error:
-        first = str(error).splitlines()[0]
+    except Exception as error:  # of whatever kind a config that is altered makes of it
+        first = _cause(error)
         if is_local:
             raise GatescopeError(f"The config.json of {model} cannot be read: {first}") from error
         _refuse_adapter(model, revision, first)
@@ -249,11 +273,11 @@ def _config(model: str, revision: str | None) -> Any:
 
 
 def _check_directory(model: str, path: Path) -> None:
-    if (path / "config.json").is_file():
+    if os.path.isfile(path / "config.json"):  # unlike Path's, it takes names that are too long
         return
-    if (path / ADAPTER).is_file():
+    if os.path.isfile(path / ADAPTER):
         raise GatescopeError(adapter_message(model, path / ADAPTER))
-    problem = "it has no config.json" if path.is_dir() else "there is no such directory"
+    problem = "it has no config.json" if os.path.isdir(path) else "there is no such directory"
     raise GatescopeError(f"No model at {model!r}: {problem}. Give a directory written by save_pretrained, or a hub id.")
 
 

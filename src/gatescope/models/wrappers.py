@@ -125,7 +125,7 @@ def adapter_message(named: str, file: Path) -> str:
     """
     try:
         base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         base = None
     base_name = repr(base) if base else "its base model"
     return (

@@ -16,6 +16,8 @@ import platformdirs
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from gatescope.core.errors import GatescopeError
+
 
 def cached(prefix: str, spec: list[Any], make: Callable[[Path], None], cache: str | Path | None) -> Path:
     """The directory of what `spec` describes, made now if it is not there yet.
@@ -28,7 +30,13 @@ def cached(prefix: str, spec: list[Any], make: Callable[[Path], None], cache: st
     """
     key = prefix + hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
     root = Path(cache or os.environ.get("GATESCOPE_CACHE") or platformdirs.user_cache_dir("gatescope")) / "organisms"
-    root.mkdir(parents=True, exist_ok=True)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        Path(tempfile.mkdtemp(prefix=f".{key}-", dir=root)).rmdir()  # a directory may be there and not be ours to write to
+    except OSError as error:
+        raise GatescopeError(
+            f"The cache {root} cannot be written to: {error.strerror}. Set GATESCOPE_CACHE to a directory that can be."
+        ) from error
     path = root / key
     # Two processes may want the same organism: the second waits, rather than training it too.
     with FileLock(root / f"{key}.lock"):

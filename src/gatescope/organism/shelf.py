@@ -59,7 +59,7 @@ def organisms(shelf: Path) -> dict[str, dict[str, Any]]:
     """
     try:
         manifest: Any = json.loads((shelf / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise GatescopeError(
             f"{shelf} holds no organisms: manifest.json cannot be read ({error}). GATESCOPE_ORGANISMS must name a directory "
             f"made by `python -m gatescope.organism --train KIND --out DIR`; without it the shipped organisms are used."

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float64
@@ -132,12 +133,32 @@ class Selection(Mapping[str, NeuronSet]):
             GatescopeError: if the file cannot be read or holds something else.
         """
         tensors, metadata = artefacts.read(path, FORMAT)
-        layout, model = Layout.parse(metadata["layout"]), metadata["model"]
-        sets = {
-            group: NeuronSet(layout, tensors[f"set.{i}"], model, metadata["origins"][i])
-            for i, group in enumerate(metadata["groups"])
-        }
-        return cls(metadata["method"], sets, metadata["wanted"], tensors.get("scores"), metadata["why_fewer"])
+        about = artefacts.facts(path, metadata, _About)
+        if len(about.origins) != len(about.groups) or len(set(about.groups)) != len(about.groups):
+            raise GatescopeError(f"{path} names a group twice, or not where its neurons are from; make the selection again.")
+        kinds: dict[str, Any] = {f"set.{i}": (torch.int64, (None,)) for i in range(len(about.groups))}
+        if "scores" in tensors:
+            kinds["scores"] = (torch.float64, (len(about.groups), None, None))
+        held = artefacts.needed(path, tensors, kinds)
+        with artefacts.named(path):
+            layout = Layout.parse(about.layout)
+            sets = {
+                group: NeuronSet(layout, held[f"set.{i}"], about.model, about.origins[i])
+                for i, group in enumerate(about.groups)
+            }
+        return cls(about.method, sets, about.wanted, held.get("scores"), about.why_fewer)
+
+
+class _About(msgspec.Struct):
+    """What a file of a selection says of itself."""
+
+    method: str
+    wanted: int | None
+    why_fewer: str
+    groups: list[str]
+    origins: list[dict[str, str]]
+    layout: list[Any]
+    model: dict[str, str]
 
 
 def _jaccard(one: NeuronSet, other: NeuronSet) -> float:

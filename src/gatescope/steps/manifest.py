@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,8 +18,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from gatescope.core import artefacts
+from gatescope.core import artefacts, foreign
 from gatescope.core.errors import GatescopeError
+from gatescope.steps import schema
 
 FORMAT = "gatescope.run/2"
 _BLANK = "0" * 64  # in the place of the checksum, while it is computed
@@ -43,15 +43,12 @@ class Manifest:
         Raises:
             GatescopeError: if it cannot be read, is of another format, or was altered.
         """
-        try:
-            content = self._manifest.read_bytes()
-            facts = json.loads(content.decode("utf-8"))
-        except (OSError, ValueError) as error:
-            raise GatescopeError(f"{self._manifest} cannot be read: {error}.") from error
-        if not isinstance(facts, dict):
-            raise GatescopeError(f"{self._manifest} cannot be read: it holds no object of named facts.")
+        where = f"{self._manifest} cannot be read"
+        content = foreign.content_of(self._manifest, where, schema.MEND)
+        facts = foreign.parse(content, dict[str, Any], where, schema.MEND, ours=True)
         if facts.get("format") != FORMAT:
             raise GatescopeError(f"{self.path} is {facts.get('format')}; this version reads {FORMAT}.")
+        facts = schema.manifest(facts, self._manifest)
         checksum = facts.pop("checksum", None)
         # A manifest of the first release has no checksum, and no table of files either.
         if checksum != _checksum(content, checksum) and (checksum is not None or "files" in facts):
@@ -75,10 +72,10 @@ class Manifest:
             facts = before | {"files": files} | dict(metadata)
             if not facts.get("alone"):
                 facts.pop("alone", None)
-            blank = json.dumps(facts | {"checksum": _BLANK}, indent=1, ensure_ascii=False)
-            head, _, tail = blank.rpartition(_BLANK)
-            checksum = hashlib.sha256(blank.encode()).hexdigest()
-            artefacts.write_bytes(self._manifest, (head + checksum + tail).encode())
+            blank = foreign.encoded(facts | {"checksum": _BLANK}, str(self._manifest), indent=1)
+            head, _, tail = blank.rpartition(_BLANK.encode())
+            checksum = hashlib.sha256(blank).hexdigest()
+            artefacts.write_bytes(self._manifest, head + checksum.encode() + tail)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -96,8 +93,9 @@ class Manifest:
                 # Not there if a run that came to nothing was cleared away just now.
                 with contextlib.suppress(FileNotFoundError):
                     return lock.acquire()
-        except OSError as error:
-            raise GatescopeError(f"{self.path} cannot be written to: {error.strerror}.") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            why = getattr(error, "strerror", None) or error
+            raise GatescopeError(f"{self.path} cannot be written to: {why}.") from error
 
     @property
     def files(self) -> dict[str, str] | None:

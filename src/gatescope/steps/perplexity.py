@@ -77,6 +77,9 @@ def perplexity(
         for start in range(0, len(texts), batch_size):
             inputs = _encode(model, texts[start : start + batch_size], max_length)
             real = inputs["attention_mask"].bool()
+            if real.sum(1).max() < 2:  # nothing to predict, and perhaps no token at all
+                shown.update(len(real) * len(masks))
+                continue
             tokens += int((real[:, 1:] & real[:, :-1]).sum())  # a token is predicted where the one before it is real
             for i, mask in enumerate(masks):
                 loss[i] += _loss(_logits(model, inputs, mask), inputs["input_ids"], inputs["attention_mask"])

@@ -16,7 +16,7 @@ import torch
 from nnsight import TransformersModel
 from torch import Tensor
 
-from gatescope.core.errors import GatescopeError
+from gatescope.core.errors import GatescopeError, first_line
 from gatescope.core.stopping import undisturbed
 from gatescope.data.example import Example
 from gatescope.steps.batches import Plan
@@ -128,7 +128,7 @@ def split_on_oom(
             raise
         if len(items) == 1:
             raise GatescopeError(
-                f"{last} {name(items[0])!r} alone does not fit into memory ({str(error).splitlines()[0]}). Use a smaller "
+                f"{last} {name(items[0])!r} alone does not fit into memory ({first_line(error)}). Use a smaller "
                 f"picture or dtype, or spread the model over devices with device_map='auto'."
             ) from error
     # After the except block: while the error is handled, its traceback keeps the activations alive.

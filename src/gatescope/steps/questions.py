@@ -16,9 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gatescope.core import foreign
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Encoded, Example, Picture
 from gatescope.steps.manifest import Manifest
+from gatescope.steps.schema import Question
 
 Line = dict[str, Any]  # an example as JSON holds it
 
@@ -41,8 +43,8 @@ def keeping(run: Manifest, step: str, digest: str, examples: Sequence[Example]) 
         raise
     with run.locked():  # one process reads the pictures, and the others find the file
         if not (run.path / _file(digest)).is_file() or _file(digest) not in (run.files or {}):
-            text = "".join(json.dumps(_line(example), ensure_ascii=False) + "\n" for example in examples)
-            run.store(_file(digest), text.encode())
+            lines = (foreign.encoded(_line(example), f"example {example.id!r}") for example in examples)
+            run.store(_file(digest), b"".join(line + b"\n" for line in lines))
 
 
 def questions_of(run: Manifest, step: str) -> tuple[Example, ...]:
@@ -81,13 +83,8 @@ def _lines(run: Manifest, digest: str) -> list[Line]:
     file = run.path / _file(digest)
     if not file.is_file() and _file(digest) not in (run.files or {}):
         return []
-    try:
-        # Not splitlines: it also cuts at U+2028 and others, which JSON leaves as they are.
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, ValueError) as error:
-        raise GatescopeError(
-            f"{file} cannot be read: {error}. Delete it; the next command that asks these questions writes it again."
-        ) from error
+    advice = "Delete it; the next command that asks these questions writes it again."
+    lines = [dict(line) for line in foreign.read_lines(file, Question, advice, ours=True)]
     run.refuse_altered(_file(digest))
     return lines
 
@@ -103,7 +100,7 @@ def _line(example: Example) -> Line:
 def _described(image: Picture) -> dict[str, str]:
     """What is kept of a picture; one in memory has no path."""
     if isinstance(image, Path):
-        return {"path": str(image.resolve()), "sha256": _sha256(image.read_bytes())}
+        return {"path": str(image.resolve()), "sha256": _sha256(foreign.read_bytes(image))}
     if isinstance(image, Encoded):
         return {"name": image.name, "sha256": _sha256(image.read())}
     return {"sha256": _sha256(repr((image.size, image.mode)).encode() + image.tobytes())}
@@ -113,7 +110,7 @@ def _example(line: Mapping[str, Any]) -> Example:
     # JSON has no tuples, and an example has no lists.
     fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in line.items()}
     if "image" in line:
-        fields["image"] = _picture(**line["image"])
+        fields["image"] = _picture(**{name: line["image"].get(name, "") for name in ("sha256", "path", "name")})
     return Example(**fields)
 
 
@@ -123,7 +120,7 @@ def _picture(sha256: str, path: str = "", name: str = "") -> Encoded:
     def read() -> bytes:
         if not path:
             raise OSError("it was in memory when it was asked about, and a run keeps no pictures")
-        content = Path(path).read_bytes()
+        content = foreign.read_bytes(Path(path))
         if _sha256(content) != sha256:
             raise OSError("the file has changed since it was asked about")
         return content

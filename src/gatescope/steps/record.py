@@ -33,6 +33,7 @@ from gatescope.steps.runner import run_step
 from gatescope.steps.step import Options, Step
 from gatescope.traces.batch import GENERATED, readout_named
 from gatescope.traces.encoding import CLASSES, TOKEN_RULE, Batch
+from gatescope.traces.readouts.generated import check_new_tokens
 
 PARTS = ("K", "S", "T", "seen", "counted")
 
@@ -157,6 +158,7 @@ class Recording(Step[Counted]):
         max_new_tokens: int,
     ) -> None:
         _check(examples, tokens, only_correct, readout)
+        check_new_tokens(max_new_tokens)
         # Before a run is started: a directory with a misspelt read-out in it could not be continued with the right one.
         readout_named(readout).readable(model, examples)
         super().__init__(model, examples)

@@ -9,11 +9,11 @@ Answers and the selection they were given under belong together: neither is repl
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gatescope.core import foreign
 from gatescope.core.answers import ALL
 from gatescope.core.errors import GatescopeError
 from gatescope.core.filenames import decoded, distinct, spellings
@@ -21,6 +21,9 @@ from gatescope.core.neurons import NeuronSet, check_same_model
 from gatescope.select.selection import Selection
 from gatescope.statistics.table import Row, Table
 from gatescope.steps.manifest import Manifest
+from gatescope.steps.schema import Answer
+
+_AGAIN = "Delete it, and run the command that wrote it again: the shards are kept."
 
 
 class Results(Manifest):
@@ -168,20 +171,19 @@ class Results(Manifest):
             raise GatescopeError(f"{self.path} holds no sweep yet.")
         return Table(map(Row.parse, self.read_rows(file)))
 
-    def read_rows(self, name: str) -> list[dict[str, Any]]:
+    def read_rows(self, name: str) -> list[Answer]:
         """The rows of a JSONL file of the run.
 
         Raises:
-            GatescopeError: if it was altered.
+            GatescopeError: if it was altered, or cannot be read, naming the line and the field.
         """
         self.refuse_altered(name)
-        # Not splitlines: it also cuts at U+2028 and others, which JSON leaves as they are in an answer.
-        return [json.loads(line) for line in (self.path / name).read_text(encoding="utf-8").split("\n") if line]
+        return foreign.read_lines(self.path / name, Answer, advice=_AGAIN, ours=True)
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write a JSONL file of the run."""
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        self.store(name, text.encode())
+        lines = (foreign.encoded(row, str(self.path / name)) for row in rows)
+        self.store(name, b"".join(line + b"\n" for line in lines))
 
 
 def mask_name(selector: str, group: str) -> str:

@@ -14,12 +14,14 @@ Counters are sums, so those of the run are its shards' in order. Files appear wh
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from operator import add
 from pathlib import Path
 from typing import Any
 
+from gatescope.core import foreign
 from gatescope.core.attributions import Attributions
 from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError
@@ -30,6 +32,7 @@ from gatescope.steps.damage import problems
 from gatescope.steps.manifest import FORMAT
 from gatescope.steps.questions import questions_of
 from gatescope.steps.results import Results
+from gatescope.steps.schema import MEND, Summed
 from gatescope.steps.shards import Shards
 
 _ORIGIN = (
@@ -51,9 +54,10 @@ class Run(Results):
             GatescopeError: if there is none, or it is of another format.
         """
         run = cls(path)
-        if not run._manifest.is_file():
+        if not os.path.isfile(run._manifest):  # Path.is_file raises for a name that is too long
             raise GatescopeError(f"No run at {path}: there is no {run._manifest.name}.")
-        _ = run.manifest  # refused here, and not when something is asked of it
+        if "model" not in run.manifest:
+            raise GatescopeError(f"{run._manifest} does not say which model the run is of. {MEND}")
         return run
 
     @classmethod
@@ -131,6 +135,7 @@ class Run(Results):
 
     def _sums(self, stored: Shards) -> Iterator[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
         """Each shard's tensors and metadata, in order, and what its sums are of: groups, layout, model."""
+        foreign.check(stored.metadata, Summed, f"{self._manifest} cannot be read: {stored.step!r}", MEND)
         model = self.manifest["model"]
         common = {"groups": tuple(stored.metadata["groups"]), "layout": Layout.parse(stored.metadata["layout"])}
         for tensors, about in stored.all():
@@ -167,8 +172,8 @@ def occupied(path: Path) -> bool:
     >>> occupied(Path("no such directory"))
     False
     """
-    if not path.is_dir():
-        return path.exists()
+    if not os.path.isdir(path):
+        return os.path.lexists(path)
     return not (path / "manifest.json").is_file() and any(p.suffix not in (".lock", ".partial") for p in path.iterdir())
 
 

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from gatescope.core import artefacts
+from gatescope.core.environment import number
 from gatescope.core.errors import GatescopeError
 from gatescope.core.neurons import check_same_model
 from gatescope.steps.batches import Plan
@@ -215,7 +216,7 @@ class Shards:
         Args:
             part: (k, n) for the k-th of n parts and nothing else; None for all, one's own by index first.
         """
-        rank, world = part or (int(os.environ.get("RANK", 0)), max(1, int(os.environ.get("WORLD_SIZE", 1))))
+        rank, world = part or (number("RANK", 0), max(1, number("WORLD_SIZE", 1)))
         order = sorted(self.missing, key=lambda index: (index % world != rank % world, index))
         todo = [index for index in order if part is None or index % world == rank % world]
         for index in todo:

@@ -34,6 +34,7 @@ from gatescope.steps.step import Options, Step
 from gatescope.traces import vision
 from gatescope.traces.batch import readout_named, run_batch
 from gatescope.traces.encoding import Batch
+from gatescope.traces.readouts.generated import check_new_tokens
 
 Interventions = Mapping[str, Intervention] | Mapping[str, Mapping[str, Intervention]]
 Answer = tuple[str, Reading]
@@ -115,6 +116,7 @@ class Sweeping(Step[Answers]):
             raise GatescopeError("A sweep needs examples; there are none.")
         if masks_per_batch is not None and masks_per_batch < 1:
             raise GatescopeError(f"masks_per_batch is {masks_per_batch}; at least one mask must be run at a time.")
+        check_new_tokens(max_new_tokens)
         # Before a run is started: a directory with a misspelt read-out in it could not be continued with the right one.
         readout_named(readout).readable(model, examples)
         super().__init__(model, examples)

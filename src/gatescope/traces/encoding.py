@@ -12,13 +12,12 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool
-from jinja2 import TemplateError
 from nnsight import TransformersModel
 from PIL.Image import Image
 from torch import Tensor
@@ -73,7 +72,18 @@ def collate(model: TransformersModel, examples: Sequence[Example]) -> Batch:
         # By row: a processor such as Gemma 3's takes a plain list for the pictures of one row.
         images = [[picture] if picture is not None else [] for picture in pictures]
         inputs = _processed(model, texts, images if any(images) else [], options)
+    _check_tokens(inputs, examples)
     return Batch(tuple(examples), inputs, valid_tokens(model, inputs))
+
+
+def _check_tokens(inputs: Mapping[str, Tensor], examples: Sequence[Example]) -> None:
+    """Refuse an example that is no token: a model cannot read it, and some give NaN for all that is padding."""
+    for example, tokens in zip(examples, inputs["attention_mask"].sum(1).tolist(), strict=True):
+        if not tokens:
+            raise GatescopeError(
+                f"Example {example.id!r} has no tokens for this tokenizer: its text is {example.prompt or example.question!r}. "
+                f"Leave it out."
+            )
 
 
 def _pictures(model: TransformersModel, examples: Sequence[Example]) -> list[Image | None]:
@@ -123,6 +133,7 @@ def prompt(model: TransformersModel, example: Example) -> str:
     a switch for that, then the example's prefix. A passage is given as it stands. A base model, which has no template, is
     asked the bare question, and a warning says so.
     """
+    _check_placeholders(model, example)
     if not example.chat:
         return str(example.prompt)
     if not _has_template(model):
@@ -139,9 +150,27 @@ def prompt(model: TransformersModel, example: Example) -> str:
     for turns in _turns(example, text, model.processor is not None):
         try:
             return tool.apply_chat_template(turns, add_generation_prompt=True, tokenize=False, **off) + example.prefix
-        except TemplateError as error:
+        except Exception as error:  # a template is a program, which may fail in any way
             problem = error
-    raise GatescopeError(f"The chat template of {type(model._module).__name__} refuses example {example.id!r}: {problem}.")
+    raise GatescopeError(
+        f"The chat template of {type(model._module).__name__} refuses example {example.id!r}: {problem or 'no reason given'}."
+    ) from problem
+
+
+def _check_placeholders(model: TransformersModel, example: Example) -> None:
+    """Refuse a text that holds what stands for a picture: the model would look for a picture that is not there."""
+    if model.processor is None:
+        return
+    names = set(model.tokenizer.convert_ids_to_tokens(sorted(placeholder_ids(model))))
+    names.add(getattr(_tool(model), "image_token", None))
+    texts = (example.system, prompts.asked(example) if example.chat else str(example.prompt), example.prefix)
+    for name in names:
+        if isinstance(name, str) and name and any(name in text for text in texts):
+            raise GatescopeError(
+                f"Example {example.id!r} has {name!r} in its text, which stands for a picture to "
+                f"{type(model._module).__name__}. Take it out; a picture is given as `image`, and put where the chat template "
+                f"wants it."
+            )
 
 
 def _tool(model: TransformersModel) -> Any:

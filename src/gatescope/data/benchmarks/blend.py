@@ -234,7 +234,7 @@ def _letters(row: Row, column: str) -> dict[str, str]:
             raise TypeError("an option is not a string")
         # Sorted: JSON promises no order, and labels and choices are paired by position.
         return {letter: by_letter[letter] for letter in sorted(by_letter)}
-    except (ValueError, TypeError, AttributeError) as error:  # not JSON; not a string; not an object of strings
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # not JSON; not a string; not an object of strings
         raise GatescopeError(
             f"blend: {column} of question {row['MCQID']!r} is {row[column]!r}; it must be a string of JSON such as "
             f'\'{{"A": "rice", "B": "soup"}}\'.'

@@ -149,7 +149,7 @@ def _annotations(root: Path, country: str) -> dict[str, dict[str, Any]]:
     )
     try:
         entries: Any = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GatescopeError(f"blend_short: {file} is not JSON: {error}.") from error
     # Something else than an object is refused like a question without fields.
     for key, entry in entries.items() if isinstance(entries, dict) else [("", entries)]:

@@ -165,7 +165,7 @@ def _questions(file: Path) -> list[_Question]:
     try:
         metadata = json.loads(file.read_text(encoding="utf-8"))
         values = {name: about for name, about in metadata.items() if about["use_case"] == "value"}
-    except (OSError, ValueError, AttributeError, TypeError, KeyError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError) as error:
         raise GatescopeError(f"WorldValuesBench: {file} cannot be read: {type(error).__name__}: {error}. {HOW}") from error
     return [_question(file, name, values[name]) for name in sorted(values, key=_number)]
 

@@ -78,6 +78,21 @@ class Piece:
         return f"shard {self.shard}" + (f" (batches {self.start} to {self.stop - 1})" if self.start else "")
 
 
+class _Entry(msgspec.Struct):
+    """A shard in the file: a digest of its examples; of each piece start, stop, job, attempts and inquiry."""
+
+    examples: str
+    pieces: list[tuple[int, int, str, int, str]]
+
+
+class _Held(msgspec.Struct):
+    """The file."""
+
+    format: str
+    work: str
+    shards: dict[int, _Entry]
+
+
 @dataclass
 class Ledger:
     """Which job runs which piece, on disk where a run directory is given.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from gatescope.core import artefacts
+from gatescope.core import artefacts, foreign
 from gatescope.core.errors import GatescopeError
 
 FORMAT = "gatescope.jobs/2"
@@ -71,18 +71,14 @@ def read(path: Path) -> File | Headline:
     Raises:
         GatescopeError: if it cannot be read, is of another format or was altered.
     """
-    try:
-        content = path.read_bytes()
-        head = msgspec.json.decode(content, type=Headline)
-        if head.format == BEFORE:
-            return head
-        if head.format != FORMAT:
-            raise GatescopeError(f"{path} is {head.format}; this version reads {FORMAT}.")
-        held = msgspec.json.decode(content, type=File)
-    except GatescopeError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise GatescopeError(f"{path} cannot be read: {error}. Remove it to submit its jobs again.") from error
+    where, advice = f"{path} cannot be read", "Remove it to submit its jobs again."
+    content = foreign.content_of(path, where, advice)
+    head = foreign.parse(content, Headline, where, advice)
+    if head.format == BEFORE:
+        return head
+    if head.format != FORMAT:
+        raise GatescopeError(f"{path} is {head.format}; this version reads {FORMAT}.")
+    held = foreign.parse(content, File, where, advice)
     if held.checksum != held.sum():
         raise GatescopeError(
             f"{path} was altered after it was written: its checksum does not match. Remove it to submit its jobs again."

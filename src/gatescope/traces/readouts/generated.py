@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gatescope.core import answers
 from gatescope.core.answers import Reading
+from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example
 from gatescope.traces.encoding import Batch
 from gatescope.traces.holes import holes, no_number, with_holes
@@ -52,8 +53,23 @@ def texts_of(model: TransformersModel, ids: Tensor) -> list[str]:
     return model.tokenizer.batch_decode(ids.clamp(min=0), skip_special_tokens=True)
 
 
+def check_new_tokens(most: int) -> None:
+    """Refuse to generate no token.
+
+    Raises:
+        GatescopeError: saying what was given and what is allowed.
+    """
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise GatescopeError(f"max_new_tokens is {most!r}; an answer needs at least one token (the paper: 20).")
+
+
 def generation(model: TransformersModel, max_new_tokens: int) -> dict[str, Any]:
-    """The settings answers are generated with."""
+    """The settings answers are generated with.
+
+    Raises:
+        GatescopeError: for fewer than one token.
+    """
+    check_new_tokens(max_new_tokens)
     return GREEDY | {"max_new_tokens": max_new_tokens, "pad_token_id": model.tokenizer.pad_token_id}
 
 

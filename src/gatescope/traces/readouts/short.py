@@ -140,7 +140,7 @@ def _loose(answer: list[str]) -> str:
 
 def _code(language: str) -> str:
     # "pt-BR" and "zh_Hant": the region changes neither lemmas nor spaces.
-    code = re.split("[-_]", language.strip().lower())[0]
+    code = re.split("[-_]", str(language).strip().lower())[0]
     if not re.fullmatch("[a-z]{2,3}", code):
         raise GatescopeError(f"The language of a short answer is {language!r}; it must be an ISO 639 code, such as 'es'.")
     return code

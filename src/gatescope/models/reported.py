@@ -1,0 +1,51 @@
+"""What Transformers says about a checkpoint that does not fit its config, which it writes to its log and nowhere else.
+
+A weight that is not in the checkpoint is filled with random numbers; the model answers all the same, and nothing that is found
+in it means anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+
+_LOGGER = "transformers.modeling_utils"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[list[str]]:
+    """The reports on what is loaded meanwhile; those that end in an error are not shown as well."""
+    logger = logging.getLogger(_LOGGER)
+    reports: list[str] = []
+    level, shown = logger.level, logger.isEnabledFor(logging.WARNING)
+
+    def listen(record: logging.LogRecord) -> bool:
+        text = _COLOUR.sub("", record.getMessage())
+        if "LOAD REPORT" not in text:
+            return shown
+        reports.append(text)
+        return shown and not (missing([text]) or mismatched([text]))
+
+    logger.addFilter(listen)
+    if not shown:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield reports
+    finally:
+        logger.setLevel(level)
+        logger.removeFilter(listen)
+
+
+def missing(reports: list[str]) -> list[str]:
+    """The weights that a checkpoint lacks; those of several layers in one, as the report has them."""
+    return [name for report in reports for name in re.findall(r"^(\S.*?)\s*\|\s*MISSING\b", report, re.MULTILINE)]
+
+
+def mismatched(reports: list[str]) -> list[str]:
+    """The weights of another shape than the config says, each with both shapes."""
+    row = r"^(\S.*?)\s*\|\s*MISMATCH\s*\|.*ckpt: (?:torch\.Size\()?(\[[^\]]*\])\)? vs model:\s*(?:torch\.Size\()?(\[[^\]]*\])"
+    found = [match for report in reports for match in re.findall(row, report, re.MULTILINE)]
+    return [f"{name} is {there} there and {here} by the config" for name, there, here in found]
