@@ -50,7 +50,7 @@ def mean_activation(
             tokens += int(batch.token_mask.sum())
             shown.update(len(batch.examples))
     if not sums.isfinite().all():
-        layer: int = (~sums.isfinite()).nonzero()[0, 0].item()
+        layer = int((~sums.isfinite()).nonzero()[0, 0])
         raise GatescopeError(
             f"The model gave NaN or infinity at layer {layer} in one of the {len(examples)} examples. Load it in a wider "
             f"dtype, such as dtype='float32', or leave the example out: gs.record names it."

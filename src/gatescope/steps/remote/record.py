@@ -77,7 +77,7 @@ def record_shards(
         # Tensors come by class number, which is the order of CLASSES, not of the argument.
         for kind, name in enumerate(name for name in CLASSES if name in tokens):
             of_class = [sums["K"][kind], sums["S"][kind], sums["T"][kind], sums["seen"], sums["counted"]]
-            about = {"model": card | {"dtype": dtype}, "provenance": metadata | {"tokens": name}}
+            about: dict[str, Any] = {"model": card | {"dtype": dtype}, "provenance": metadata | {"tokens": name}}
             counters[name] = Counters(tuple(groups), site.layout, *of_class, **about)
         rows = _rows(model, parts, readout)
         _finite(number, rows, sums["S"], server, dtype)
