@@ -145,7 +145,8 @@ def test_an_encoder_is_not_taken_for_the_decoder():
         gemma = AutoModelForImageTextToText.from_config(T5Gemma2Config())
     for model in (bart, gemma):
         with pytest.raises(
-            gs.GatescopeError, match=f"{type(model).__name__} has an encoder and a decoder, and gatescope reads decoder-only models"
+            gs.GatescopeError,
+            match=f"{type(model).__name__} has an encoder and a decoder, and gatescope reads decoder-only models",
         ):
             gs.sites_of(model)
 

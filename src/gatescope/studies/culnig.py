@@ -35,6 +35,7 @@ from gatescope.statistics.significance import against_random
 from gatescope.statistics.table import ALL, Effects, Row, Table
 from gatescope.steps.attribute import attribute
 from gatescope.steps.run import Run
+from gatescope.steps.step import Executor
 from gatescope.steps.sweep import sweep
 from gatescope.studies.culnig_result import GENERAL, SEEDS, SPECIFIC, UNFILTERED, CulnigResult
 from gatescope.traces.batch import readout_named
@@ -54,6 +55,7 @@ def run_culnig(
     readout: str | None = None,
     batch_size: int | str = 16,
     max_new_tokens: int = 20,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> CulnigResult:
     """Run CULNIG on a model.
@@ -70,6 +72,7 @@ def run_culnig(
             answered by a label as CULNIG's published evaluation does, "argmax".
         batch_size: examples a batch.
         max_new_tokens: at most this many tokens an answer, where answers are generated.
+        executor: as for `record`.
         progress: show bars.
 
     Raises:
@@ -82,7 +85,7 @@ def run_culnig(
         check_share(share)
     read_by = _readouts(model, tasks, readout)
     run = None if out is None else Run.at(out, identity(model))
-    how: dict[str, Any] = {"run": run, "batch_size": batch_size, "progress": progress}
+    how: dict[str, Any] = {"run": run, "batch_size": batch_size, "executor": executor, "progress": progress}
     identified = [name for name in ("culture", "control", "reading") if name in tasks]
     # All attributions first: selecting needs the three of them together.
     scored = {name: attribute(model, tasks[name].identification, name=name, **how) for name in identified}
