@@ -6,6 +6,7 @@ One local cluster and one crew of two actors for all tests: an actor imports tor
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -232,8 +233,10 @@ class Nearby:
 def test_the_commands_hand_their_options_on(organism, tmp_path, monkeypatch):
     monkeypatch.setattr("gatescope.steps.cluster.Ray", Nearby)
     Nearby.made.clear()
-    data = gs.data.write_jsonl(organism.study.identification[:4], tmp_path / "q.jsonl") or tmp_path / "q.jsonl"
-    common = ("--model", organism.path, "--data", data, "--half", "identification", "--run", tmp_path / "run")
+    data = tmp_path / "questions.jsonl"
+    choices = {"choices": ["kite", "boat"], "answer": "kite", "question": "Which?"}
+    data.write_text("".join(json.dumps({"id": f"{n}", "group": "ab"[n % 2], **choices}) + "\n" for n in range(8)))
+    common = ("--model", organism.path, "--data", data, "--run", tmp_path / "run")
     ray = ("--executor", "ray", "--ray-address", "head:6379", "--actors", 3, "--gpus-per-actor", 0.5)
     done = gatescope("record", *common, *ray)
     assert (done.returncode, Nearby.made) == (0, [(("head:6379",), {"gpus": 0.5, "actors": 3})]), done.stderr

@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -93,11 +94,24 @@ class Cell:
 
 
 class Entry(NamedTuple):
-    """One cell of a map: its number, its tooltip, whether it is framed."""
+    """One cell of a map: its number, what tells its tooltip, whether it is framed."""
 
     value: float
-    tip: str
+    tip: Callable[[], str]
     own: bool = False
+
+
+class Tips(Sequence[tuple[str, ...]]):
+    """The tooltips of a map, told when they are asked for: a map that is drawn as a picture has none."""
+
+    def __init__(self, entries: Sequence[Sequence[Entry]]) -> None:
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, row: Any) -> Any:
+        return tuple(entry.tip() for entry in self._entries[row])
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,7 @@ class Matrix:
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     values: tuple[tuple[float, ...], ...]
-    tips: tuple[tuple[str, ...], ...]
+    tips: Sequence[tuple[str, ...]]
     own: tuple[tuple[bool, ...], ...]
 
     @classmethod
@@ -119,7 +133,12 @@ class Matrix:
         def field(which: str) -> tuple[tuple[Any, ...], ...]:
             return tuple(tuple(getattr(cell, which) for cell in row) for row in entries)
 
-        return cls(name, tuple(rows), tuple(columns), field("value"), field("tip"), field("own"))
+        return cls(name, tuple(rows), tuple(columns), field("value"), Tips(entries), field("own"))
+
+    @property
+    def size(self) -> int:
+        """How many cells it has."""
+        return len(self.rows) * len(self.columns)
 
 
 def intervals(table: Table) -> dict[str, Intervals]:
@@ -195,13 +214,17 @@ def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
     """Every mask on every group, selector by selector."""
     tallies = tallied(table)
 
-    def value(means: Tensor, low: Tensor, high: Tensor, at: tuple[int, int]) -> Value:
-        return Value(means[at].item(), low[at].item(), high[at].item())
+    def values(means: Tensor, low: Tensor, high: Tensor) -> list[list[Value]]:
+        rows = zip(means.tolist(), low.tolist(), high.tolist(), strict=True)
+        return [list(map(Value, *row)) for row in rows]
 
     filled: list[Cell] = []
     for selector in table.selectors:
         changes, flips, p = table.changes(selector), table.flips(selector), table.mcnemar(selector)
-        corrected, bounds = holm(p), drawn[selector]
+        bounds = drawn[selector]
+        accuracy = values(changes, bounds.accuracy.low, bounds.accuracy.high)
+        flipped = values(flips, bounds.flips.low, bounds.flips.high)
+        uncorrected, corrected = p.tolist(), holm(p).tolist()
         for m, mask in enumerate(table.masks(selector)):
             for g, group in enumerate(table.groups):
                 full, masked = tallies[*FULL, group], tallies[selector, mask, group]
@@ -215,10 +238,10 @@ def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
                     before=round(full.right, 6),  # sums of scores end in the dust of their last bits
                     after=round(masked.right, 6),
                     changed=masked.changed,
-                    accuracy=value(changes, bounds.accuracy.low, bounds.accuracy.high, (m, g)),
-                    flips=value(flips, bounds.flips.low, bounds.flips.high, (m, g)),
-                    p=p[m, g].item(),
-                    holm=corrected[m, g].item(),
+                    accuracy=accuracy[m][g],
+                    flips=flipped[m][g],
+                    p=uncorrected[m][g],
+                    holm=corrected[m][g],
                 )
                 filled.append(cell)
     return tuple(filled)
@@ -227,23 +250,28 @@ def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
 def matrices(filled: tuple[Cell, ...], kind: str) -> tuple[Matrix, ...]:
     """Maps of "accuracy" or "flips", mask by evaluated group; selectors with one mask for all groups share one."""
     groups = tuple(dict.fromkeys(cell.group for cell in filled))
+    return tuple(_matrix(name, rows, groups, kind) for name, rows in panels(filled).items())
+
+
+def panels(filled: tuple[Cell, ...]) -> dict[str, dict[str, dict[str, Cell]]]:
+    """Cells by the name of their map, row and column."""
     with_own = {cell.selector for cell in filled if cell.mask != ALL}
     # One row each: as maps of their own they would fill the page with single lines.
     shared = {cell.selector for cell in filled} - with_own
-    panels: dict[str, dict[str, dict[str, Cell]]] = {}  # by name of the map, row and column
+    found: dict[str, dict[str, dict[str, Cell]]] = {}
     for cell in filled:
         if cell.selector in shared and len(shared) > 1:
             panel, row = "One mask for all groups", cell.selector
         else:
             panel, row = cell.selector, EVERYONE if cell.mask == ALL else cell.mask
-        panels.setdefault(panel, {}).setdefault(row, {})[cell.group] = cell
-    return tuple(_matrix(name, rows, groups, kind) for name, rows in panels.items())
+        found.setdefault(panel, {}).setdefault(row, {})[cell.group] = cell
+    return found
 
 
 def _matrix(name: str, rows: Mapping[str, Mapping[str, Cell]], groups: Sequence[str], kind: str) -> Matrix:
     def entry(row: str, group: str) -> Entry:
         cell = rows[row][group]
-        return Entry(cell.of(kind).value, cell.tip(kind), cell.own and cell.mask != ALL)
+        return Entry(cell.of(kind).value, partial(cell.tip, kind), cell.own and cell.mask != ALL)
 
     return Matrix.of(name, tuple(rows), groups, entry)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from gatescope._typing import checked
 from gatescope.core.errors import GatescopeError
 
 _DRAWN_AT_ONCE = 2**22  # examples drawn at a time, so that memory does not grow with the number of resamples
+_CELLS_AT_ONCE = 2**21  # cells of resamples at a time, so that it does not grow with masks x groups x resamples
 
 
 @dataclass(frozen=True)
@@ -106,23 +108,63 @@ def bootstrap(
         )
     change = after.double() - before.double()
     effects = torch.stack([change, flipped.double()]).numpy()  # [2, m, e]
-    cells = np.empty((resamples, 2, *own.shape))
-    for g in range(own.shape[1]):
-        members = (group == g).numpy()
-        values = effects[:, :, members].reshape(-1, members.sum()).T
-        start = 0
-        # Seeded by group: another group at the end does not change these draws.
-        for counts in draws(len(values), resamples, np.random.default_rng([seed, g])):
-            stop = start + len(counts)
-            cells[start:stop, :, :, g] = (100 / len(values) * (counts @ values)).reshape(-1, *effects.shape[:2])
-            start = stop
-    accuracy, flips = (_interval(cells[:, i], own.numpy(), level) for i in range(2))
+    columns = [_Column(effects[:, :, (group == g).numpy()], resamples, [seed, g]) for g in range(own.shape[1])]
+    bounds = ((1 - level) / 2, (1 + level) / 2)
+    ends = np.stack([column.quantiles(bounds) for column in columns], axis=-1)  # [end, measure, m, g]
+    means = _means(columns, own.numpy())
+    accuracy, flips = (_interval(ends[:, i], *means[i], bounds) for i in range(2))
     return Intervals(accuracy, flips, level, resamples, seed)
 
 
-def draws(count: int, resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """How often each example is in each resample, float64 [resamples, count], some resamples at a time."""
-    chunk = max(_DRAWN_AT_ONCE // count, 1)
+class _Column:
+    """The resamples of one group: its cells, of every measure and mask.
+
+    All groups' together would be resamples x masks x groups numbers, gigabytes where there are hundreds of groups; so they are
+    drawn twice, once group by group and once some resamples at a time.
+    """
+
+    def __init__(self, effects: np.ndarray, resamples: int, seed: list[int]) -> None:
+        self.shape = effects.shape[:2]
+        values = effects.reshape(-1, effects.shape[2]).T  # [e, measure x m]
+        # Many masks do the same to a group's few examples, most of them nothing.
+        self.distinct, self.which = np.unique(values, axis=1, return_inverse=True)
+        self.resamples, self.seed = resamples, seed
+
+    def drawn(self, chunk: int | None = None) -> Iterator[np.ndarray]:
+        """The distinct cells [resample, u], in percent."""
+        # Seeded by group: another group at the end does not change these draws.
+        count = len(self.distinct)
+        for counts in draws(count, self.resamples, np.random.default_rng(self.seed), chunk):
+            yield 100 / count * (counts @ self.distinct)
+
+    def quantiles(self, bounds: tuple[float, float]) -> np.ndarray:
+        """Of every cell [end, measure, m]."""
+        ends = np.quantile(np.concatenate(list(self.drawn())), bounds, axis=0)
+        return self.cells(ends)
+
+    def cells(self, distinct: np.ndarray) -> np.ndarray:
+        """Cells [*, measure, m] from the distinct ones [*, u]."""
+        return distinct[:, self.which.ravel()].reshape(-1, *self.shape)
+
+
+def _means(columns: list[_Column], own: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each measure, the mean of own and of other cells in every resample; NaN where there are none."""
+    resamples = columns[0].resamples
+    chunk = max(_CELLS_AT_ONCE // (2 * own.size), 2)
+    nothing = np.full(resamples, np.nan)
+    means: list[list[list[np.ndarray]]] = [[[], []], [[], []]]
+    for parts in zip(*(column.drawn(chunk) for column in columns), strict=True):
+        cells = np.stack([column.cells(part) for column, part in zip(columns, parts, strict=True)], axis=-1)
+        for measure, which in product(range(2), range(2)):
+            chosen = own if which == 0 else ~own
+            if chosen.any():
+                means[measure][which].append(cells[:, measure][:, chosen].mean(1))
+    return [tuple(np.concatenate(part) if part else nothing for part in of_measure) for of_measure in means]
+
+
+def draws(count: int, resamples: int, generator: np.random.Generator, chunk: int | None = None) -> Iterator[np.ndarray]:
+    """How often each example is in each resample, float64 [resamples, count], some resamples (`chunk`) at a time."""
+    chunk = chunk or max(_DRAWN_AT_ONCE // count, 1)
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
         # Offsets keep the resamples apart, so that one bincount counts them all.
@@ -130,12 +172,9 @@ def draws(count: int, resamples: int, generator: np.random.Generator) -> Iterato
         yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
 
 
-def _interval(cells: np.ndarray, own: np.ndarray, level: float) -> EffectInterval:
-    """Quantiles of cells [resample, m, g] and of their means over own and other cells."""
-    bounds = ((1 - level) / 2, (1 + level) / 2)
-    nothing = np.full(len(cells), np.nan)
-    self_, cross = (cells[:, which].mean(1) if which.any() else nothing for which in (own, ~own))
-    low, high = (torch.from_numpy(np.ascontiguousarray(q)) for q in np.quantile(cells, bounds, axis=0))
+def _interval(ends: np.ndarray, self_: np.ndarray, cross: np.ndarray, bounds: tuple[float, float]) -> EffectInterval:
+    """Quantiles of cells [end, m, g], as they are, and of the means over own and other cells."""
+    low, high = (torch.from_numpy(np.ascontiguousarray(q)) for q in ends)
     # Means within a resample first: the cells share its examples and vary together.
     means = [tuple(np.quantile(mean, bounds).tolist()) for mean in (self_, cross, self_ - cross)]
     return EffectInterval(low, high, *means)

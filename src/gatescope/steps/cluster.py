@@ -233,12 +233,16 @@ def _check_answers(address: str | None) -> None:
 
 @contextlib.contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Leave SIGTERM to whoever handles it: connecting to Ray takes it over."""
+    """Leave SIGTERM to whoever handles it: connecting to Ray takes it over, and would abort the process with a stack trace."""
     before = signal.getsignal(signal.SIGTERM)
     yield
-    # Where nobody did, Ray's own handler is the better one: it ends the cluster it started.
-    if before not in (signal.SIG_DFL, None) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    if threading.current_thread() is threading.main_thread():  # elsewhere no handler can be set
+        # Where nobody handles it: an exit in which the cluster that was started here is ended, not left alone.
+        signal.signal(signal.SIGTERM, _exit if before in (signal.SIG_DFL, None) else before)
+
+
+def _exit(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _check_gpus(ray: Any, gpus: float, address: str | None) -> None:
