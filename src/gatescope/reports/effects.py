@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -188,31 +187,9 @@ def is_random(selector: str) -> bool:
     return bool(re.fullmatch(r"random( \d+|, \d+ sets)", selector))
 
 
-@dataclass
-class Tally:
-    """The answers of one group under one mask: how many, how many right (the sum of scores), how many changed."""
-
-    examples: int = 0
-    right: float = 0.0
-    changed: int = 0
-
-
-def tallied(table: Table) -> dict[tuple[str, str, str], Tally]:
-    """Tallies by selector, mask and group; the full model's under empty names."""
-    # A flip is any change of the answer read, not of the text.
-    before = {row.id: row.reading.predicted for row in table.full}
-    tallies: dict[tuple[str, str, str], Tally] = defaultdict(Tally)
-    for row in table.rows:
-        tally = tallies[row.selector, row.mask, row.group]
-        tally.examples += 1
-        tally.right += row.reading.value
-        tally.changed += row.reading.predicted != before[row.id]
-    return tallies
-
-
 def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
     """Every mask on every group, selector by selector."""
-    tallies = tallied(table)
+    full = table.counts(FULL)
 
     def values(means: Tensor, low: Tensor, high: Tensor) -> list[list[Value]]:
         rows = zip(means.tolist(), low.tolist(), high.tolist(), strict=True)
@@ -226,18 +203,18 @@ def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
         flipped = values(flips, bounds.flips.low, bounds.flips.high)
         uncorrected, corrected = p.tolist(), holm(p).tolist()
         for m, mask in enumerate(table.masks(selector)):
-            for g, group in enumerate(table.groups):
-                full, masked = tallies[*FULL, group], tallies[selector, mask, group]
+            counts = zip(table.groups, full, table.counts((selector, mask)), strict=True)
+            for g, (group, (examples, before, _), (_, after, changed)) in enumerate(counts):
                 cell = Cell(
                     selector,
                     mask,
                     group,
                     # A mask for all groups was found on this group too.
                     own=mask in (group, ALL),
-                    examples=full.examples,
-                    before=round(full.right, 6),  # sums of scores end in the dust of their last bits
-                    after=round(masked.right, 6),
-                    changed=masked.changed,
+                    examples=examples,
+                    before=round(before, 6),  # sums of scores end in the dust of their last bits
+                    after=round(after, 6),
+                    changed=changed,
                     accuracy=accuracy[m][g],
                     flips=flipped[m][g],
                     p=uncorrected[m][g],

@@ -25,7 +25,7 @@ from gatescope._typing import checked
 from gatescope.core.errors import GatescopeError
 
 _DRAWN_AT_ONCE = 2**22  # examples drawn at a time, so that memory does not grow with the number of resamples
-_CELLS_AT_ONCE = 2**21  # cells of resamples at a time, so that it does not grow with masks x groups x resamples
+_CELLS_AT_ONCE = 2**22  # cells of resamples at a time, so that it does not grow with masks x groups x resamples
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ FULL = ("", "")  # the key of the unmasked model
 ALL = "*"  # the group of a mask that is the same for all groups
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One answer: who was asked what, under which mask, what came out and how it was read.
 
@@ -50,8 +50,20 @@ class Row:
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Row:
         """The row `plain` came from."""
-        reading = Reading(plain["predicted"], plain["correct"], plain["fallback"], plain.get("score"))
-        return cls(plain["id"], plain["group"], plain["selector"], plain["mask"], plain["text"], reading)
+        return next(cls.parsed([plain]))
+
+    @classmethod
+    def parsed(cls, plain: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+        """Many rows; what comes again and again in them (ids, groups, answers) is held once."""
+        known: dict[str, str] = {}
+        readings: dict[tuple[str, bool, bool, float | None], Reading] = {}
+        for row in plain:
+            read = row["predicted"], row["correct"], row["fallback"], row.get("score")
+            reading = readings.get(read)
+            if reading is None:
+                reading = readings[read] = Reading(*read)
+            texts = (row["id"], row["group"], row["selector"], row["mask"], row["text"])
+            yield cls(*(known.setdefault(text, text) for text in texts), reading)
 
 
 @dataclass(frozen=True)
@@ -84,7 +96,11 @@ class Table:
         self._answers = _by_mask(self.rows)
         full = self._answers[FULL]
         self.groups = tuple(dict.fromkeys(row.group for row in full))
-        self._member = torch.tensor([self.groups.index(row.group) for row in full])
+        place = {group: number for number, group in enumerate(self.groups)}
+        self._member = torch.tensor([place[row.group] for row in full])
+        # By mask: every statistic asks for these, and a table may have hundreds of thousands of rows.
+        self._values: dict[tuple[str, str], Float64[Tensor, " e"]] = {}
+        self._flips: dict[tuple[str, str], Bool[Tensor, " e"]] = {}
 
     @property
     def full(self) -> tuple[Row, ...]:
@@ -134,6 +150,16 @@ class Table:
         after = torch.stack([self._correct((selector, mask)) for mask in self.masks(selector)])
         return mcnemar(self._correct(FULL), after, self._member, len(self.groups))
 
+    def counts(self, key: tuple[str, str]) -> list[tuple[int, float, int]]:
+        """Of each group under a mask (selector, mask): how many answers, how many right (the sum of scores), how many
+        changed.
+        """
+        how_many = len(self.groups)
+        asked = self._member.bincount(minlength=how_many)
+        right = self._member.bincount(self._value(key), how_many)
+        changed = self._member.bincount(self._changed(key).double(), how_many)
+        return list(zip(asked.tolist(), right.tolist(), changed.long().tolist(), strict=True))
+
     def self_cross(self) -> Effects:
         """Self-deactivation, cross-deactivation and gap of every selector (VLM paper, section 4.4)."""
         return Effects(tuple(self._effect(selector) for selector in self.selectors))
@@ -150,16 +176,19 @@ class Table:
         return torch.stack([self._value((selector, mask)) for mask in self.masks(selector)])
 
     def _flipped(self, selector: str) -> Bool[Tensor, "m e"]:
-        full = self._answers[FULL]
-        flipped: list[list[bool]] = []
-        for mask in self.masks(selector):
-            pairs = zip(self._answers[selector, mask], full, strict=True)
+        return torch.stack([self._changed((selector, mask)) for mask in self.masks(selector)])
+
+    def _changed(self, key: tuple[str, str]) -> Bool[Tensor, " e"]:
+        if key not in self._flips:
+            pairs = zip(self._answers[key], self._answers[FULL], strict=True)
             # The choice read, not the text: the same choice in other words is no flip.
-            flipped.append([row.reading.predicted != before.reading.predicted for row, before in pairs])
-        return torch.tensor(flipped)
+            self._flips[key] = torch.tensor([row.reading.predicted != before.reading.predicted for row, before in pairs])
+        return self._flips[key]
 
     def _value(self, key: tuple[str, str]) -> Float64[Tensor, " e"]:
-        return torch.tensor([row.reading.value for row in self._answers[key]], dtype=torch.float64)
+        if key not in self._values:
+            self._values[key] = torch.tensor([row.reading.value for row in self._answers[key]], dtype=torch.float64)
+        return self._values[key]
 
     def _correct(self, key: tuple[str, str]) -> Bool[Tensor, " e"]:
         return torch.tensor([row.reading.correct for row in self._answers[key]])

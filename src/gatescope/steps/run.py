@@ -23,6 +23,7 @@ from gatescope.core import artefacts
 from gatescope.core.attributions import Attributions
 from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError
+from gatescope.core.garbage import uncollected
 from gatescope.core.layout import Layout
 from gatescope.core.neurons import check_same_model
 from gatescope.data.example import Example
@@ -202,7 +203,9 @@ class Run(Manifest):
         path = self.path / _answers(name)
         if not path.is_file():
             raise GatescopeError(f"{self.path} holds no sweep yet.")
-        return Table(map(Row.parse, self.read_rows(path.name)))
+        # Line by line: of hundreds of thousands, as text and as dictionaries, each would be held for nothing.
+        with uncollected(), path.open(encoding="utf-8", newline="\n") as file:
+            return Table(Row.parsed(json.loads(line) for line in file if line != "\n"))
 
     def read_rows(self, name: str) -> list[dict[str, Any]]:
         """The rows of a JSONL file of the run."""
