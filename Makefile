@@ -17,8 +17,8 @@ check: .venv/installed
 	$(MAKE) test
 
 bench: .venv/installed
-	@for file in $(filter-out benchmarks/common.py benchmarks/shapes.py benchmarks/jsonl.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file --preset toy --device cpu || exit 1; done
-	$(BIN)/python benchmarks/jsonl.py
+	@for file in $(filter-out $(addprefix benchmarks/,common.py shapes.py synthetic.py jsonl.py report_page.py open_run.py),$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file --preset toy --device cpu || exit 1; done
+	@for file in benchmarks/jsonl.py benchmarks/report_page.py benchmarks/open_run.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 # Everything either command needs, once, and again when the dependencies change. uv unpacks several gigabytes of torch in
 # a fifth of pip's time; pip takes over where uv cannot reach the index that pip is configured for. Bytecode is compiled once,

@@ -10,6 +10,8 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -52,6 +54,24 @@ def _seconds(function: Callable[[], object], device: str) -> float:
     begun = time.perf_counter()
     function()
     return time.perf_counter() - begun
+
+
+def measured(code: str, *imports: str) -> dict[str, float]:
+    """Seconds and peak memory of a line of code, in a process of its own; imports are not counted in the seconds.
+
+    Args:
+        code: in which `gs` is gatescope.
+        imports: modules that are imported before the clock starts.
+    """
+    before = "".join(f"import {name}\n" for name in imports)
+    script = (
+        f"import json, resource, time\nimport gatescope as gs\n{before}"
+        f"peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        f"imported, begun = peak(), time.perf_counter()\n{code}\n"
+        f"print(json.dumps({{'seconds': time.perf_counter() - begun, 'peak MB': peak(), 'before MB': imported}}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def spread(values: list[float]) -> dict[str, float]:

@@ -15,6 +15,7 @@ _HOMES = {
     "Intervention": "interventions.intervention",
     "Layout": "core.layout",
     "NeuronSet": "core.neurons",
+    "Ray": "steps.cluster",
     "Run": "steps.run",
     "Selection": "select.selection",
     "Site": "models.sites",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gatescope.core.environment import number, whole
-from gatescope.core.errors import GatescopeError
+from gatescope.core.errors import GatescopeError, one_of
 
 if TYPE_CHECKING:  # for the command line's help, which loads no torch
     from nnsight import TransformersModel
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for the command line's help, which loads no torch
     from gatescope.select.selection import Selection
     from gatescope.statistics.metrics import SelfCross
     from gatescope.statistics.table import Effect, Effects, Table
+    from gatescope.steps.cluster import Ray
     from gatescope.studies.culnig_result import CulnigResult
 
 app = typer.Typer(
@@ -65,6 +66,16 @@ BatchSize = Annotated[str, typer.Option(help="Examples a batch, or auto.")]
 NewTokens = Annotated[int, typer.Option(help="At most this many tokens an answer.")]
 Dtype = Annotated[str, typer.Option(help="Dtype of the weights: float32, bfloat16, ...; auto takes the checkpoint's.")]
 Map = Annotated[str | None, typer.Option(help="auto spreads the model over the devices there are; one GPU if not given.")]
+Executor = Annotated[
+    str | None, typer.Option(help="ray: the work is done by a Ray cluster (pip install 'gatescope[ray]'); here if not given.")
+]
+RayAddress = Annotated[
+    str | None, typer.Option(help="Of a running Ray cluster; one is started on this machine for the command if not given.")
+]
+Actors = Annotated[int | None, typer.Option(help="Ray: processes that compute, each with a copy of the model; 2 if not given.")]
+GpusPerActor = Annotated[
+    float | None, typer.Option(help="Ray: 0 for the CPU, 0.5 to share a GPU; 1 if not given where there is a GPU, else 0.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 
@@ -86,15 +97,42 @@ def _root(
     pass
 
 
-def placed(model: str, dtype: str = "auto", device_map: str | None = None) -> TransformersModel:
-    """The model where it will run: on the GPU, if there is one; on its own one, if there are several processes."""
+def cluster_of(
+    executor: str | None, address: str | None, actors: int | None, gpus: float | None, device_map: str | None = None
+) -> Ray | None:
+    """The cluster that was asked for; refuses options that would change nothing.
+
+    Args:
+        executor, address, actors, gpus, device_map: as they were given.
+    """
+    options = given(ray_address=address, actors=actors, gpus_per_actor=gpus)
+    if executor is None:
+        if options:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+            raise GatescopeError(f"{names}: only a Ray cluster uses this. Add --executor ray, or leave it out.")
+        return None
+    one_of("--executor", executor, ("ray",))
+    if device_map is not None:
+        raise GatescopeError(
+            "--device-map places the model of this process, and Ray's actors have their own: leave it out, and give the GPUs "
+            "of each with --gpus-per-actor; with more than one the model is spread over them."
+        )
+    from gatescope.steps.cluster import Ray
+
+    return Ray(address, gpus=gpus, **given(actors=actors))
+
+
+def placed(model: str, dtype: str = "auto", device_map: str | None = None, cluster: Ray | None = None) -> TransformersModel:
+    """The model where it will run: on the GPU, if there is one; on its own one, if there are several processes. Where a
+    cluster runs it, this process only plans: the model is kept off the GPU, which is an actor's.
+    """
     import torch
 
     from gatescope.models.load import load_model
 
-    where: Any = device_map
+    where: Any = device_map if cluster is None else "cpu"
     # accelerate and torchrun start a process for each GPU and number them in LOCAL_RANK.
-    if device_map is None and torch.cuda.is_available():
+    if where is None and torch.cuda.is_available():
         where = {"": number("LOCAL_RANK", 0) % torch.cuda.device_count()}
     return load_model(model, dtype=dtype, device_map=where)
 

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gatescope.cli.common import (
+    Actors,
     AsJson,
     BatchSize,
     Data,
     Dtype,
+    Executor,
+    GpusPerActor,
     Groups,
     Map,
     Model,
     NewTokens,
     Out,
+    RayAddress,
     Readout,
     Seed,
     Site,
     Where,
     app,
     as_json,
+    cluster_of,
     effects_of,
     placed,
     questions,
@@ -37,6 +42,7 @@ if TYPE_CHECKING:  # for the command line's help, which loads no torch
     from nnsight import TransformersModel
 
     from gatescope.data.example import Example
+    from gatescope.steps.cluster import Ray
 
 Half = Annotated[str, typer.Option(help="Which half of the data: identification or evaluation.")]
 Part = Annotated[str | None, typer.Option(help="K/N: do the K-th of N parts of the shards only, counted from 0.")]
@@ -64,6 +70,10 @@ def record(
     workers: Workers = 0,
     part: Part = None,
     remote: Remote = None,
+    executor: Executor = None,
+    ray_address: RayAddress = None,
+    actors: Actors = None,
+    gpus_per_actor: GpusPerActor = None,
     dtype: Dtype = "auto",
     device_map: Map = None,
 ) -> None:
@@ -73,9 +83,10 @@ def record(
     """
     from gatescope.steps.record import record_classes
 
+    cluster = _cluster(remote, executor, ray_address, actors, gpus_per_actor, device_map)
     examples, own = _examples(data, path, half, group, seed)
     counters = record_classes(
-        _model(model, remote, dtype, device_map),
+        _model(model, remote, dtype, device_map, cluster),
         examples,
         site=site,
         tokens=tokens or ["all"],
@@ -87,6 +98,7 @@ def record(
         max_new_tokens=max_new_tokens,
         workers=workers,
         remote=_server(remote),
+        executor=cluster,
         part=_part(part),
     )
     _done(run, "record", bool(counters))
@@ -109,6 +121,10 @@ def attribute(
     shard_size: ShardSize = 256,
     workers: Workers = 0,
     remote: Remote = None,
+    executor: Executor = None,
+    ray_address: RayAddress = None,
+    actors: Actors = None,
+    gpus_per_actor: GpusPerActor = None,
     dtype: Dtype = "auto",
     device_map: Map = None,
 ) -> None:
@@ -119,10 +135,11 @@ def attribute(
     # Under another name, as the command has the function's.
     from gatescope.steps.attribute import attribute as score
 
+    cluster = _cluster(remote, executor, ray_address, actors, gpus_per_actor, device_map)
     examples, _ = _examples(data, path, half, group, seed, control)
     name = name or ("control" if control else "")
     score(
-        _model(model, remote, dtype, device_map),
+        _model(model, remote, dtype, device_map, cluster),
         examples,
         sites=site or ("gate_pre", "q", "k", "v"),
         reduce=reduce,
@@ -132,6 +149,7 @@ def attribute(
         shard_size=shard_size,
         workers=workers,
         remote=_server(remote),
+        executor=cluster,
     )
     _done(run, f"attribute of {name}" if name else "attribute", True)
 
@@ -155,6 +173,10 @@ def sweep(
     max_new_tokens: NewTokens = 20,
     workers: Workers = 0,
     remote: Remote = None,
+    executor: Executor = None,
+    ray_address: RayAddress = None,
+    actors: Actors = None,
+    gpus_per_actor: GpusPerActor = None,
     dtype: Dtype = "auto",
     device_map: Map = None,
     json: AsJson = False,
@@ -166,10 +188,11 @@ def sweep(
     from gatescope.interventions.intervention import ablate
     from gatescope.steps.sweep import sweep as ask
 
+    cluster = _cluster(remote, executor, ray_address, actors, gpus_per_actor, device_map)
     masks = ablate(selections_of(run))
     examples, own = _examples(data, path, half, group, seed)
     table = ask(
-        _model(model, remote, dtype, device_map),
+        _model(model, remote, dtype, device_map, cluster),
         examples,
         masks,
         run=run,
@@ -180,6 +203,7 @@ def sweep(
         max_new_tokens=max_new_tokens,
         workers=workers,
         remote=_server(remote),
+        executor=cluster,
     )
     typer.echo(as_json(effects_of(table)) if json else str(table.self_cross()))
 
@@ -198,14 +222,21 @@ def _examples(
     return getattr(study, half), study.readout
 
 
-def _model(model: str, remote: str | None, dtype: str, device_map: str | None) -> TransformersModel:
-    """The model; without weights if it runs elsewhere."""
+def _model(model: str, remote: str | None, dtype: str, device_map: str | None, cluster: Ray | None) -> TransformersModel:
+    """The model; without weights if it runs on a server."""
     if remote is None:
-        return placed(model, dtype, device_map)
+        return placed(model, dtype, device_map, cluster)
     from gatescope.steps.remote import Server, load_client
 
     Server.of(_server(remote) or "")  # refused before the model is looked for
     return load_client(model)
+
+
+def _cluster(remote: str | None, executor: str | None, *options: Any) -> Ray | None:
+    """The cluster that was asked for, before anything is read or loaded."""
+    if remote is not None and executor is not None:
+        raise GatescopeError("--remote and --executor both say who does the work: a server, or a cluster. Give one of them.")
+    return cluster_of(executor, *options)
 
 
 def _server(remote: str | None) -> bool | str | None:

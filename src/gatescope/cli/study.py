@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gatescope.cli.common import (
+    Actors,
     AsJson,
     AttentionRate,
     BatchSize,
     Data,
     Dtype,
     ExcludeRate,
+    Executor,
+    GpusPerActor,
     Groups,
     Map,
     MlpRate,
     Model,
     Out,
     Rate,
+    RayAddress,
     Readout,
     Rho,
     Seed,
@@ -31,6 +36,7 @@ from gatescope.cli.common import (
     as_json,
     check_culnig,
     check_rho,
+    cluster_of,
     culnig_of,
     effects_of,
     given,
@@ -89,6 +95,10 @@ def study_command(
     ] = None,
     dtype: Dtype = "auto",
     device_map: Map = None,
+    executor: Executor = None,
+    ray_address: RayAddress = None,
+    actors: Actors = None,
+    gpus_per_actor: GpusPerActor = None,
     report: Annotated[bool, typer.Option(help="Write OUT/report.html.")] = True,
     json: AsJson = False,
 ) -> None:
@@ -104,17 +114,19 @@ def study_command(
     _check_selectors(selectors, control, site, rho)
     if (exclude or neutral) and not control:
         raise GatescopeError("--exclude and --neutral are for attribution; add --control.")
+    cluster = cluster_of(executor, ray_address, actors, gpus_per_actor, device_map)
     # All that can be refused without the data has been by now: reading it may take minutes.
     study = questions(data, path, group, seed, skip_broken_pictures)
-    shared = {"out": out, "readout": readout, "batch_size": size(batch_size)}
+    shared = {"out": out, "readout": readout, "batch_size": size(batch_size), "executor": cluster}
     job = Job(model, dtype, device_map, shared, max_new_tokens, report, json)
-    if control:
-        tasks = _culnig_tasks(study, data, path, seed, group, exclude, neutral or ())
-        _run_culnig(job, tasks, rates | given(rate=rate))
-    else:
-        options = {"LAPE": {"rho": rho}} if rho is not None else {}
-        chosen = {"selectors": selectors or _usual_selectors(rho), "options": options}
-        _run_study(job, study, **({"rate": 0.01, "site": "gate"} | given(rate=rate, site=site) | chosen))
+    with cluster or contextlib.nullcontext():  # a cluster's actors stay for all steps of the study
+        if control:
+            tasks = _culnig_tasks(study, data, path, seed, group, exclude, neutral or ())
+            _run_culnig(job, tasks, rates | given(rate=rate))
+        else:
+            options = {"LAPE": {"rho": rho}} if rho is not None else {}
+            chosen = {"selectors": selectors or _usual_selectors(rho), "options": options}
+            _run_study(job, study, **({"rate": 0.01, "site": "gate"} | given(rate=rate, site=site) | chosen))
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ class Job:
 
     def loaded(self) -> TransformersModel:
         """The model where it will run."""
-        return placed(self.model, self.dtype, self.device_map)
+        return placed(self.model, self.dtype, self.device_map, self.options["executor"])
 
     def page(self, study: Study) -> Path | None:
         """The report, where one is wanted."""

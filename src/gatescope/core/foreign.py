@@ -12,7 +12,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -97,11 +97,21 @@ def read_json(path: Path, kind: type[T], where: str = "", advice: str = "", *, o
 
 def read_lines(path: Path, kind: type[T], advice: str = "", *, ours: bool = False) -> list[T]:
     """The JSON on each line of a file, blank lines left out; arguments and errors as for `read_json`."""
+    return list(lines(path, kind, advice, ours=ours))
+
+
+def lines(path: Path, kind: type[T], advice: str = "", *, ours: bool = False) -> Iterator[T]:
+    """As `read_lines`, a line at a time."""
     where = f"{path} cannot be read"
-    lines = enumerate(content_of(path, where, advice).removeprefix(UTF8_MARK).split(b"\n"), 1)
-    return [
-        parse(line, kind, f"{where}: line {number}", advice, ours=ours) for number, line in lines if line and not line.isspace()
-    ]
+    try:
+        # In bytes, which are cut at line feeds only.
+        with open_file(path) as file:
+            for number, line in enumerate(file, 1):
+                line = line.removeprefix(UTF8_MARK) if number == 1 else line
+                if not line.isspace():
+                    yield parse(line.rstrip(b"\n"), kind, f"{where}: line {number}", advice, ours=ours)
+    except OSError as error:
+        raise GatescopeError(_sentence(where, str(error.strerror or error), advice)) from error
 
 
 def parse(content: bytes, kind: type[T], where: str, advice: str = "", *, ours: bool = False) -> T:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -166,7 +167,9 @@ def _own(own: Mapping[str, Mapping[str, Cell]], kind: str) -> Matrix:
 
     def entry(selector: str, group: str) -> Entry:
         cell = own[selector].get(group)
-        return Entry(math.nan, f"{group} was not asked") if cell is None else Entry(cell.of(kind).value, cell.tip(kind))
+        if cell is None:
+            return Entry(math.nan, lambda: f"{group} was not asked")
+        return Entry(cell.of(kind).value, partial(cell.tip, kind))
 
     groups = dict.fromkeys(group for cells_of in own.values() for group in cells_of)
     return Matrix.of("a group's own mask", tuple(own), tuple(groups), entry)
@@ -186,7 +189,7 @@ def _depth(selections: Mapping[str, Selection]) -> Matrix | None:
 
     def entry(name: str, column: str) -> Entry:
         share = shares[name][int(column) - first]
-        return Entry(share, f"{name}\n{what} {column}: {number(share)}%")
+        return Entry(share, lambda: f"{name}\n{what} {column}: {number(share)}%")
 
     columns = [str(bin_ + first) for bin_ in range(bins)]
     return Matrix.of(f"share of neurons, by {what}", tuple(shares), columns, entry) if shares else None

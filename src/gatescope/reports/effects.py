@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -96,11 +96,24 @@ class Cell:
 
 
 class Entry(NamedTuple):
-    """One cell of a map: its number, its tooltip, whether it is framed."""
+    """One cell of a map: its number, what tells its tooltip, whether it is framed."""
 
     value: float
-    tip: str
+    tip: Callable[[], str]
     own: bool = False
+
+
+class Tips(Sequence[tuple[str, ...]]):
+    """The tooltips of a map, told when they are asked for: a map that is drawn as a picture has none."""
+
+    def __init__(self, entries: Sequence[Sequence[Entry]]) -> None:
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, row: Any) -> Any:
+        return tuple(entry.tip() for entry in self._entries[row])
 
 
 @dataclass(frozen=True)
@@ -111,7 +124,7 @@ class Matrix:
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     values: tuple[tuple[float, ...], ...]
-    tips: tuple[tuple[str, ...], ...]
+    tips: Sequence[tuple[str, ...]]
     own: tuple[tuple[bool, ...], ...]
 
     @classmethod
@@ -122,7 +135,12 @@ class Matrix:
         def field(which: str) -> tuple[tuple[Any, ...], ...]:
             return tuple(tuple(getattr(cell, which) for cell in row) for row in entries)
 
-        return cls(name, tuple(rows), tuple(columns), field("value"), field("tip"), field("own"))
+        return cls(name, tuple(rows), tuple(columns), field("value"), Tips(entries), field("own"))
+
+    @property
+    def size(self) -> int:
+        """How many cells it has."""
+        return len(self.rows) * len(self.columns)
 
 
 def intervals(table: Table) -> dict[str, Intervals]:
@@ -172,50 +190,23 @@ def is_random(selector: str) -> bool:
     return bool(re.fullmatch(r"random( \d+|, \d+ sets)", selector))
 
 
-@dataclass
-class Tally:
-    """The answers of one group under one mask: how many, how many the full model has right of them (the sum of scores), how
-    many are right, how many changed; and how many are holes, which the others leave out.
-    """
-
-    examples: int = 0
-    before: float = 0.0
-    right: float = 0.0
-    changed: int = 0
-    holes: int = 0
-
-
-def tallied(table: Table) -> dict[tuple[str, str, str], Tally]:
-    """Tallies by selector, mask and group; the full model's under empty names."""
-    # A flip is any change of the answer read, not of the text.
-    before = {row.id: row.reading for row in table.full}
-    tallies: dict[tuple[str, str, str], Tally] = defaultdict(Tally)
-    for row in table.rows:
-        tally = tallies[row.selector, row.mask, row.group]
-        if row.reading.hole:
-            tally.holes += 1
-            continue
-        tally.examples += 1
-        tally.before += before[row.id].value
-        tally.right += row.reading.value
-        tally.changed += row.reading.predicted != before[row.id].predicted
-    return tallies
-
-
 def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
     """Every mask on every group, selector by selector."""
-    tallies = tallied(table)
 
-    def value(means: Tensor, low: Tensor, high: Tensor, at: tuple[int, int]) -> Value:
-        return Value(means[at].item(), low[at].item(), high[at].item())
+    def values(means: Tensor, low: Tensor, high: Tensor) -> list[list[Value]]:
+        rows = zip(means.tolist(), low.tolist(), high.tolist(), strict=True)
+        return [list(map(Value, *row)) for row in rows]
 
     filled: list[Cell] = []
     for selector in table.selectors:
         changes, flips, p = table.changes(selector), table.flips(selector), table.mcnemar(selector)
-        corrected, bounds = holm(p), drawn[selector]
+        bounds = drawn[selector]
+        accuracy = values(changes, bounds.accuracy.low, bounds.accuracy.high)
+        flipped = values(flips, bounds.flips.low, bounds.flips.high)
+        uncorrected, corrected = p.tolist(), holm(p).tolist()
         for m, mask in enumerate(table.masks(selector)):
-            for g, group in enumerate(table.groups):
-                masked = tallies[selector, mask, group]
+            counts = zip(table.groups, table.counts((selector, mask)), strict=True)
+            for g, (group, masked) in enumerate(counts):
                 cell = Cell(
                     selector,
                     mask,
@@ -226,10 +217,10 @@ def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
                     before=round(masked.before, 6),  # sums of scores carry rounding errors
                     after=round(masked.right, 6),
                     changed=masked.changed,
-                    accuracy=value(changes, bounds.accuracy.low, bounds.accuracy.high, (m, g)),
-                    flips=value(flips, bounds.flips.low, bounds.flips.high, (m, g)),
-                    p=p[m, g].item(),
-                    holm=corrected[m, g].item(),
+                    accuracy=accuracy[m][g],
+                    flips=flipped[m][g],
+                    p=uncorrected[m][g],
+                    holm=corrected[m][g],
                     holes=masked.holes,
                 )
                 filled.append(cell)
@@ -239,23 +230,28 @@ def cells(table: Table, drawn: dict[str, Intervals]) -> tuple[Cell, ...]:
 def matrices(filled: tuple[Cell, ...], kind: str) -> tuple[Matrix, ...]:
     """Maps of "accuracy" or "flips", mask by evaluated group; selectors with one mask for all groups share one."""
     groups = tuple(dict.fromkeys(cell.group for cell in filled))
+    return tuple(_matrix(name, rows, groups, kind) for name, rows in panels(filled).items())
+
+
+def panels(filled: tuple[Cell, ...]) -> dict[str, dict[str, dict[str, Cell]]]:
+    """Cells by the name of their map, row and column."""
     with_own = {cell.selector for cell in filled if cell.mask != ALL}
     # One row each: as maps of their own they would fill the page with single lines.
     shared = {cell.selector for cell in filled} - with_own
-    panels: dict[str, dict[str, dict[str, Cell]]] = {}  # by name of the map, row and column
+    found: dict[str, dict[str, dict[str, Cell]]] = {}
     for cell in filled:
         if cell.selector in shared and len(shared) > 1:
             panel, row = "One mask for all groups", cell.selector
         else:
             panel, row = cell.selector, EVERYONE if cell.mask == ALL else cell.mask
-        panels.setdefault(panel, {}).setdefault(row, {})[cell.group] = cell
-    return tuple(_matrix(name, rows, groups, kind) for name, rows in panels.items())
+        found.setdefault(panel, {}).setdefault(row, {})[cell.group] = cell
+    return found
 
 
 def _matrix(name: str, rows: Mapping[str, Mapping[str, Cell]], groups: Sequence[str], kind: str) -> Matrix:
     def entry(row: str, group: str) -> Entry:
         cell = rows[row][group]
-        return Entry(cell.of(kind).value, cell.tip(kind), cell.own and cell.mask != ALL)
+        return Entry(cell.of(kind).value, partial(cell.tip, kind), cell.own and cell.mask != ALL)
 
     return Matrix.of(name, tuple(rows), groups, entry)
 

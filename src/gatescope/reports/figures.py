@@ -15,6 +15,7 @@ from gatescope.reports.effects import MEASURES, Effect, Matrix
 from gatescope.reports.found import Histogram
 
 INK = "#1d1c1a"
+NUMBERED = 10_000  # cells of a map from which on numbers are left out: they would be specks, and take minutes to draw
 # Text is text, never mathematics: a group may be called "$1$". The salt makes the SVG the same each time.
 STYLE: dict[Any, Any] = {
     "text.parse_math": False,
@@ -97,6 +98,8 @@ def _heatmap(axes: Any, drawn: maps.Map, kind: str, columns: str) -> None:
     axes.set_yticks(range(len(drawn.rows)), _short([name for name, _ in drawn.rows]))
     axes.set_xlabel(columns)
     axes.tick_params(length=0)
+    if len(drawn.rows) * len(drawn.columns) > NUMBERED:
+        return
     for y, (_, cells) in enumerate(drawn.rows):
         for x, cell in enumerate(cells):
             # Out of the layout, which would measure every number of a map of thousands.

@@ -59,7 +59,7 @@ def layers(selections: Mapping[str, Selection]) -> tuple[Matrix, ...]:
 def _by_layer(title: str, site: SiteShape, counts: Mapping[str, Sequence[int]]) -> Matrix:
     def entry(group: str, layer: str) -> Entry:
         n = counts[group][int(layer)]
-        return Entry(float(n), f"{group}, layer {layer}\n{n} of {site.width} {site.site} neurons")
+        return Entry(float(n), lambda: f"{group}, layer {layer}\n{n} of {site.width} {site.site} neurons")
 
     return Matrix.of(title, tuple(counts), [str(layer) for layer in range(site.layers)], entry)
 
@@ -99,10 +99,11 @@ def overlap_of_groups(selections: Mapping[str, Selection]) -> tuple[Matrix, ...]
 
 def _between_groups(name: str, selection: Selection) -> Matrix:
     groups, shares = tuple(selection), selection.jaccard().tolist()
+    place = {group: number for number, group in enumerate(groups)}
 
     def entry(a: str, b: str) -> Entry:
-        share = shares[groups.index(a)][groups.index(b)]
-        return Entry(share, _tip(a, selection[a], b, selection[b], share), a == b)
+        share = shares[place[a]][place[b]]
+        return Entry(share, lambda: _tip(a, selection[a], b, selection[b], share), a == b)
 
     return Matrix.of(name, groups, groups, entry)
 
@@ -116,7 +117,7 @@ def overlap_of_selectors(selections: Mapping[str, Selection]) -> Matrix | None:
         shares = between(selections[a], selections[b])
         mean = sum(shares.values()) / len(shares) if shares else math.nan
         groups = "\n".join(f"{group}: {overlap(share)}" for group, share in shares.items())
-        return Entry(mean, f"{a} and {b}\n{groups or 'no group in common'}", a == b)
+        return Entry(mean, lambda: f"{a} and {b}\n{groups or 'no group in common'}", a == b)
 
     return Matrix.of("mean over groups", tuple(selections), tuple(selections), entry)
 

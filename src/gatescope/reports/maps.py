@@ -5,11 +5,16 @@ The page's maps are drawn from these in HTML, the figure files' in matplotlib (`
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gatescope.reports.colours import DEEP
+import numpy as np
+from PIL import Image
+
+from gatescope.reports.colours import DEEP, LIGHT, ramp
 from gatescope.reports.effects import Effect, Matrix
 from gatescope.reports.found import Histogram
 from gatescope.reports.words import MINUS, Value, number, score, with_span
@@ -55,12 +60,16 @@ class DrawnCell:
 
 @dataclass(frozen=True)
 class Map:
-    """A heatmap as a table: caption, column names, rows of (name, cells); `upright` where column names stand."""
+    """A heatmap as a table: caption, column names, rows of (name, cells); `upright` where column names stand.
+
+    One too large for a table is a picture, a data URI, and its rows have no cells.
+    """
 
     name: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[DrawnCell, ...]], ...]
     upright: bool
+    picture: str = ""
 
 
 @dataclass(frozen=True)
@@ -117,13 +126,31 @@ def heatmap(matrix: Matrix, kind: str, top: float) -> Map:
     return Map(matrix.name, matrix.columns, tuple(zip(matrix.rows, rows, strict=True)), upright)
 
 
-def heatmaps(panels: Sequence[Matrix], kind: str) -> tuple[tuple[Map, ...], Legend]:
-    """Maps on one scale, and its legend."""
+def pictured(matrix: Matrix, kind: str, top: float) -> Map:
+    """The same as a picture, a pixel a cell, in the colours of the light theme; what has no number is white."""
+    values = np.array(matrix.values)
+    sizes = np.log1p(np.abs(values)) / np.log1p(top) if kind == "log" else np.abs(values) / top
+    shares = np.sign(values) * sizes if kind == "change" else sizes
+    low, ends = (-1, ("loss", "mid", "gain")) if kind == "change" else (0, ("mid", "count"))
+    places = np.where(np.isnan(shares), 255, np.round(254 * (np.nan_to_num(shares) - low) / (1 - low)))
+    image = Image.fromarray(places.astype(np.uint8), "P")
+    colours = [*ramp(*(LIGHT[end] for end in ends), steps=255), "#ffffff"]
+    image.putpalette(bytes.fromhex("".join(colour[1:] for colour in colours)))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    rows = tuple((row, ()) for row in matrix.rows)
+    return Map(matrix.name, matrix.columns, rows, False, f"data:image/png;base64,{data}")
+
+
+def heatmaps(panels: Sequence[Matrix], kind: str, most: float = math.inf) -> tuple[tuple[Map, ...], Legend]:
+    """Maps on one scale, and its legend; as pictures where they have more than `most` cells."""
     # Overlaps are shares: 1 is the end whether any set reaches it or not.
     top = 1.0 if kind == "overlap" else _largest(panels)
     end = number(top, 0 if kind in ("log", "overlap") else 1)
     low = f"{MINUS}{end}" if kind == "change" else "0"
-    return tuple(heatmap(panel, kind, top) for panel in panels), Legend(kind, low, end)
+    drawn = (pictured if panel.size > most else heatmap for panel in panels)
+    return tuple(draw(panel, kind, top) for draw, panel in zip(drawn, panels, strict=True)), Legend(kind, low, end)
 
 
 def _cell(value: float, tip: str, own: bool, kind: str, top: float, digits: int) -> DrawnCell:

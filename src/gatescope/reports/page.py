@@ -3,6 +3,7 @@
     RUN/report.html
     RUN/report/*.png, *.svg     the figures
     RUN/report/*.csv            the numbers, unrounded
+    RUN/report/masks/*.html     of a large run: each mask's numbers, which the page has as a picture (`gatescope.reports.large`)
 
 The page's content security policy allows no network requests and no script but its own few lines; every text from the
 data is escaped by the template.
@@ -12,8 +13,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,9 @@ from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example
 from gatescope.reports import figures as drawing
-from gatescope.reports import found, maps, provenance, summary, tables
+from gatescope.reports import found, large, maps, provenance, summary, tables
 from gatescope.reports.colours import DARK, LIGHT
-from gatescope.reports.effects import Cell, Effect, Matrix, matrices
+from gatescope.reports.effects import Effect, Matrix, matrices
 from gatescope.reports.examples import ablations, asked_of
 from gatescope.reports.gathered import Gathered, asked, gather
 from gatescope.select.selection import Selection
@@ -66,6 +68,11 @@ def report(
     pictures = _pictures(gathered) if figures else {}
     files = [f"{beside.name}/{name}" for name in (*written, *pictures)]
     context = _about(run, gathered) | _drawn(gathered) | _questions(run, gathered, examples) | {"files": files}
+    masks = {}
+    if context["most"] < math.inf:  # what the page leaves out
+        masks = large.pages(gathered.cells, context["most"], {"run": context["run"], "back": f"../../{page.name}"})
+        written |= {file: render("mask.html", about) for file, about in masks.items()}
+    context["details"] = {about["key"]: f"{beside.name}/{file}" for file, about in masks.items()}
     if not examples:
         _keep_questions(page, context)
 
@@ -158,15 +165,26 @@ def _about(run: Run, gathered: Gathered) -> dict[str, Any]:
 def _drawn(gathered: Gathered) -> dict[str, Any]:
     """The page's maps and tables."""
     precision = gathered.manifest.get("precision")
+    panels = {name: {kind: matrices(cells, kind) for kind in MAPS} for name, cells in gathered.cells.items()}
+    tables = [panel for by_kind in panels.values() for of_kind in by_kind.values() for panel in of_kind]
+    most = large.most([*tables, *gathered.layers, *gathered.shared])
     sections = [
-        _effects(name, gathered.shown[name], gathered.cells[name], gathered.selections, precision) for name in gathered.swept
+        {
+            "name": name,
+            "effects": rows,
+            "kinds": [drawn(rows, kind, panels[name][kind], most) for kind in MAPS],
+            "sizes": sizes(rows, gathered.selections),
+            "precision": precision,
+        }
+        for name, rows in gathered.shown.items()
     ]
     return {
         "sections": sections,
-        "layers": maps.heatmaps(gathered.layers, "log") if gathered.layers else None,
+        "layers": maps.heatmaps(gathered.layers, "log", most) if gathered.layers else None,
         "ridges": maps.ridges(gathered.histograms),
-        "overlap": maps.heatmaps(gathered.shared, "overlap") if gathered.shared else None,
+        "overlap": maps.heatmaps(gathered.shared, "overlap", most) if gathered.shared else None,
         "across": maps.heatmaps([gathered.across], "overlap") if gathered.across else None,
+        "most": most,
     }
 
 
@@ -185,22 +203,11 @@ def _questions(run: Run, gathered: Gathered, examples: Sequence[Example]) -> dic
     }
 
 
-def _effects(
-    name: str,
-    rows: Sequence[Effect],
-    cells: tuple[Cell, ...],
-    selections: Mapping[str, Selection],
-    precision: Mapping[str, float] | None,
-) -> dict[str, Any]:
-    kinds = [drawn(rows, kind, matrices(cells, kind)) for kind in MAPS]
-    return {"name": name, "effects": rows, "kinds": kinds, "sizes": sizes(rows, selections), "precision": precision}
-
-
-def drawn(rows: Sequence[Effect], kind: str, panels: Sequence[Matrix]) -> dict[str, Any]:
-    """What a page shows of "accuracy" or "flips": effects along a strip, and maps."""
+def drawn(rows: Sequence[Effect], kind: str, panels: Sequence[Matrix], most: float = math.inf) -> dict[str, Any]:
+    """What a page shows of "accuracy" or "flips": effects along a strip, and maps, pictures above `most` cells."""
     title, colour = MAPS[kind]
     dots, zero = maps.dots(rows, kind)
-    drawn_maps, legend = maps.heatmaps(panels, colour)
+    drawn_maps, legend = maps.heatmaps(panels, colour, most)
     return {"kind": kind, "title": title, "dots": dots, "zero": zero, "maps": drawn_maps, "legend": legend}
 
 
@@ -211,6 +218,13 @@ def sizes(rows: Sequence[Effect], selections: Mapping[str, Selection]) -> dict[s
 
 def render(template: str, context: Mapping[str, Any]) -> str:
     """A template of this package, filled; every value is escaped."""
+    environment, shell = _environment()
+    return environment.get_template(template).render(**shell, **context)
+
+
+@cache
+def _environment() -> tuple[Any, dict[str, Any]]:
+    """What fills templates, and what every page has."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -229,5 +243,4 @@ def render(template: str, context: Mapping[str, Any]) -> str:
     own = files("gatescope.reports") / "templates"
     script, style = ((own / name).read_text(encoding="utf-8") for name in ("page.js", "page.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    shell = {"script": Markup(script), "style": Markup(style), "digest": digest, "light": LIGHT, "dark": DARK}
-    return environment.get_template(template).render(**shell, **context)
+    return environment, {"script": Markup(script), "style": Markup(style), "digest": digest, "light": LIGHT, "dark": DARK}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 
@@ -104,9 +103,9 @@ def scores_csv(histograms: Sequence[found.Histogram]) -> str:
 def _field(value: object) -> object:
     """A number as it stands, a truth as 0 or 1, NaN as nothing."""
     # Spreadsheets read True and False in the language of their user.
-    if isinstance(value, bool):
+    if value is True or value is False:
         return int(value)
-    return "" if isinstance(value, float) and math.isnan(value) else value
+    return "" if value != value else value  # only NaN is not itself
 
 
 def _three(value: Value) -> tuple[float, float, float]:

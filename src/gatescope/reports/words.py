@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 NOTHING = "\N{EN DASH}"  # where there is no number
 MINUS = "\N{MINUS SIGN}"
@@ -28,6 +29,7 @@ class Value:
         return (self.value, self.value) if math.isnan(self.low) else (self.low, self.high)
 
 
+@lru_cache(4096)  # a large page has the same few thousand numbers again and again
 def number(value: float, digits: int = 1, *, signed: bool = False) -> str:
     """A rounded number with a true minus sign.
 
@@ -80,6 +82,7 @@ def with_span(value: Value, *, signed: bool = False) -> str:
     return number(value.value, signed=signed) + (f" ({interval})" if interval else "")
 
 
+@lru_cache(4096)
 def probability(p: float) -> str:
     """A p-value.
 

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float64
+from scipy import sparse
 from torch import Tensor
 
 from gatescope._typing import checked
@@ -74,9 +75,15 @@ class Selection(Mapping[str, NeuronSet]):
         Raises:
             GatescopeError: if the two are of different models or sites.
         """
-        columns = self.sets if other is None else other.sets
-        table = [[_jaccard(one, another) for another in columns.values()] for one in self.sets.values()]
-        return torch.tensor(table, dtype=torch.float64)
+        rows, columns = list(self.sets.values()), list((self if other is None else other).sets.values())
+        if not rows or not columns:
+            return torch.zeros(len(rows), len(columns), dtype=torch.float64)
+        for neurons in (*rows, *columns):
+            _ = rows[0] & neurons  # refuses sets of different models or sites
+        both = (_members(rows) @ _members(columns).T).toarray()
+        sizes, other_sizes = (np.array([len(neurons) for neurons in sets]) for sets in (rows, columns))
+        # At least 1: two empty sets have an empty union.
+        return torch.from_numpy(both / np.maximum(sizes[:, None] + other_sizes - both, 1))
 
     def to_table(self, library: str = "pandas") -> Any:
         """A data frame of every group's neurons and their scores; see `gatescope.core.frames`."""
@@ -161,9 +168,11 @@ class _About(msgspec.Struct):
     model: dict[str, str]
 
 
-def _jaccard(one: NeuronSet, other: NeuronSet) -> float:
-    # At least 1: two empty sets have an empty union.
-    return len(one & other) / max(len(one | other), 1)
+def _members(sets: Sequence[NeuronSet]) -> sparse.csr_array:
+    """Which neurons are in which set [set, n]; a product of two of these counts what sets have in common."""
+    flat = torch.cat([neurons.flat for neurons in sets]).numpy()
+    row = np.repeat(np.arange(len(sets)), [len(neurons) for neurons in sets])
+    return sparse.csr_array((np.ones(len(flat), dtype=np.int64), (row, flat)), shape=(len(sets), sets[0].layout.size))
 
 
 def wanted_count(layout: Layout, rate: float) -> int:

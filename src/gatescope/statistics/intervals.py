@@ -13,8 +13,10 @@ The VLM paper reports no intervals; that part is ours. Everything random takes a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from gatescope._typing import checked
 from gatescope.core.errors import GatescopeError
 
 _DRAWN_AT_ONCE = 2**22  # examples drawn at a time, so that memory does not grow with the number of resamples
+_CELLS_AT_ONCE = 2**22  # cells of resamples at a time, so that it does not grow with masks x groups x resamples
 
 
 @dataclass(frozen=True)
@@ -106,29 +109,90 @@ def bootstrap(
             f"own groups of {len(own)} masks; they must be of the same masks and examples."
         )
     change = after.double() - before.double()
-    kept = ~change.isnan()
-    whole = bool(kept.all())
-    effects = torch.stack([change, flipped.double()]).where(kept, 0.0).numpy()  # [2, m, e]
-    cells = np.empty((resamples, 2, *own.shape))
-    for g in range(own.shape[1]):
-        members = (group == g).numpy()
-        values = effects[:, :, members].reshape(-1, members.sum()).T
-        answered = kept[:, group == g].double().numpy().T
-        start = 0
-        # Seeded by group: another group at the end does not change these draws.
-        for counts in draws(len(values), resamples, np.random.default_rng([seed, g])):
-            stop = start + len(counts)
-            sums = (counts @ values).reshape(-1, *effects.shape[:2])
-            with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold holes only: 0 / 0 is NaN
-                cells[start:stop, :, :, g] = 100 / (len(values) if whole else (counts @ answered)[:, None]) * sums
-            start = stop
-    accuracy, flips = (_interval(cells[:, i], own.numpy(), level) for i in range(2))
+    holes = change.isnan()
+    effects = torch.stack([change, flipped.double().where(~holes, torch.nan)]).numpy()  # [2, m, e]
+    columns = [_Column(effects[:, :, (group == g).numpy()], resamples, [seed, g]) for g in range(own.shape[1])]
+    bounds = ((1 - level) / 2, (1 + level) / 2)
+    ends = np.stack([column.quantiles(bounds) for column in columns], axis=-1)  # [end, measure, m, g]
+    means = _means(columns, own.numpy())
+    accuracy, flips = (_interval(ends[:, i], *means[i], bounds) for i in range(2))
     return Intervals(accuracy, flips, level, resamples, seed)
 
 
-def draws(count: int, resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """How often each example is in each resample, float64 [resamples, count], some resamples at a time."""
-    chunk = max(_DRAWN_AT_ONCE // count, 1)
+class _Column:
+    """The resamples of one group: its cells, of every measure and mask.
+
+    All groups' together would be resamples x masks x groups numbers, gigabytes where there are hundreds of groups; so they are
+    drawn twice, once group by group and once some resamples at a time.
+    """
+
+    def __init__(self, effects: np.ndarray, resamples: int, seed: list[int]) -> None:
+        self.shape = effects.shape[:2]
+        values = effects.reshape(-1, effects.shape[2]).T  # [e, measure x m]
+        # Many masks do the same to a group's few examples, most of them nothing.
+        distinct, self.which = np.unique(values, axis=1, return_inverse=True)
+        self.answered = (~np.isnan(distinct)).astype(float)
+        self.distinct = np.nan_to_num(distinct)
+        self.resamples, self.seed = resamples, seed
+
+    def drawn(self, chunk: int | None = None) -> Iterator[np.ndarray]:
+        """The distinct cells [resample, u], in percent."""
+        # Seeded by group: another group at the end does not change these draws.
+        count, whole = len(self.distinct), self.answered.all()
+        for counts in draws(count, self.resamples, np.random.default_rng(self.seed), chunk):
+            with np.errstate(divide="ignore", invalid="ignore"):  # a resample may hold holes only: 0 / 0 is NaN
+                yield 100 / (count if whole else counts @ self.answered) * (counts @ self.distinct)
+
+    def quantiles(self, bounds: tuple[float, float]) -> np.ndarray:
+        """Of every cell [end, measure, m]."""
+        ends = _quantile(np.concatenate(list(self.drawn())), bounds)
+        return ends[:, self.cells]
+
+    @property
+    def cells(self) -> np.ndarray:
+        """Which of the distinct ones each cell is [measure, m]."""
+        return self.which.reshape(self.shape)
+
+
+def _means(columns: list[_Column], own: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each measure, the mean of own and of other cells in every resample; NaN where there are none."""
+    chunk = max(_CELLS_AT_ONCE // (2 * own.size), 2)
+    starts = np.cumsum([0, *(column.distinct.shape[1] for column in columns[:-1])])
+    # Where each cell [measure, m, g] is among the distinct ones of all groups.
+    places = np.stack([start + column.cells for start, column in zip(starts, columns, strict=True)], axis=-1)
+    chosen = [[of_measure[which] for which in (own, ~own)] for of_measure in places]
+    means: list[list[list[np.ndarray]]] = [[[], []], [[], []]]
+    for parts in zip(*(column.drawn(chunk) for column in columns), strict=True):
+        distinct = np.concatenate(parts, axis=1)
+        for measure, which in product(range(2), range(2)):
+            if len(chosen[measure][which]):
+                means[measure][which].append(_mean(distinct[:, chosen[measure][which]]))
+    nothing = np.full(columns[0].resamples, np.nan)
+    self_cross = [[np.concatenate(part) if part else nothing for part in of_measure] for of_measure in means]
+    return [(self_, cross) for self_, cross in self_cross]
+
+
+def _mean(cells: np.ndarray) -> np.ndarray:
+    """Of each resample [resample, cell]; without the cells in which it has no answer to average."""
+    return _spared(np.nanmean, cells, axis=1) if np.isnan(cells).any() else cells.mean(1)
+
+
+def _quantile(values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """Over resamples, the first axis; without those that have no answer to average."""
+    quantile = np.nanquantile if np.isnan(values).any() else np.quantile
+    return _spared(quantile, values, bounds, axis=0)
+
+
+def _spared(function: Callable[..., np.ndarray], *arguments: Any, axis: int) -> np.ndarray:
+    """A function of NumPy, without its warnings that there is nothing but NaN."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "All-NaN slice|Mean of empty slice", RuntimeWarning)
+        return function(*arguments, axis=axis)
+
+
+def draws(count: int, resamples: int, generator: np.random.Generator, chunk: int | None = None) -> Iterator[np.ndarray]:
+    """How often each example is in each resample, float64 [resamples, count], some resamples (`chunk`) at a time."""
+    chunk = chunk or max(_DRAWN_AT_ONCE // count, 1)
     for start in range(0, resamples, chunk):
         rows = min(chunk, resamples - start)
         # Offsets keep the resamples apart, so that one bincount counts them all.
@@ -136,18 +200,11 @@ def draws(count: int, resamples: int, generator: np.random.Generator) -> Iterato
         yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(float)
 
 
-def _interval(cells: np.ndarray, own: np.ndarray, level: float) -> EffectInterval:
-    """Quantiles of cells [resample, m, g] and of their means over own and other cells."""
-    bounds = ((1 - level) / 2, (1 + level) / 2)
-    nothing = np.full(len(cells), np.nan)
-    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-        warnings.filterwarnings("ignore", "All-NaN slice|Mean of empty slice", RuntimeWarning)
-        # Where there are holes, a resample may have no answer to average.
-        mean, quantile = (np.nanmean, np.nanquantile) if np.isnan(cells).any() else (np.mean, np.quantile)
-        self_, cross = (mean(cells[:, which], 1) if which.any() else nothing for which in (own, ~own))
-        low, high = (torch.from_numpy(np.ascontiguousarray(q)) for q in quantile(cells, bounds, axis=0))
-        # Means within a resample first: the cells share its examples and vary together.
-        means = [tuple(quantile(values, bounds).tolist()) for values in (self_, cross, self_ - cross)]
+def _interval(ends: np.ndarray, self_: np.ndarray, cross: np.ndarray, bounds: tuple[float, float]) -> EffectInterval:
+    """Quantiles of cells [end, m, g], as they are, and of the means over own and other cells."""
+    low, high = (torch.from_numpy(np.ascontiguousarray(q)) for q in ends)
+    # Means within a resample first: the cells share its examples and vary together.
+    means = [tuple(_quantile(mean, bounds).tolist()) for mean in (self_, cross, self_ - cross)]
     return EffectInterval(low, high, *means)
 
 

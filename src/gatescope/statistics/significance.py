@@ -67,9 +67,12 @@ def mcnemar(
     lost, won = (which.long() @ member for which in (before & ~after, ~before & after))
     table = torch.ones(len(after), groups, dtype=torch.float64)
     changed: list[list[int]] = (lost + won).nonzero().tolist()
+    known: dict[tuple[int, int], float] = {}  # tens of thousands of cells have few pairs of counts between them
     for m, g in changed:  # where no answer changed, p is 1
         b, c = int(lost[m, g]), int(won[m, g])
-        table[m, g] = float(stats.binomtest(b, b + c, 0.5).pvalue)
+        if (b, c) not in known:
+            known[b, c] = float(stats.binomtest(b, b + c, 0.5).pvalue)
+        table[m, g] = known[b, c]
     return table
 
 

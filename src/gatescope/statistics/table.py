@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ __all__ = ["ALL", "FULL", "Effect", "Effects", "Row", "Table"]
 FULL = ("", "")  # the key of the unmasked model
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One answer: who was asked what, under which mask, what came out and how it was read.
 
@@ -53,9 +53,39 @@ class Row:
     @classmethod
     def parse(cls, plain: Mapping[str, Any]) -> Row:
         """The row `plain` came from."""
-        judged = (plain["predicted"], plain["correct"], plain["fallback"], plain.get("score"))
-        reading = Reading(*judged, hole=plain.get("hole", False))
-        return cls(plain["id"], plain["group"], plain["selector"], plain["mask"], plain["text"], reading)
+        return next(cls.parsed([plain]))
+
+    @classmethod
+    def parsed(cls, plain: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+        """Many rows; what comes again and again in them (ids, groups, answers) is held once."""
+        once = dict[str, str]().setdefault
+        readings: dict[tuple[Any, ...], Reading] = {}
+        for row in plain:
+            read = row["predicted"], row["correct"], row["fallback"], row.get("score"), row.get("hole", False)
+            reading = readings.get(read)
+            if reading is None:
+                reading = readings[read] = Reading(*read[:4], hole=read[4])
+            id_, group, selector, mask, text = row["id"], row["group"], row["selector"], row["mask"], row["text"]
+            yield cls(once(id_, id_), once(group, group), once(selector, selector), once(mask, mask), once(text, text), reading)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The answers of one group under one mask.
+
+    Attributes:
+        examples: how many, without the holes.
+        before: how many of them the full model has right (the sum of scores).
+        right: how many are right.
+        changed: how many differ from the full model's; a flip is any change of the answer read, not of the text.
+        holes: how many are none, because the model gave NaN.
+    """
+
+    examples: int
+    before: float
+    right: float
+    changed: int
+    holes: int
 
 
 @dataclass(frozen=True)
@@ -92,7 +122,11 @@ class Table:
         self.groups = tuple(dict.fromkeys(row.group for row in full))
         if ALL in self.groups:  # its own mask would be taken for one of all groups
             raise GatescopeError(f"A group is called {ALL!r}, which stands for all groups. Give it another name.")
-        self._member = torch.tensor([self.groups.index(row.group) for row in full])
+        place = {group: number for number, group in enumerate(self.groups)}
+        self._member = torch.tensor([place[row.group] for row in full])
+        # By mask: every statistic asks for these, and a table may have hundreds of thousands of rows.
+        self._values: dict[tuple[str, str], Float64[Tensor, " e"]] = {}
+        self._flips: dict[tuple[str, str], Bool[Tensor, " e"]] = {}
 
     @property
     def full(self) -> tuple[Row, ...]:
@@ -160,6 +194,17 @@ class Table:
         # A hole has not changed sides: it is counted with those that stayed.
         return mcnemar(before, after.where(~self.holes(selector), before), self._member, len(self.groups))
 
+    def counts(self, key: tuple[str, str]) -> list[Counts]:
+        """Each group's answers under a mask (selector, mask), counted."""
+        holes = torch.tensor([row.reading.hole for row in self._answers[key]])
+        before, after = (self._value(mask).where(~holes, 0.0) for mask in (FULL, key))
+        columns = (~holes, before, after, self._changed(key) & ~holes, holes)
+        sums = [self._member.bincount(column.double(), len(self.groups)).tolist() for column in columns]
+        return [
+            Counts(int(examples), before, right, int(changed), int(holes))
+            for examples, before, right, changed, holes in zip(*sums, strict=True)
+        ]
+
     def self_cross(self) -> Effects:
         """Self-deactivation, cross-deactivation and gap of every selector (VLM paper, section 4.4)."""
         return Effects(tuple(self._effect(selector) for selector in self.selectors))
@@ -176,16 +221,19 @@ class Table:
         return torch.stack([self._value((selector, mask)) for mask in self.masks(selector)])
 
     def _flipped(self, selector: str) -> Bool[Tensor, "m e"]:
-        full = self._answers[FULL]
-        flipped: list[list[bool]] = []
-        for mask in self.masks(selector):
-            pairs = zip(self._answers[selector, mask], full, strict=True)
+        return torch.stack([self._changed((selector, mask)) for mask in self.masks(selector)])
+
+    def _changed(self, key: tuple[str, str]) -> Bool[Tensor, " e"]:
+        if key not in self._flips:
+            pairs = zip(self._answers[key], self._answers[FULL], strict=True)
             # The choice read, not the text: the same choice in other words is no flip.
-            flipped.append([row.reading.predicted != before.reading.predicted for row, before in pairs])
-        return torch.tensor(flipped)
+            self._flips[key] = torch.tensor([row.reading.predicted != before.reading.predicted for row, before in pairs])
+        return self._flips[key]
 
     def _value(self, key: tuple[str, str]) -> Float64[Tensor, " e"]:
-        return torch.tensor([row.reading.value for row in self._answers[key]], dtype=torch.float64)
+        if key not in self._values:
+            self._values[key] = torch.tensor([row.reading.value for row in self._answers[key]], dtype=torch.float64)
+        return self._values[key]
 
     def _correct(self, key: tuple[str, str]) -> Bool[Tensor, " e"]:
         return torch.tensor([row.reading.correct for row in self._answers[key]])

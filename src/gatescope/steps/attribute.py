@@ -28,7 +28,7 @@ from gatescope.steps.finite import not_finite, place_of
 from gatescope.steps.remote.attribute import attribute_shards
 from gatescope.steps.run import Run
 from gatescope.steps.runner import run_step
-from gatescope.steps.step import Options, Step
+from gatescope.steps.step import Executor, Options, Step
 from gatescope.traces.encoding import Batch
 from gatescope.traces.forced import forced_batch
 from gatescope.traces.jobs import scoring
@@ -51,6 +51,7 @@ def attribute(
     shard_size: int = 256,
     workers: int = 0,
     remote: Any = None,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Attributions:
     """Score how much every neuron raises the probability of the right answer.
@@ -64,7 +65,7 @@ def attribute(
         pad_zero: let padding count as 0 in the max, as the published code does; the result then depends on batches.
         run: directory for shards and manifest. What is done there already is not done again.
         name: of these attributions in the run, where it has several, such as "control".
-        batch_size, shard_size, workers, remote: as for `record`.
+        batch_size, shard_size, workers, remote, executor: as for `record`.
         progress: show a bar if it takes longer than a few seconds.
 
     Returns:
@@ -75,7 +76,7 @@ def attribute(
             not a projection's output, if `run` was started with something else, or if the model gives NaN.
     """
     step = Attributing(model, examples, sites, reduce, pad_zero, name)
-    outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, progress=progress))
+    outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, progress=progress, executor=executor))
     if outcome.directory is not None:
         return outcome.directory.attributions_of(step.name)
     assert outcome.total is not None  # a plan has a shard at least

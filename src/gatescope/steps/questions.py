@@ -18,6 +18,7 @@ from typing import Any
 
 from gatescope.core import foreign
 from gatescope.core.errors import GatescopeError
+from gatescope.core.garbage import uncollected
 from gatescope.data.example import Encoded, Example, Picture
 from gatescope.steps.manifest import Manifest
 from gatescope.steps.schema import Question
@@ -55,7 +56,8 @@ def questions_of(run: Manifest, step: str) -> tuple[Example, ...]:
     Raises:
         GatescopeError: if the file of questions cannot be read.
     """
-    return tuple(map(_example, _lines(run, run.manifest.get(step, {}).get("fingerprint", ""))))
+    with uncollected():
+        return tuple(map(_example, _lines(run, run.manifest.get(step, {}).get("fingerprint", ""))))
 
 
 def first_difference(before: Sequence[Line], now: Sequence[Line]) -> str:

@@ -30,7 +30,7 @@ from gatescope.steps.counted import count_batch
 from gatescope.steps.remote.record import record_shards
 from gatescope.steps.run import Run
 from gatescope.steps.runner import run_step
-from gatescope.steps.step import Options, Step
+from gatescope.steps.step import Executor, Options, Step
 from gatescope.traces.batch import GENERATED, readout_named
 from gatescope.traces.encoding import CLASSES, TOKEN_RULE, Batch
 from gatescope.traces.readouts.generated import check_new_tokens
@@ -52,6 +52,7 @@ def record(
     max_new_tokens: int = 20,
     workers: int = 0,
     remote: Any = None,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Counters:
     """Count firing, positive activation and tokens of every neuron on every group.
@@ -72,6 +73,7 @@ def record(
         max_new_tokens: at most this many tokens an answer (the paper: 20).
         workers: processes that prepare text and pictures ahead of the model.
         remote: True for NDIF, or a server's address; a shard is a job there (see `gatescope.remote`).
+        executor: a Ray cluster that computes the shards, `gs.Ray(...)`; None for this process.
         progress: show a bar if it takes longer than a few seconds.
 
     Returns:
@@ -94,6 +96,7 @@ def record(
         max_new_tokens=max_new_tokens,
         workers=workers,
         remote=remote,
+        executor=executor,
         progress=progress,
     )
     return counters[tokens]
@@ -113,6 +116,7 @@ def record_classes(
     max_new_tokens: int = 20,
     workers: int = 0,
     remote: Any = None,
+    executor: Executor | None = None,
     part: tuple[int, int] | None = None,
     progress: bool = True,
 ) -> dict[str, Counters]:
@@ -124,7 +128,7 @@ def record_classes(
     """
     readout = readout or readout_of(listed(examples))
     step = Recording(model, examples, site, tokens, only_correct, readout, max_new_tokens)
-    outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, part, progress))
+    outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, part, progress, executor))
     if outcome.total is not None:
         return {name: outcome.total.counters[name] for name in tokens}
     if outcome.directory is None or not outcome.complete:

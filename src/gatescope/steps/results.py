@@ -17,6 +17,7 @@ from gatescope.core import foreign
 from gatescope.core.answers import ALL
 from gatescope.core.errors import GatescopeError
 from gatescope.core.filenames import decoded, distinct, spellings
+from gatescope.core.garbage import uncollected
 from gatescope.core.neurons import NeuronSet, check_same_model
 from gatescope.select.selection import Selection
 from gatescope.statistics.table import Row, Table
@@ -44,7 +45,7 @@ class Results(Manifest):
             if file not in begun:
                 # Of answers.NAME.jsonl the name; of answers.jsonl nothing.
                 named[decoded(file.removeprefix("answers.").removesuffix("jsonl")[:-1])] = file
-        return {name: Table(map(Row.parse, self.read_rows(file))) for name, file in named.items()}
+        return {name: self._table(file) for name, file in named.items()}
 
     def add_selection(self, selection: Selection) -> None:
         """Keep a selection, under its method's name.
@@ -169,7 +170,13 @@ class Results(Manifest):
         file = self._answers(name)
         if file not in self._files("answers*.jsonl"):
             raise GatescopeError(f"{self.path} holds no sweep yet.")
-        return Table(map(Row.parse, self.read_rows(file)))
+        return self._table(file)
+
+    def _table(self, file: str) -> Table:
+        self.refuse_altered(file)
+        # Line by line: of hundreds of thousands, as text and as dictionaries, each would be held for nothing.
+        with uncollected():
+            return Table(Row.parsed(foreign.lines(self.path / file, Answer, advice=_AGAIN, ours=True)))
 
     def read_rows(self, name: str) -> list[Answer]:
         """The rows of a JSONL file of the run.

@@ -1,13 +1,14 @@
 """The one runner of all steps: plans, hands shards out, stores or adds them in order, shows progress.
 
-Examples are cut into shards and batches once (see `gatescope.steps.plan`). A shard is computed here, or on a server. With a
-run directory it is stored when it is done, so that a run that was killed goes on with the next; without one, shards are
-added up in order as they come, so that scheduling cannot change a bit.
+Examples are cut into shards and batches once (see `gatescope.steps.plan`). A shard is computed here, by a cluster, or on a
+server. With a run directory it is stored when it is done, so that a run that was killed goes on with the next; without one,
+shards are added up in order as they come, so that scheduling cannot change a bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -15,14 +16,15 @@ from gatescope.core import artefacts
 from gatescope.core.progress import bar
 from gatescope.models.identity import identity
 from gatescope.steps.batches import Plan
+from gatescope.steps.claims import Claims
+from gatescope.steps.compute import compute
 from gatescope.steps.places import stem
-from gatescope.steps.plan import plan, prepared, split_on_oom
+from gatescope.steps.plan import plan
 from gatescope.steps.questions import keeping
 from gatescope.steps.run import Run
 from gatescope.steps.shards import Shards, first
 from gatescope.steps.step import Options, S, Step
 from gatescope.steps.stopping import telling
-from gatescope.traces.encoding import Batch, collate
 
 
 @dataclass(frozen=True)
@@ -55,24 +57,28 @@ def run_step(step: Step[S], options: Options) -> Outcome[S]:
     """
     directory, stored, planned = _begin(step, options)
     todo = _todo(stored, planned, options)
+    finished: Generator[tuple[int, S], None, None]
     total = None
     path = None if directory is None else directory.path
     with (
         bar(len(step.examples) * step.times, step.doing, step.unit, show=options.progress and first()) as shown,
         telling(path, step.name, stored, remote=options.remote is not None),
     ):
-        if options.remote is None:
-            finished = _here(step, planned, todo, options.workers, shown.update)
-        else:
+        if options.remote is not None:
             finished = _on_server(step, planned, todo, options.remote, directory, stored, shown.update)
-        if stored is None:
-            for shard in _in_order(finished):
-                total = shard if total is None else step.add(total, shard)
+        elif options.executor is not None:
+            finished = options.executor.shards(step, planned, Claims(todo, stored), options.workers, shown.update)
         else:
-            for index, shard in finished:
-                stored.save(index, *step.pack(shard))
-                del shard  # before the next one is there as well
-            stored.bind()
+            finished = _here(step, planned, todo, options.workers, shown.update)
+        with closing(finished):  # at once, not when the error that ends it is forgotten
+            if stored is None:
+                for shard in _in_order(finished):
+                    total = shard if total is None else step.add(total, shard)
+            else:
+                for index, shard in finished:
+                    stored.save(index, *step.pack(shard))
+                    del shard  # before the next one is there as well
+                stored.bind()
     return Outcome(planned, total, directory, stored)
 
 
@@ -101,6 +107,8 @@ def _todo(stored: Shards | None, planned: Plan, options: Options) -> Iterator[in
         return iter(range(len(planned.shards)))
     if options.remote is not None:  # the ledger, not a lock, says who works on what
         return iter(stored.missing)
+    if options.executor is not None:  # it locks them as it takes them, several at a time
+        return iter(stored.todo(options.part))
     # Locked one by one: several processes may share a run directory.
     return stored.open(options.part)
 
@@ -120,34 +128,11 @@ def _in_order(finished: Iterator[tuple[int, S]]) -> Iterator[S]:
 
 def _here(
     step: Step[S], planned: Plan, todo: Iterator[int], workers: int, done: Callable[[int], Any]
-) -> Iterator[tuple[int, S]]:
+) -> Generator[tuple[int, S], None, None]:
     """Shards computed in this process."""
-
-    def shard(index: int) -> tuple[int, S]:
-        result = step.begin()
-        encoded = prepared(step.model, planned.batches(index, step.examples), workers)
-        for positions, batch in zip(planned.shards[index], encoded, strict=True):
-            split_on_oom(_batch_work(step, result, batch), positions, lambda position: step.examples[position].id)
-            done(len(positions) * step.times)
-        return index, result
-
     with step.running():
-        yield from map(shard, todo)  # so that nothing here holds a shard when the next one begins
-
-
-def _batch_work(step: Step[S], result: S, batch: Batch) -> Callable[[Sequence[int]], None]:
-    """The step's work on the examples at some positions: on the batch as it was encoded, the first time; on a part of it,
-    which is encoded anew, where the whole did not fit into memory.
-    """
-    encoded = [batch]
-
-    def work(positions: Sequence[int]) -> None:
-        if encoded:
-            return step.work(result, positions, encoded.pop())
-        smaller = collate(step.model, [step.examples[position] for position in positions])
-        step.work(result, positions, smaller.to(step.model._module.device))
-
-    return work
+        # map, so that nothing here holds a shard when the next one begins
+        yield from map(lambda index: (index, compute(step, planned, index, workers, done)), todo)
 
 
 def _on_server(
@@ -158,7 +143,7 @@ def _on_server(
     directory: Run | None,
     stored: Shards | None,
     done: Callable[[int], Any],
-) -> Iterator[tuple[int, S]]:
+) -> Generator[tuple[int, S], None, None]:
     """Shards computed on a server, in whatever order they finish."""
     numbers = list(todo)
     batches = {number: planned.batches(number, step.examples) for number in numbers}

@@ -15,7 +15,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -216,15 +216,25 @@ class Shards:
         Args:
             part: (k, n) for the k-th of n parts and nothing else; None for all, one's own by index first.
         """
+        todo = self.todo(part)
+        for index in todo:
+            yield from self.claimed(index, wait=False)
+        for index in todo:  # those another process had taken: done by now, or left behind by it
+            yield from self.claimed(index, wait=True)
+
+    def todo(self, part: tuple[int, int] | None = None) -> list[int]:
+        """The shards to do, in the order in which this process takes them; arguments as for `open`."""
         rank, world = part or (number("RANK", 0), max(1, number("WORLD_SIZE", 1)))
         order = sorted(self.missing, key=lambda index: (index % world != rank % world, index))
-        todo = [index for index in order if part is None or index % world == rank % world]
-        for index in todo:
-            yield from self._claimed(index, wait=False)
-        for index in todo:  # those another process had taken: done by now, or left behind by it
-            yield from self._claimed(index, wait=True)
+        return [index for index in order if part is None or index % world == rank % world]
 
-    def _claimed(self, index: int, wait: bool) -> Iterator[int]:
+    def claimed(self, index: int, wait: bool) -> Generator[int, None, None]:
+        """The shard, locked until the next is asked for; nothing if it is done, or another process has it.
+
+        Args:
+            index: of the shard.
+            wait: for another process to finish it or die, in place of passing it over.
+        """
         if self.file(index).is_file():
             return
         lock = _lock(self.path / f"{index:05d}.lock")

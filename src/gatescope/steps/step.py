@@ -9,17 +9,19 @@ of files, processes or servers. `gatescope.steps.runner` does the rest, the same
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from nnsight import TransformersModel
 from torch import Tensor
 
+from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example
-from gatescope.steps.batches import Batches
+from gatescope.steps.batches import Batches, Plan
+from gatescope.steps.claims import Claims
 from gatescope.steps.run import Run
 from gatescope.traces.encoding import Batch
 
@@ -38,6 +40,7 @@ class Options:
         remote: a server to do the work; None for here.
         part: (k, n) for the k-th of n parts of the shards and no other.
         progress: show a bar if it takes longer than a few seconds.
+        executor: a cluster to do the work (`gatescope.Ray`); None for here.
     """
 
     run: str | Path | Run | None = None
@@ -47,6 +50,30 @@ class Options:
     remote: Any = None
     part: tuple[int, int] | None = None
     progress: bool = True
+    executor: Executor | None = None
+
+    def __post_init__(self) -> None:
+        if self.executor is not None and self.remote is not None:
+            raise GatescopeError("remote= and executor= both say who does the work: a server, or a cluster. Give one of them.")
+        if self.executor is not None and not hasattr(self.executor, "shards"):
+            raise GatescopeError(f"executor is {self.executor!r}; it must be a gs.Ray(...), or None for this process.")
+
+
+class Executor(Protocol):
+    """Who computes shards in place of this process, each loading the same model."""
+
+    def shards(
+        self, step: Step[S], planned: Plan, claims: Claims, workers: int, done: Callable[[int], Any]
+    ) -> Generator[tuple[int, S], None, None]:
+        """Shards in whatever order they finish.
+
+        Args:
+            step, planned: what is done, and which examples run together.
+            claims: the shards to do.
+            workers: processes that prepare text and pictures ahead of each model.
+            done: is told how many of the step's units each shard was.
+        """
+        ...
 
 
 class Step(ABC, Generic[S]):

@@ -30,7 +30,7 @@ from gatescope.steps.results import mask_name
 from gatescope.steps.run import Run
 from gatescope.steps.runner import run_step
 from gatescope.steps.shards import Shards
-from gatescope.steps.step import Options, Step
+from gatescope.steps.step import Executor, Options, Step
 from gatescope.traces import vision
 from gatescope.traces.batch import readout_named, run_batch
 from gatescope.traces.encoding import Batch
@@ -58,6 +58,7 @@ def sweep(
     max_new_tokens: int = 20,
     workers: int = 0,
     remote: Any = None,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Table:
     """Generate every example's answer with the full model and under each intervention.
@@ -71,7 +72,7 @@ def sweep(
         interventions: by the group the neurons were found on, or by selector and then by group.
         run: directory for shards, answers and manifest. What is done there already is not done again.
         name: of this sweep in the run, where it has several.
-        batch_size, shard_size, workers, remote: as for `record`.
+        batch_size, shard_size, workers, remote, executor: as for `record`.
         masks_per_batch: masks side by side in one batch; as many as fit well if None, 1 for one at a time.
         readout: how an answer is read (see `gatescope.traces.readouts`): "generate", "label", "loglik", "short", ...; None
             takes what fits the examples, as for `record`.
@@ -88,7 +89,7 @@ def sweep(
     """
     readout = readout or readout_of(listed(examples))
     step = Sweeping(model, examples, interventions, masks_per_batch, readout, max_new_tokens, name)
-    outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, progress=progress))
+    outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, progress=progress, executor=executor))
     shards = [outcome.total] if outcome.total is not None else step.unpacked(outcome.stored)
     by_mask = [[answer for shard in shards for answer in shard[which]] for which in range(len(step.masks))]
     table = _table(examples, outcome.plan, by_mask, step.masks, step.named)

@@ -36,6 +36,7 @@ from gatescope.select.attribution import check_share
 from gatescope.statistics.significance import AgainstRandom, against_random
 from gatescope.statistics.table import ALL, Effects, Row, Table
 from gatescope.steps.attribute import attribute
+from gatescope.steps.step import Executor
 from gatescope.steps.sweep import sweep
 from gatescope.studies.begun import begun
 from gatescope.studies.culnig_result import GENERAL, SEEDS, SPECIFIC, UNFILTERED, CulnigResult
@@ -56,6 +57,7 @@ def run_culnig(
     readout: str | None = None,
     batch_size: int | str = 16,
     max_new_tokens: int = 20,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> CulnigResult:
     """Run CULNIG on a model.
@@ -72,6 +74,7 @@ def run_culnig(
             answered by a label as CULNIG's published evaluation does, "argmax".
         batch_size: examples a batch.
         max_new_tokens: at most this many tokens an answer, where answers are generated.
+        executor: as for `record`.
         progress: show bars.
 
     Raises:
@@ -88,7 +91,7 @@ def run_culnig(
     culture = tasks["culture"]
     about = {"name": culture.name, **culture.notes, **rates}
     with nullcontext() if out is None else begun(out, identity(model), about, rates) as run:
-        how: dict[str, Any] = {"run": run, "batch_size": batch_size, "progress": progress}
+        how: dict[str, Any] = {"run": run, "batch_size": batch_size, "executor": executor, "progress": progress}
         identified = [name for name in ("culture", "control", "reading") if name in tasks]
         # All attributions first: selecting needs the three of them together.
         scored = {name: attribute(model, tasks[name].identification, name=name, **how) for name in identified}

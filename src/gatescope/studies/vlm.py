@@ -23,6 +23,7 @@ from gatescope.statistics.table import Table
 from gatescope.steps.attribute import attribute
 from gatescope.steps.record import record
 from gatescope.steps.run import Run, occupied
+from gatescope.steps.step import Executor
 from gatescope.steps.sweep import sweep
 from gatescope.studies.begun import begun, refuse_others
 
@@ -82,6 +83,7 @@ def run_study(
     known: Mapping[str, NeuronSet] | None = None,
     batch_size: int | str = 16,
     max_new_tokens: int = 20,
+    executor: Executor | None = None,
 ) -> Result:
     """Record on the identification examples, select, switch off, answer the evaluation examples.
 
@@ -98,6 +100,7 @@ def run_study(
         known: the true neurons by group, where they are known.
         batch_size: examples a batch.
         max_new_tokens: at most this many tokens an answer.
+        executor: as for `record`.
 
     Raises:
         GatescopeError: for fewer than two groups, a bad rate or selector, a directory in use, or if fewer than two
@@ -108,13 +111,14 @@ def run_study(
     wanted_count(site_of(model, site).layout, rate)  # refuses a bad rate
     _check_begun(out, _decisive(rate, by_selector))
     how: dict[str, Any] = {"readout": readout or study.readout, "batch_size": batch_size, "max_new_tokens": max_new_tokens}
+    how["executor"] = executor
     about = {"name": study.name, "rate": rate, "options": by_selector, **study.notes}
     with begun(out, identity(model), about, _decisive(rate, by_selector)) as run:
         counters = record(model, study.identification, site=site, tokens=tokens, run=run, **how)
         usable = _usable(counters, run, str(how["readout"]))
         selections = {name: COUNTED[name](usable, rate, **by_selector[name]) for name in selectors if name in COUNTED}
         if "ATT" in selectors:
-            scores = attribute(model, study.identification, sites=(site,), run=run, batch_size=batch_size)
+            scores = attribute(model, study.identification, sites=(site,), run=run, batch_size=batch_size, executor=executor)
             selections["ATT"] = select.att(scores, rate, **by_selector["ATT"])
         # Before the sweep: answers that are stored must have their neurons beside them.
         run.add_selections(selections.values())

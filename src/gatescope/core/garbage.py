@@ -1,0 +1,19 @@
+"""Reading many small objects that stay, without looking for garbage among them again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without collection of cycles while open: each would walk over all objects, and of those being read none is garbage."""
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()
