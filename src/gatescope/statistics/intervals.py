@@ -140,26 +140,30 @@ class _Column:
     def quantiles(self, bounds: tuple[float, float]) -> np.ndarray:
         """Of every cell [end, measure, m]."""
         ends = np.quantile(np.concatenate(list(self.drawn())), bounds, axis=0)
-        return self.cells(ends)
+        return ends[:, self.cells]
 
-    def cells(self, distinct: np.ndarray) -> np.ndarray:
-        """Cells [*, measure, m] from the distinct ones [*, u]."""
-        return distinct[:, self.which.ravel()].reshape(-1, *self.shape)
+    @property
+    def cells(self) -> np.ndarray:
+        """Which of the distinct ones each cell is [measure, m]."""
+        return self.which.reshape(self.shape)
 
 
 def _means(columns: list[_Column], own: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of each measure, the mean of own and of other cells in every resample; NaN where there are none."""
-    resamples = columns[0].resamples
     chunk = max(_CELLS_AT_ONCE // (2 * own.size), 2)
-    nothing = np.full(resamples, np.nan)
+    starts = np.cumsum([0, *(column.distinct.shape[1] for column in columns[:-1])])
+    # Where each cell [measure, m, g] is among the distinct ones of all groups.
+    places = np.stack([start + column.cells for start, column in zip(starts, columns, strict=True)], axis=-1)
+    chosen = [[of_measure[which] for which in (own, ~own)] for of_measure in places]
     means: list[list[list[np.ndarray]]] = [[[], []], [[], []]]
     for parts in zip(*(column.drawn(chunk) for column in columns), strict=True):
-        cells = np.stack([column.cells(part) for column, part in zip(columns, parts, strict=True)], axis=-1)
+        distinct = np.concatenate(parts, axis=1)
         for measure, which in product(range(2), range(2)):
-            chosen = own if which == 0 else ~own
-            if chosen.any():
-                means[measure][which].append(cells[:, measure][:, chosen].mean(1))
-    return [tuple(np.concatenate(part) if part else nothing for part in of_measure) for of_measure in means]
+            if len(chosen[measure][which]):
+                means[measure][which].append(distinct[:, chosen[measure][which]].mean(1))
+    nothing = np.full(columns[0].resamples, np.nan)
+    self_cross = [[np.concatenate(part) if part else nothing for part in of_measure] for of_measure in means]
+    return [(self_, cross) for self_, cross in self_cross]
 
 
 def draws(count: int, resamples: int, generator: np.random.Generator, chunk: int | None = None) -> Iterator[np.ndarray]:

@@ -55,15 +55,15 @@ class Row:
     @classmethod
     def parsed(cls, plain: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
         """Many rows; what comes again and again in them (ids, groups, answers) is held once."""
-        known: dict[str, str] = {}
+        once = dict[str, str]().setdefault
         readings: dict[tuple[str, bool, bool, float | None], Reading] = {}
         for row in plain:
             read = row["predicted"], row["correct"], row["fallback"], row.get("score")
             reading = readings.get(read)
             if reading is None:
                 reading = readings[read] = Reading(*read)
-            texts = (row["id"], row["group"], row["selector"], row["mask"], row["text"])
-            yield cls(*(known.setdefault(text, text) for text in texts), reading)
+            id_, group, selector, mask, text = row["id"], row["group"], row["selector"], row["mask"], row["text"]
+            yield cls(once(id_, id_), once(group, group), once(selector, selector), once(mask, mask), once(text, text), reading)
 
 
 @dataclass(frozen=True)
