@@ -157,19 +157,23 @@ class _Column:
 def _means(columns: list[_Column], own: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of each measure, the mean of own and of other cells in every resample; NaN where there are none."""
     chunk = max(_CELLS_AT_ONCE // (2 * own.size), 2)
-    starts = np.cumsum([0, *(column.distinct.shape[1] for column in columns[:-1])])
-    # Where each cell [measure, m, g] is among the distinct ones of all groups.
-    places = np.stack([start + column.cells for start, column in zip(starts, columns, strict=True)], axis=-1)
-    chosen = [[of_measure[which] for which in (own, ~own)] for of_measure in places]
+    chosen = _chosen(columns, own)
     means: list[list[list[np.ndarray]]] = [[[], []], [[], []]]
     for parts in zip(*(column.drawn(chunk) for column in columns), strict=True):
         distinct = np.concatenate(parts, axis=1)
         for measure, which in product(range(2), range(2)):
             if len(chosen[measure][which]):
                 means[measure][which].append(_mean(distinct[:, chosen[measure][which]]))
-    nothing = np.full(columns[0].resamples, np.nan)
-    self_cross = [[np.concatenate(part) if part else nothing for part in of_measure] for of_measure in means]
-    return [(self_, cross) for self_, cross in self_cross]
+    nothing = [np.full(columns[0].resamples, np.nan)]
+    return [(np.concatenate(self_ or nothing), np.concatenate(cross or nothing)) for self_, cross in means]
+
+
+def _chosen(columns: list[_Column], own: np.ndarray) -> list[list[np.ndarray]]:
+    """Of each measure, which of all groups' distinct cells are own ones, and which others, as often as each occurs."""
+    starts = np.cumsum([0, *(column.distinct.shape[1] for column in columns[:-1])])
+    # Where each cell [measure, m, g] is among the distinct ones of all groups.
+    positions = np.stack([start + column.cells for start, column in zip(starts, columns, strict=True)], axis=-1)
+    return [[of_measure[which] for which in (own, ~own)] for of_measure in positions]
 
 
 def _mean(cells: np.ndarray) -> np.ndarray:

@@ -134,8 +134,9 @@ class Actor:
             self.step, self.plan = unpacked(content, self.model)
             self.key = key
         step: Any = self.step
+        planned: Any = self.plan
         with step.running():
-            return compute(step, self.plan, index, workers, lambda _: None)
+            return compute(step, planned, index, workers, lambda _: None)
 
 
 def packed(step: Step[Any], planned: Plan, pickler: type) -> tuple[str, bytes]:

@@ -9,6 +9,7 @@ Whoever computes a shard, it is the same shard: the bits are those of a run with
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -210,7 +211,7 @@ def connected(address: str | None, actors: int) -> Iterator[Any]:
         try:
             _check_answers(address)
             options = local if address is None else {}
-            ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", **options)
+            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **options)
         except (OSError, RuntimeError, ValueError, ImportError) as error:
             if address is None:
                 raise GatescopeError(f"Ray could not be started on this machine ({_first_line(error)})") from error

@@ -76,9 +76,15 @@ def record_shards(
         counters: dict[str, Counters] = {}
         # Tensors come by class number, which is the order of CLASSES, not of the argument.
         for kind, name in enumerate(name for name in CLASSES if name in tokens):
-            of_class = [sums["K"][kind], sums["S"][kind], sums["T"][kind], sums["seen"], sums["counted"]]
-            about: dict[str, Any] = {"model": card | {"dtype": dtype}, "provenance": metadata | {"tokens": name}}
-            counters[name] = Counters(tuple(groups), site.layout, *of_class, **about)
+            counters[name] = Counters(
+                tuple(groups),
+                site.layout,
+                *(sums[letter][kind] for letter in ("K", "S", "T")),
+                seen=sums["seen"],
+                counted=sums["counted"],
+                model=card | {"dtype": dtype},
+                provenance=metadata | {"tokens": name},
+            )
         rows = _rows(model, parts, readout)
         _finite(number, rows, sums["S"], server, dtype)
         if only_correct:
