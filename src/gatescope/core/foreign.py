@@ -152,7 +152,7 @@ def check(value: object, kind: type[T], where: str, advice: str = "") -> T:
     """A value that came out of JSON, as the type it must have; arguments and errors as for `parse`."""
     try:
         return msgspec.convert(value, kind)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.ValidationError, RecursionError, UnicodeEncodeError) as error:
         raise GatescopeError(_sentence(where, in_words(error), advice)) from error
 
 
@@ -208,6 +208,8 @@ def in_words(error: Exception) -> str:
     """
     if isinstance(error, RecursionError):
         return f"lists or objects are nested in it deeper than {DEEPEST} levels"
+    if isinstance(error, UnicodeEncodeError):
+        return f"it has \\u{ord(error.object[error.start]):04x}, half of a pair of surrogates, which is no character"
     what, key, place = _FAULT.fullmatch(str(error)).groups()
     # "[...]" stands for a place that has no name of its own.
     field = (place or "").lstrip(".").replace("[...]", "")

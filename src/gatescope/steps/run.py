@@ -32,7 +32,7 @@ from gatescope.steps.damage import problems
 from gatescope.steps.manifest import FORMAT
 from gatescope.steps.questions import questions_of
 from gatescope.steps.results import Results
-from gatescope.steps.schema import MEND, Summed
+from gatescope.steps.schema import MEND, Attributed, Summed
 from gatescope.steps.shards import Shards
 
 _ORIGIN = (
@@ -129,6 +129,7 @@ class Run(Results):
     def attributions_of(self, step: str = "attribute") -> Attributions:
         """The attributions of one step, its shards' added in order; errors as for `counters`."""
         stored = Shards.of(self, step)
+        foreign.check(stored.metadata, Attributed, f"{self._manifest} cannot be read: {step!r}", MEND)
         more: dict[str, Any] = {"items": stored.metadata["items"], "provenance": _origin(stored.metadata)}
         shards = (Attributions(**common, **tensors, **more) for tensors, _, common in self._sums(stored))
         return reduce(add, shards)  # a plan has a shard at least

@@ -33,13 +33,19 @@ class Summed(TypedDict):
     layout: list[tuple[str, int, int]]
 
 
+class Attributed(Summed):
+    """The same, of an attribution."""
+
+    items: int
+
+
 class Answer(TypedDict):
-    """A line of answers; those of the full model to the identification examples have no selector and no mask."""
+    """A line of answers."""
 
     id: str
     group: str
-    selector: NotRequired[str]
-    mask: NotRequired[str]
+    selector: str
+    mask: str
     text: str
     predicted: str
     correct: bool
