@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from nnsight import TransformersModel
 from torch import Tensor
@@ -59,6 +59,7 @@ class Options:
             raise GatescopeError(f"executor is {self.executor!r}; it must be a gs.Ray(...), or None for this process.")
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Who computes shards in place of this process, each loading the same model."""
 
