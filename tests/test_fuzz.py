@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import gatescope as gs
 from commands import gatescope
-from fuzzing import VALUES, altered, damaged, ends_in_a_sentence, fuzzed
+from fuzzing import VALUES, altered, damaged, ends_in_a_sentence, fuzzed, kept
 from gatescope.core import artefacts
 from gatescope.steps.remote import ledger_file
 from gatescope.steps.remote.ledger import Ledger
@@ -245,3 +245,16 @@ def test_every_strange_value_as_a_whole_file(value, tmp_path):
     ends_in_a_sentence(lambda: gs.open_run(tmp_path / "run").verify())
     (tmp_path / "jobs.json").write_bytes(content)
     ends_in_a_sentence(lambda: Ledger.at(tmp_path / "jobs.json", "w", str))
+
+
+@pytest.mark.parametrize("file", kept("questions"), ids=lambda file: file.stem)
+def test_questions_that_were_found(file):
+    ends_in_a_sentence(lambda: gs.data.jsonl(file))
+
+
+@pytest.mark.parametrize("kind, name", [("answers", "answers.jsonl"), ("manifest", "manifest.json")])
+def test_runs_that_were_found(kind, name, finished, tmp_path):
+    for file in kept(kind):
+        run = shutil.copytree(finished, tmp_path / file.stem)
+        shutil.copy(file, run / name)
+        read_run(run)

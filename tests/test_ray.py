@@ -20,6 +20,7 @@ from commands import gatescope
 from gatescope.steps.claims import Claims
 from gatescope.steps.cluster import Crew
 from gatescope.steps.compute import compute
+from gatescope.steps.run import Run
 from gatescope.steps.shards import Shards
 from tiny import text_examples
 
@@ -149,7 +150,9 @@ def test_a_finished_run_starts_no_cluster(llama, tmp_path):
 
 
 def test_a_shard_that_another_process_has_is_passed_over_until_it_is_free(tmp_path):
-    shards = Shards(tmp_path, {"shards": [[["a"]], [["b"]]]})
+    run = Run.at(tmp_path / "run", {})
+    run.note({"record": {"shards": [[["a"]], [["b"]]]}})
+    shards = Shards.of(run, "record")
     mine, others = Claims([0, 1], shards), Claims([0, 1], shards)
     assert mine.take() == 0
     assert others.take() == 1

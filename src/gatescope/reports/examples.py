@@ -126,8 +126,8 @@ def asked_of(table: Table, examples: Sequence[Example], digest: str | None) -> d
     try:
         # Not every run says which contents it asked.
         same = digest is None or fingerprint([known[id] for id in groups]) == digest
-    except OSError as error:
-        warnings.warn(f"The examples could not be compared with those the run asked: {error}.", stacklevel=2)
+    except GatescopeError as error:
+        warnings.warn(f"The examples could not be compared with those the run asked: {error}", stacklevel=2)
         same = True
     if not same:
         raise GatescopeError(

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import msgspec
 
 from gatescope.core import foreign
 
@@ -39,6 +41,9 @@ class Attributed(Summed):
     items: int
 
 
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]  # and so not NaN
+
+
 class Answer(TypedDict):
     """A line of answers."""
 
@@ -50,7 +55,7 @@ class Answer(TypedDict):
     predicted: str
     correct: bool
     fallback: bool
-    score: NotRequired[float | None]
+    score: NotRequired[Share | None]
     hole: NotRequired[bool]
 
 
