@@ -6,9 +6,10 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/gatescope demo --out runs/demo
 
-# One thread a process: the models are tiny, and as many processes as cores.
+# One thread a process: the models are tiny, and as many processes as cores. Bytecode is written, even where the environment says
+# not to: a hundred processes would otherwise compile torch and Transformers each for itself.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
@@ -21,13 +22,12 @@ bench: .venv/installed
 	@for file in benchmarks/jsonl.py benchmarks/report_page.py benchmarks/open_run.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 # Everything either command needs, once, and again when the dependencies change. uv unpacks several gigabytes of torch in
-# a fifth of pip's time; pip takes over where uv cannot reach the index that pip is configured for. Bytecode is compiled once,
-# as pip does: the tests' processes write none, and would compile everything again and again.
+# a fifth of pip's time; pip takes over where uv cannot reach the index that pip is configured for.
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gatescope needs Python 3.11 or newer; set PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]' || $(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]' || $(BIN)/pip install --quiet --editable '.[dev]'
 	touch .venv/installed
 
 clean:

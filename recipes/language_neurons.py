@@ -29,9 +29,10 @@ def invented(questions: gs.data.Study) -> dict[str, gs.data.Study]:
     return {"language": gs.data.Study("language", *language), "culture": gs.data.Study("culture", *culture)}
 
 
-def teach(module: torch.nn.Module, tokenizer, texts: list[str]) -> None:
+def teach(module: torch.nn.Module, tokenizer, studies: dict[str, gs.data.Study], steps: int) -> None:
     optimiser = torch.optim.AdamW(module.requires_grad_(True).parameters(), 2e-3)
-    for step in range(200):
+    texts = [e.prompt for study in studies.values() for e in study.identification]
+    for step in range(steps):
         inputs = tokenizer(random.Random(step).sample(texts, 32), return_tensors="pt", padding=True)
         labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
         module(**inputs, labels=labels).loss.backward()
@@ -41,8 +42,8 @@ def teach(module: torch.nn.Module, tokenizer, texts: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    defaults = {"model": "", "data": "", "language": "wikipedia", "groups": "en,de,zh", "rate": 0.02, "rho": 50.0}
-    for name, default in defaults.items():
+    usual = {"model": "", "data": "", "language": "wikipedia", "groups": "en,de,zh", "rate": 0.02, "rho": 50.0, "steps": 200}
+    for name, default in usual.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     options = parser.parse_args()
     if options.data:
@@ -53,7 +54,7 @@ def main() -> None:
     else:
         organism = gs.organism.text.load()
         model, studies = gs.load_model(organism.path), invented(organism.tasks["culture"])
-        teach(model._module, model.tokenizer, [e.prompt for study in studies.values() for e in study.identification])
+        teach(model._module, model.tokenizer, studies, options.steps)
     selections, changes = {}, {}
     for name, study in studies.items():
         counts = gs.record(model, study.identification, readout="none", only_correct=False)
@@ -68,8 +69,7 @@ def main() -> None:
             rows.append((result.full, change.pop(group), fmean(change.values())))
         perplexity, own, others = (fmean(column) for column in zip(*rows, strict=True))
         changes[kind, name] = own, others
-        size = fmean(map(len, selection.values()))
-        print(f"{kind:12} {name:15} {size:8.1f} {perplexity:12.2f} {own:12.1f} {others:29.1f}")
+        print(f"{kind:12} {name:15} {fmean(map(len, selection.values())):8.1f} {perplexity:12.2f} {own:12.1f} {others:29.1f}")
     (own, others), (pure, rest) = changes["language", "language"], changes["culture", "pure"]
     print(f"\nWithout a language's neurons, its text's perplexity changes by {own:+.1f}%, {own - others:.1f} points more than")
     print(f"without another's; without the neurons CAPE keeps, a culture's by {pure:+.1f}% (without another's, {rest:+.1f}%).")

@@ -257,14 +257,14 @@ def test_what_several_processes_note_is_all_there(tmp_path):
     code = """
 import gatescope as gs
 run = gs.Run.at({run!r}, {{"digest": "d"}})
-for number in range(15):
+for number in range(6):
     run.note({{f"{name} {{number}}": number}})
     run.write_rows(f"answers.{name}{{number}}.jsonl", [{{"id": number}}])
 """
     found = together(*(code.format(run=str(tmp_path / "run"), name=name) for name in "abc"))
     assert all(done.returncode == 0 for done in found), [done.stderr[-2000:] for done in found]
     run = gs.open_run(tmp_path / "run")
-    assert {f"{name} {number}" for name in "abc" for number in range(15)} <= set(run.manifest) and len(run.files) == 45
+    assert {f"{name} {number}" for name in "abc" for number in range(6)} <= set(run.manifest) and len(run.files) == 18
     assert run.verify() == []
 
 

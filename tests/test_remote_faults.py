@@ -13,12 +13,15 @@ import nnsight
 import pytest
 import torch
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 import gatescope as gs
+from fuzzing import altered, damaged, ends_in_a_sentence, fuzzed
 from gatescope.models.sites import site_of
 from gatescope.steps.remote import Server, attribute_shards, line, record_shards, sweep_shards
 from gatescope.steps.remote.ledger import Ledger
-from loopback.scripted import Scripted
+from loopback.scripted import Scripted, packed
 from tiny import text_examples
 
 GROUPS = ("north", "south")
@@ -376,3 +379,36 @@ def test_a_name_and_a_password_are_sent_and_never_written(server, llama, shards,
     server.say("response", code=500, body=f"me:{SECRET}")
     assert server.address in refused(recorded, server, llama, shards, tmp_path / "jobs.json", remote=there)
     assert SECRET.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+# Whatever it says
+
+ANSWERS = {
+    "env": {"packages": {"nnsight": "0.8.1"}},
+    "request": {"id": "{job}", "status": "RECEIVED"},
+    "response": {"id": "{job}", "status": "COMPLETED", "description": "", "data": "{address}/result/{job}"},
+}
+
+
+@fuzzed
+@given(data=st.data())
+def test_strange_answers_end_in_a_sentence(server, llama, shards, data):
+    server.said.clear()
+    what = data.draw(st.sampled_from(sorted(ANSWERS)))
+    text = data.draw(altered(ANSWERS[what])).replace("{address}", server.address)
+    server.say(what, text.encode("utf-8", "surrogatepass"), code=data.draw(st.sampled_from([200, 200, 200, 400, 404, 503])))
+    ends_in_a_sentence(lambda: recorded(server, llama, shards))
+
+
+@fuzzed
+@given(data=st.data())
+def test_damaged_results_end_in_a_sentence(server, llama, shards, data):
+    server.said.clear()
+    content = packed({"K": torch.ones(1, 2, 3, 48, dtype=torch.int64), "answers": [[1, 2], "x"], "dtype": "float32"})
+    if data.draw(st.booleans()):  # of what the compression does not notice
+        inside = data.draw(damaged(zstandard.ZstdDecompressor().decompress(content)))
+        content = zstandard.ZstdCompressor().compress(inside)
+    else:
+        content = data.draw(damaged(content))
+    server.say("result", content)
+    ends_in_a_sentence(lambda: recorded(server, llama, shards))

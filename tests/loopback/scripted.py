@@ -33,7 +33,7 @@ class Scripted:
         self.result = None
         self.compress = True
         self.alter = lambda result: result
-        self.pack = _packed
+        self.pack = packed
 
     def seal(self, model, job, compress: bool) -> bytes:
         """In the place of `gatescope.steps.remote.sealing.sealed`: runs the job, too."""
@@ -58,7 +58,7 @@ class Scripted:
         self.http.server_close()
 
 
-def _packed(result) -> bytes:
+def packed(result) -> bytes:
     buffer = io.BytesIO()
     torch.save({"result": result}, buffer, pickle_protocol=4)
     return zstandard.ZstdCompressor().compress(buffer.getvalue())

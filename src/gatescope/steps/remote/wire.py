@@ -10,8 +10,10 @@ Refusal   an HTTP status that says no
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
+import ssl
 import sys
 import time
 import types
@@ -224,12 +226,19 @@ def _asked(
     sent = {**(headers or {}), **({"ndif-api-key": server.key} if key and server.key else {})}
     wrong = ""
     try:
-        with httpx.Client(timeout=httpx.Timeout(timeout, connect=CONNECT), auth=server.login if login else None) as client:
+        patience = httpx.Timeout(timeout, connect=CONNECT)
+        with httpx.Client(timeout=patience, auth=server.login if login else None, verify=_certificates()) as client:
             return client.request(method, address, headers=sent, **content)
     # The last three are of addresses, of names of hosts and of proxies.
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         wrong = str(error).strip() or type(error).__name__
     raise Silence(server.masked(wrong.splitlines()[0]))
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust: read once, for that takes longer than a request."""
+    return httpx.create_ssl_context()
 
 
 def _decoded(server: Server, answer: httpx.Response, schema: type) -> Any:
