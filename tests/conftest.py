@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -29,6 +30,7 @@ SHAPED = [
 jaxtyping.install_import_hook(SHAPED, "checker.tower")
 
 import pytest  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 import gatescope as gs  # noqa: E402
 from tiny import letter_examples, teach, tiny_llama, tiny_llava_next, varied_examples  # noqa: E402
@@ -56,8 +58,14 @@ def organism_model(organism):
 
 @pytest.fixture(scope="session")
 def _studied(organism, organism_model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("studied") / "organism"
-    return path, gs.run_study(organism_model, organism.study, rate=0.01, out=path, known=organism.known)
+    """Made by one of the suite's workers, for all of them."""
+    own = tmp_path_factory.getbasetemp()
+    place = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "studied"
+    with FileLock(place.with_suffix(".lock")):
+        if not (kept := place.with_suffix(".pickle")).exists():
+            result = gs.run_study(organism_model, organism.study, rate=0.01, out=place / "organism", known=organism.known)
+            kept.write_bytes(pickle.dumps(result))
+    return place / "organism", pickle.loads(kept.read_bytes())
 
 
 @pytest.fixture(scope="module")

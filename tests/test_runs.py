@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -22,7 +21,7 @@ import steps
 from commands import gatescope
 from gatescope.cli import app
 from gatescope.steps.shards import Shards
-from processes import CONTEXT, python
+from processes import CONTEXT
 from steps import do
 from tiny import tiny_llama
 
@@ -133,27 +132,18 @@ def jsonl(path, questions):
     return path
 
 
-def test_one_two_and_three_processes_give_the_same_bytes(llama_path, questions, tmp_path):
-    """Three by accelerate launch -m gatescope record, as the documentation says it; two with the variables that it sets."""
+def test_one_and_three_processes_give_the_same_bytes(llama_path, questions, tmp_path):
+    """Three by accelerate launch -m gatescope record, as the documentation says it."""
     data = jsonl(tmp_path / "q.jsonl", questions)
     command = [
         *("record", "--model", llama_path, "--data", data, "--all-answers"),
         *("--batch-size", 2, "--shard-size", 2, "--max-new-tokens", 4, "--run"),
     ]
-    found = [gatescope(*command, tmp_path / "run1"), *two(command, tmp_path / "run2"), three(command, tmp_path / "run3")]
+    found = [gatescope(*command, tmp_path / "run1"), three(command, tmp_path / "run3")]
     assert all(done.returncode == 0 for done in found), [done.stderr[-3000:] for done in found]
     # Said once, by one of them.
-    assert [done.stdout.count("shards done") for done in found] == [1, 1, 0, 1]
-    one, *others = [result("record", tmp_path / f"run{count}") for count in (1, 2, 3)]
-    assert all(other == one for other in others)
-
-
-def two(command, run):
-    code = f"from gatescope.cli import main; import sys; sys.argv = {['gatescope', *map(str, command), str(run)]}; main()"
-    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29512"}
-    common |= {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
-    with ThreadPoolExecutor(2) as threads:
-        return list(threads.map(lambda rank: python(code, **common, RANK=rank, LOCAL_RANK=rank), "01"))
+    assert [done.stdout.count("shards done") for done in found] == [1, 1]
+    assert result("record", tmp_path / "run1") == result("record", tmp_path / "run3")
 
 
 def three(command, run):

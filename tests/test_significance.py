@@ -44,7 +44,7 @@ def truths():
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
     generator, truth = torch.Generator().manual_seed(0), truths()
-    covered, runs = torch.zeros_like(truth), 1000
+    covered, runs = torch.zeros_like(truth), 500
     for run in range(runs):
         found = bootstrap(*simulate(generator), GROUP, OWN, resamples=400, seed=run)
         for row, effect in enumerate((found.accuracy, found.flips)):
