@@ -7,7 +7,7 @@ demo: .venv/installed
 	$(BIN)/gatescope demo --out runs/demo
 
 # One thread a process: the models are tiny, and as many processes as cores. Bytecode is written, even where the environment says
-# not to: a hundred processes would otherwise compile torch and Transformers each for itself.
+# not to: a hundred processes would otherwise compile the package each for itself.
 test: .venv/installed
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile
 
@@ -22,12 +22,13 @@ bench: .venv/installed
 	@for file in benchmarks/jsonl.py benchmarks/report_page.py benchmarks/open_run.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 # Everything either command needs, once, and again when the dependencies change. uv unpacks several gigabytes of torch in
-# a fifth of pip's time; pip takes over where uv cannot reach the index that pip is configured for.
+# a fifth of pip's time; pip takes over where uv cannot reach the index that pip is configured for. Bytecode is compiled at once,
+# by all cores, as pip does: later, processes that begin together would each compile the same.
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gatescope needs Python 3.11 or newer; set PYTHON=python3.x")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]' || $(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable '.[dev]' || $(BIN)/pip install --quiet --editable '.[dev]'
 	touch .venv/installed
 
 clean:
