@@ -132,17 +132,22 @@ class Manifest:
         if wrong := self.wrong(name):
             raise GatescopeError(wrong)
 
-    def wrong(self, name: str) -> str:
-        """What is wrong with a file of the run, in a sentence; empty if nothing is, or the run has no table of files."""
-        said = self._wrong(name)
+    def wrong(self, name: str, files: Mapping[str, str] | None = None) -> str:
+        """What is wrong with a file of the run, in a sentence; empty if nothing is, or the run has no table of files.
+
+        Args:
+            name: its path in the run.
+            files: the manifest's table, by one who looks at many files; read if None.
+        """
+        said = self._wrong(name, self.files if files is None else files)
         if said and os.access(self.path, os.W_OK):
             # Another process may be between writing it and noting it down.
             with self.locked():
-                said = self._wrong(name)
+                said = self._wrong(name, self.files)
         return said
 
-    def _wrong(self, name: str) -> str:
-        files, path = self.files, self.path / name
+    def _wrong(self, name: str, files: Mapping[str, str] | None) -> str:
+        path = self.path / name
         if files is None:
             return ""
         if name not in files:
