@@ -320,6 +320,6 @@ def test_no_config_is_a_sentence(tmp_path, monkeypatch, capsys):
 
 def test_a_report_says_which_check_of_which_site_failed():
     finding = doctor.Finding("q", "scale", False, "logits off by 1.0e+00 relative")
-    site = sites.Site("q", ("a.q_proj",), "output", 4)
+    site = sites.Site("q", 1, (sites.SiteLayer(0, "a.q_proj", "output", 4),))
     report = doctor.Report("m", {"q": site}, (dataclasses.replace(finding), doctor.Finding("q", "counters", True, "")))
     assert not report.healthy and "q: scale failed: logits off by 1.0e+00 relative" in str(report)

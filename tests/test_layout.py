@@ -50,7 +50,7 @@ def test_sets_keep_their_neurons_through_a_file_and_a_frame(tmp_path_factory, wi
 
 
 def test_several_sites_lie_one_after_the_other():
-    neurons = [("gate", layer, index) for layer, index in by_hand(WIDTHS)] + [("q", l, i) for l in (2, 3) for i in (0, 1)]
+    neurons = [("gate", *neuron) for neuron in by_hand(WIDTHS)] + [("q", *neuron) for neuron in by_hand((0, 0, 2, 2))]
     assert [HYBRID.locate(number) for number in range(HYBRID.size)] == neurons
     assert list(gs.NeuronSet.of(HYBRID, neurons).flat) == list(range(13))
     assert str(HYBRID) == "gate [layer 0 x 3, layer 2 x 2, layer 3 x 4], q [layers 2-3 x 2]"
