@@ -45,6 +45,9 @@ def doctor(
     random_weights: Annotated[
         str | None, typer.Option(help="Instead: a config (hub id, directory or file) to check shrunk, without its weights.")
     ] = None,
+    families: Annotated[
+        bool, typer.Option("--families", help="Instead: what transformers offers, and what is known of each family.")
+    ] = False,
     dtype: Dtype = "auto",
     device_map: Map = None,
     json: AsJson = False,
@@ -55,8 +58,12 @@ def doctor(
     """
     from gatescope import doctor as ward
 
-    if (model is None) == (random_weights is None):
-        raise GatescopeError("Give a model, or --random-weights with a config, and not both.")
+    if [model is not None, random_weights is not None, families].count(True) != 1:
+        raise GatescopeError("Give a model, or --random-weights with a config, or --families, and only one of them.")
+    if families:
+        known = ward.families()
+        typer.echo(as_json([asdict(family) for family in known]) if json else ward.table(known))
+        return
     report = ward.examine(placed(model, dtype, device_map) if model is not None else ward.random_model(str(random_weights)))
     typer.echo(as_json(asdict(report) | {"healthy": report.healthy}) if json else str(report))
     if not report.healthy:

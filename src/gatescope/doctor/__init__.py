@@ -22,6 +22,7 @@ import nnsight
 
 from gatescope.doctor.below import below
 from gatescope.doctor.checks import examine_batch
+from gatescope.doctor.families import Family, families, table
 from gatescope.doctor.inputs import Patient, picture_questions, random_text
 from gatescope.doctor.pictures import rows_alone
 from gatescope.doctor.report import Finding, Report, tried
@@ -29,7 +30,7 @@ from gatescope.doctor.shrunk import plain_tokenizer, random_model
 from gatescope.models.identity import identity
 from gatescope.models.sites import sites_of
 
-__all__ = ["Finding", "Report", "examine", "plain_tokenizer", "random_model"]
+__all__ = ["Family", "Finding", "Report", "examine", "families", "plain_tokenizer", "random_model", "table"]
 
 
 def examine(model: nnsight.TransformersModel) -> Report:
