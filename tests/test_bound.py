@@ -217,6 +217,13 @@ def test_other_weights_are_others_in_float16_too(checkpoints, another, llama):
         gs.ablate(here).targets(model)
 
 
+def test_neurons_of_the_first_release_say_why_they_do_not_fit_float16(checkpoints, llama):
+    written, model = identity(gs.load_model(checkpoints[1])), gs.load_model(checkpoints[1], dtype="float16")
+    neurons = gs.NeuronSet.of(gs.sites_of(llama)["gate"].layout, [("gate", 0, 1)], written | {"signs": ""})
+    with pytest.raises(gs.GatescopeError, match="One is in float16, and the first release did not write down what dtypes"):
+        gs.ablate(neurons).targets(model)
+
+
 def test_an_identity_of_before_is_that_of_today(llama):
     before = {name: value for name, value in identity(llama).items() if name != "signs"}
     counters = gs.Counters.zeros(["a"], gs.sites_of(llama)["gate"].layout, before)

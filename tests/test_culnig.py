@@ -149,3 +149,9 @@ def test_mistakes_are_sentences():
         gs.select.culnig_general(scores, control, reading, mlp_rate=1.2)
     with pytest.raises(gs.GatescopeError, match="No attributions for 'z'"):
         scores.row("z")
+
+
+@pytest.mark.parametrize("z", [float("nan"), float("inf"), -float("inf")])
+def test_a_z_that_is_no_number_is_refused(z):
+    with pytest.raises(gs.GatescopeError, match=f"z is {z}; it is the least z-score over all countries, so it must be"):
+        gs.select.culnig_specific(attributions(0), None, None, z=z)

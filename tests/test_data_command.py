@@ -208,6 +208,8 @@ def test_culnigs_own_rates_reach_the_selectors_and_the_run(tmp_path, monkeypatch
             "--mlp-rate, --z: only CULNIG uses this, and it is not run here. Leave it out, or add --con",
         ),
         (["--selector", "CAS", "--rho", "20"], "--rho belongs to LAPE, which is not among the selectors"),
+        (["--control", "--z", "nan"], "z is nan; it is the least z-score over all countries, so it must be a number"),
+        (["--control", "--mlp-rate", "nan"], "rate is nan; it is a share of a pool of neurons, so it must lie in [0, 1]"),
         (["--control", "--mlp-rate", "2"], "rate is 2.0; it is a share of a pool of neurons, so it must lie in [0, 1]"),
         (
             ["--control", "--readout", "loglik", "--max-new-tokens", "5"],

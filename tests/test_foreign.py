@@ -548,3 +548,37 @@ def test_a_picture_of_a_decoder_that_fails_in_its_own_way_is_said(tmp_path):
         with pytest.raises(gs.GatescopeError, match=rf"Example '1': the image .*{name} cannot be opened"):
             Example("1", "g", "q", ("a", "b"), "a", tmp_path / name).picture()
     assert shown.content(tmp_path / "x.gif") == b"GIF89a\1\0\1\0\x80\0\0"
+
+
+@pytest.mark.parametrize("model", ["nobody/nothing", "model"])
+def test_a_cache_that_cannot_be_written_to_is_not_taken_for_the_model(tmp_path, monkeypatch, model):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+
+    def failing(*_, **__):
+        raise PermissionError(13, "Permission denied", "/caches/x")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", failing)
+    with pytest.raises(gs.GatescopeError, match=r"^/caches/x cannot be used: Permission denied\. It is a cache of torch"):
+        gs.load_model(model)
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1}{"a": 2}\n{"a":\n3}\n', b'{"a": 1} {"a": 2}\n', b'{"a": 1}\n{"a":\n2}\n'])
+def test_each_line_is_one_object(tmp_path, content):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(gs.GatescopeError, match=r"rows\.jsonl cannot be read: line [12]: not JSON"):
+        foreign.read_lines(path, dict[str, int])
+
+
+def test_lines_are_read_as_they_stand_wherever_they_are_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr(foreign, "_AT_ONCE", 20)
+    path = tmp_path / "rows.jsonl"
+    rows = [{"a": "}{"}, {"a": "\u2028"}, {"a": "x"}, {"a": "y" * 30}, {"a": "z"}]
+    text = "\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_bytes(foreign.UTF8_MARK + text.encode() + b"\r\n  \n")
+    assert foreign.read_lines(path, dict[str, str]) == rows
+    path.write_text(text + '\n{"a": 1}')
+    with pytest.raises(gs.GatescopeError, match=r"line 10: the field 'a': text is needed"):
+        foreign.read_lines(path, dict[str, str])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import pickle
 
 import pytest
 from PIL import Image
 
 import gatescope as gs
+from gatescope.data import Example
 
 NESTED: list = []
 for _ in range(100):
@@ -283,3 +286,20 @@ def test_halves_by_another_seed_are_other_halves_and_blocks_are_not_taken_beyond
     assert len(cuts) == 8
     odd, even = halves("abcdefg", lambda s: "", lambda s: s, 0)
     assert (len(odd), len(even)) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    "choices", [("a", "A"), ("a", " "), ("", "a"), ("a b", " a  B"), ("", "a \0 b"), ("a\0", "\0a"), ("x", "y\0"), ("ΟΣ", "ος")]
+)
+def test_a_plain_example_is_like_any_other(choices):
+    def made(kind):
+        try:
+            return kind("1", "Arveni", "Which?", choices, choices[0])
+        except gs.GatescopeError as error:
+            return str(error)
+
+    plain, usual = made(Example.plain), made(Example)
+    assert plain == usual and repr(plain) == repr(usual)
+    if isinstance(plain, Example):
+        again = pickle.loads(pickle.dumps(plain))
+        assert again == plain == dataclasses.replace(usual) and hash(again) == hash(usual)

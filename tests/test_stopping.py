@@ -168,3 +168,18 @@ def test_a_file_that_is_cleared_as_it_is_begun_is_begun_again(tmp_path, monkeypa
     monkeypatch.setattr(fcntl, "flock", cleared_first)
     artefacts.write_bytes(tmp_path / "file", b"whole")
     assert cleared and [path.name for path in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_bytes() == b"whole"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["full", "stopped"])
+def test_a_file_that_cannot_be_saved_leaves_nothing_beside_the_one_before(tmp_path, monkeypatch, error):
+    layout = gs.Layout.single("gate", 1, 4)
+    neurons, path = gs.NeuronSet.of(layout, [("gate", 0, 1)]), tmp_path / "mine" / "north.safetensors"
+    neurons.save(path)
+
+    def failing(_file):
+        raise error
+
+    monkeypatch.setattr("os.fsync", failing)
+    with pytest.raises(gs.GatescopeError if isinstance(error, OSError) else KeyboardInterrupt, match=r"No space left|^$"):
+        gs.NeuronSet.of(layout, [("gate", 0, 2)]).save(path)
+    assert list(path.parent.iterdir()) == [path] and list(gs.NeuronSet.load(path)) == list(neurons)

@@ -169,6 +169,21 @@ class Counters:
         Raises:
             GatescopeError: if the two belong to different models, sites or groups.
         """
+        self._refuse_others(other)
+        sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
+        return Counters(self.groups, self.layout, **sums, model=self.model, provenance=self.provenance)
+
+    def add(self, other: Counters) -> None:
+        """Add the sums of `other` to these, in place: a copy for each shard would take longer than reading it.
+
+        Raises:
+            GatescopeError: as for `+`.
+        """
+        self._refuse_others(other)
+        for name in _SUMS:
+            getattr(self, name).add_(getattr(other, name))
+
+    def _refuse_others(self, other: Counters) -> None:
         if self.groups != other.groups:
             raise GatescopeError(f"Counters of groups {self.groups} and {other.groups} cannot be added.")
         if self.layout != other.layout:
@@ -176,8 +191,6 @@ class Counters:
         # Every field must agree, the dtype too: rounding decides whether an activation near 0 fires.
         if not same_card(self.model, other.model):
             raise GatescopeError(f"Counters of two models cannot be added: {dict(self.model)} and {dict(other.model)}.")
-        sums = {name: getattr(self, name) + getattr(other, name) for name in _SUMS}
-        return Counters(self.groups, self.layout, **sums, model=self.model, provenance=self.provenance)
 
     def save(self, path: str | Path) -> None:
         """Write the counters and their provenance as one safetensors file."""

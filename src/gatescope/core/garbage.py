@@ -16,4 +16,12 @@ def uncollected() -> Iterator[None]:
         yield
     finally:
         if collected:
+            _take_for_old()
             gc.enable()
+
+
+def _take_for_old() -> None:
+    """Move all objects to the oldest generation: the next look at the young ones would otherwise be at everything just read."""
+    if not gc.get_freeze_count():  # somebody else's frozen objects would thaw with ours
+        gc.freeze()
+        gc.unfreeze()

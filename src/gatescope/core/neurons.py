@@ -246,6 +246,11 @@ def _whole(site: str, *numbers: Any) -> list[int]:
         ) from error
 
 
+_UNSIGNED = (
+    " One is in float16, and the first release did not write down what dtypes are compared by: load the model in the other's."
+)
+
+
 def check_same_model(ours: Mapping[str, str], theirs: Mapping[str, str], what: str) -> None:
     """Refuse to mix artefacts of two models.
 
@@ -262,12 +267,14 @@ def check_same_model(ours: Mapping[str, str], theirs: Mapping[str, str], what: s
     keys = ("digest",) if ours.get("digest") and theirs.get("digest") else ("id", "revision")
     dtypes = {ours.get("dtype"), theirs.get("dtype")}
     # In one dtype the digests themselves are exact, and so they are in any two others.
-    if keys == ("digest",) and "float16" in dtypes and len(dtypes) > 1 and ours.get("signs") and theirs.get("signs"):
+    rounded = keys == ("digest",) and "float16" in dtypes and len(dtypes) > 1
+    signed = bool(ours.get("signs") and theirs.get("signs"))
+    if rounded and signed:
         keys = ("signs",)
     if any(ours.get(key) != theirs.get(key) for key in keys):
         raise GatescopeError(
             f"Cannot {what}: one model is {_name(ours)}, the other {_name(theirs)}. Neurons of one model mean nothing in "
-            f"another; select them again with the model you want to use."
+            f"another; select them again with the model you want to use." + (_UNSIGNED if rounded and not signed else "")
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from gatescope.core import foreign
-from gatescope.core.answers import ALL, normalise
+from gatescope.core.answers import ALL, clearly_distinct, normalise
 from gatescope.core.errors import GatescopeError
 from gatescope.core.renamed import rename_fields
 from gatescope.data import image as shown
@@ -88,14 +88,13 @@ class Example:
                 f"Example {self.id!r}: the answer {self.answer!r} is not among its choices {list(self.choices)}. "
                 f"It must be the full text of one of them."
             )
-        normalised = set(map(normalise, self.choices))
-        alike = len(normalised) < len(self.choices)
-        if alike or "" in normalised:  # otherwise none is blank or repeated, which is looked up only once
+        clear = clearly_distinct(self.choices)
+        if not clear:
             self._check_distinct("choices", self.choices)
         if self.labels:
             self._check_distinct("labels", self.labels)
         # Where there are labels, the label is read, and the choices may differ in capitals alone (5 mW, 5 MW).
-        elif alike:
+        elif not clear and len(set(map(normalise, self.choices))) < len(self.choices):
             raise GatescopeError(
                 f"Example {self.id!r}: two of its choices {list(self.choices)} differ in case and white space alone, and an "
                 f"answer is read without these. Give it labels, such as ['A', 'B'], or choices that differ."
@@ -113,6 +112,17 @@ class Example:
                 raise GatescopeError(
                     f"Example {self.id!r}: {text!r} appears twice among its {name} {list(texts)}; each must appear only once."
                 )
+
+    @classmethod
+    def plain(cls, id: str, group: str, question: str, choices: tuple[str, ...], answer: str) -> Example:
+        """An example that has nothing else, checked like any other and equal to it; made in half of the time."""
+        example = cls.__new__(cls)
+        # What is not given is read from the class, whose attributes are the defaults.
+        given = (("id", id), ("group", group), ("question", question), ("choices", choices), ("answer", answer), ("facts", {}))
+        for name, value in given:
+            object.__setattr__(example, name, value)
+        example.__post_init__()
+        return example
 
     @classmethod
     def passage(cls, id: str, group: str, text: str, **fields: Any) -> Example:

@@ -10,18 +10,17 @@ Example). A question with short answers has `accepted`, a list of them, in place
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import operator
 import warnings
 from array import array
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gatescope.core import foreign
 from gatescope.core.errors import GatescopeError
+from gatescope.core.garbage import uncollected
 from gatescope.core.progress import bar
 from gatescope.data.example import Example, Study, readout_of
 from gatescope.data.rows import SHAPE, Shared, example_of, row_of
@@ -73,7 +72,7 @@ def jsonl(path: str | Path, *, seed: int = 0, groups: Iterable[str] | None = Non
     Warns:
         UserWarning: for fields that an example does not have.
     """
-    with _no_collection():
+    with uncollected():
         return _study(Path(path), seed, groups)
 
 
@@ -100,9 +99,9 @@ def _checked_rows(path: Path) -> _Rows:
             try:
                 row = row_of(line, unused)
                 id = str(row.id)
-                if id in ids:
-                    raise GatescopeError(f"id {row.id!r} was used before, on line {rows.line_of(id)}. Ids must be unique.")
                 ids.add(id)
+                if len(ids) == len(rows.examples):  # it was there before
+                    raise GatescopeError(f"id {row.id!r} was used before, on line {rows.line_of(id)}. Ids must be unique.")
                 rows.examples.append(example_of(id, row, folder, shared))
             except GatescopeError as error:
                 raise GatescopeError(f"{path}, line {number}: {error}") from error
@@ -115,18 +114,6 @@ def _checked_rows(path: Path) -> _Rows:
             stacklevel=4,
         )
     return rows
-
-
-@contextlib.contextmanager
-def _no_collection() -> Generator[None, None, None]:
-    """Without Python's search for garbage: of a million rows nothing is, and all of them are searched again and again."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _count(path: Path) -> int:
@@ -216,11 +203,13 @@ def _halved(examples: Sequence[Example], seed: int) -> tuple[list[Example], list
         if len(known) < 2:
             known.add(item(example))
 
-    def block(example: Example) -> str:
-        # A group that asks one thing only (an instruction, the question being in the prompt) cannot be kept together.
-        return item(example) if len(items[example.group]) > 1 else example.id
+    # A group that asks one thing only (an instruction, the question being in the prompt) cannot be kept together.
+    alone = {group for group, asked in items.items() if len(asked) == 1}
 
-    identification, evaluation = halves(examples, operator.attrgetter("group"), block, seed)
+    def block(example: Example) -> str:
+        return example.id if example.group in alone else item(example)
+
+    identification, evaluation = halves(examples, operator.attrgetter("group"), block if alone else item, seed)
     notes = {"split": f"half of each group at random, variants of one question together, seed {seed}"}
     return identification, evaluation, notes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ _TEXTS = ("image", "prompt", "prefix", "item", "system")
 _KNOWN = {*_NEEDED, *_TEXTS, "labels", "accepted", "chat", "facts", "split"}
 SHAPE = "A row is {id, group, question, choices: [text, ...], answer: one of the choices, image: optional path}."
 _KEY = re.compile(rb'"([^"\\]*)"\s*:')
-_SHARED = 2**16  # values
+_SHARED = 2**12  # values: looked up for every text of every row, and more are no longer in the processor's cache
 
 
-class Row(msgspec.Struct, forbid_unknown_fields=True):
+class Row(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     """One line of the file as it should be; what is null is as if it were left out."""
 
     id: str | int
@@ -186,11 +186,10 @@ class Shared:
             return self._held.setdefault(value, value)
         return self._held.get(value, value)
 
-    def each(self, texts: Iterable[str]) -> tuple[str, ...]:
+    def each(self, texts: Sequence[str]) -> tuple[str, ...]:
         """Several texts, each as `one` does."""
-        if len(self._held) < _SHARED:
-            return tuple([self._held.setdefault(text, text) for text in texts])
-        return tuple([self._held.get(text, text) for text in texts])
+        held = self._held.setdefault if len(self._held) < _SHARED else self._held.get
+        return tuple(map(held, texts, texts))
 
 
 def example_of(id: str, row: Row, folder: Path, shared: Shared) -> Example:
@@ -206,11 +205,15 @@ def example_of(id: str, row: Row, folder: Path, shared: Shared) -> Example:
         GatescopeError: as `Example` does; if its picture cannot be opened, or its facts are nested too deep.
     """
     choices = shared.each(row.choices or ())
-    optional = {} if _is_plain(row) else _optional(row, folder, shared)
-    answer = row.answer if row.answer is not None else optional["references"][0]
+    answer = row.answer
     if answer in choices:
         answer = choices[choices.index(answer)]  # the same text, not an equal one
-    example = Example(id, shared.one(row.group), row.question, choices, answer, **optional)
+    group = shared.one(row.group)
+    if answer is not None and _is_plain(row):
+        return Example.plain(id, group, row.question, choices, answer)
+    optional = _optional(row, folder, shared)
+    answer = answer if answer is not None else optional["references"][0]
+    example = Example(id, group, row.question, choices, answer, **optional)
     example.picture()  # fails now if it will fail at all, rather than hours into a run
     return example
 

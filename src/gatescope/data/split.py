@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -23,12 +24,10 @@ def halves(items: Sequence[T], stratum: Callable[[T], str], block: Callable[[T],
     (1, 3, True)
     """
     names, parts = list(map(stratum, items)), list(map(block, items))
-    # How large each block is, by stratum: of a million items, lists of their places would take more memory than they do.
-    strata: dict[str, dict[str, int]] = {}
+    members: dict[str, list[str]] = {name: [] for name in names}
     for name, part in zip(names, parts, strict=True):
-        blocks = strata.setdefault(name, {})
-        blocks[part] = blocks.get(part, 0) + 1
-    chosen = {name: _first_half(blocks, random.Random(f"{seed}-{name}")) for name, blocks in strata.items()}
+        members[name].append(part)
+    chosen = {name: _first_half(Counter(blocks), random.Random(f"{seed}-{name}")) for name, blocks in members.items()}
     first: list[T] = []
     second: list[T] = []
     for item, name, part in zip(items, names, parts, strict=True):

@@ -263,6 +263,11 @@ def _config(model: str, revision: str | None) -> Any:
         return transformers.AutoConfig.from_pretrained(model, **pinned(revision))
     except Exception as error:  # of whatever kind a config that is altered makes of it
         first = _cause(error)
+        if isinstance(error, OSError) and error.filename and not Path(error.filename).is_relative_to(path):
+            raise GatescopeError(
+                f"{error.filename} cannot be used: {error.strerror}. It is a cache of torch or transformers: set "
+                f"TORCHINDUCTOR_CACHE_DIR or HF_HOME to a directory that can be written to."
+            ) from error
         if is_local:
             raise GatescopeError(f"The config.json of {model} cannot be read: {first}") from error
         _refuse_adapter(model, revision, first)

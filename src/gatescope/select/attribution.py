@@ -15,6 +15,7 @@ layer and index. `control=None` takes nothing off the questions' scores (the pap
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -111,8 +112,10 @@ def culnig_specific(
         A NeuronSet for each country, best first; scores are z-scores [g, 1, n] over the flat layout.
 
     Raises:
-        GatescopeError: as `culnig_general`, and for a country that is missing from one of the sets.
+        GatescopeError: as `culnig_general`, for a country that is missing from one of the sets, and for a `z` that is no finite
+            number.
     """
+    check_z(z)
     pairs = _pairs(scores, control, exclude)
     first = pairs[0][0]
     targets = tuple(countries or (first if exclude is None else exclude).groups)
@@ -210,6 +213,16 @@ def check_share(rate: float) -> None:
     """
     if not 0 <= rate <= 1:
         raise GatescopeError(f"rate is {rate}; it is a share of a pool of neurons, so it must lie in [0, 1].")
+
+
+def check_z(z: float) -> None:
+    """Refuse a least z-score that no score can be compared with, or that all or none would reach.
+
+    Raises:
+        GatescopeError: if it is NaN or infinite.
+    """
+    if not math.isfinite(z):
+        raise GatescopeError(f"z is {z}; it is the least z-score over all countries, so it must be a number, such as 0.5.")
 
 
 def _scaled(scores: Attributions, per_item: bool, clamp: bool = False, country_mean: bool = False) -> Float64[Tensor, "g n"]:

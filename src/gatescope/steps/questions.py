@@ -24,6 +24,7 @@ from gatescope.steps.manifest import Manifest
 from gatescope.steps.schema import Question
 
 Line = dict[str, Any]  # an example as JSON holds it
+_SEVERAL = ("choices", "labels", "references", "accepted")  # its fields that are several texts
 
 
 @contextlib.contextmanager
@@ -110,7 +111,7 @@ def _described(image: Picture) -> dict[str, str]:
 
 def _example(line: Mapping[str, Any]) -> Example:
     # JSON has no tuples, and an example has no lists.
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in line.items()}
+    fields = {**line, **{name: tuple(line[name]) for name in _SEVERAL if name in line}}
     if "image" in line:
         fields["image"] = _picture(**{name: line["image"].get(name, "") for name in ("sha256", "path", "name")})
     return Example(**fields)

@@ -118,7 +118,10 @@ class Run(Results):
             for tokens in classes:
                 sums = {name.partition("/")[2]: sum_ for name, sum_ in tensors.items() if name.startswith(f"{tokens}/")}
                 counters = Counters(**common, **sums, provenance=provenance | {"tokens": tokens})
-                totals[tokens] = totals[tokens] + counters if tokens in totals else counters
+                if tokens in totals:
+                    totals[tokens].add(counters)
+                else:
+                    totals[tokens] = counters
         return totals, rows
 
     @property

@@ -32,7 +32,7 @@ from gatescope.data.example import Study
 from gatescope.interventions.intervention import Intervention, ablate
 from gatescope.models.identity import identity
 from gatescope.select import Selection
-from gatescope.select.attribution import check_share
+from gatescope.select.attribution import check_share, check_z
 from gatescope.statistics.significance import AgainstRandom, against_random
 from gatescope.statistics.table import ALL, Effects, Row, Table
 from gatescope.steps.attribute import attribute
@@ -82,9 +82,10 @@ def run_culnig(
     """
     if not {"culture", "control"} <= set(tasks):
         raise GatescopeError(f"CULNIG needs the tasks 'culture' and 'control'; these were given: {', '.join(tasks)}.")
-    # A bad rate is refused here, before hours of attribution.
+    # A bad rate or threshold is refused here, before hours of attribution.
     for share in (mlp_rate, attention_rate, exclude_rate, rate):
         check_share(share)
+    check_z(z)
     read_by = _readouts(model, tasks, readout)
     rates: dict[str, Any] = {"mlp_rate": mlp_rate, "attention_rate": attention_rate, "exclude_rate": exclude_rate}
     rates |= {"rate": rate, "z": z}
