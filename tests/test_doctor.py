@@ -122,7 +122,7 @@ def test_k_and_v_swapped_are_seen_below_the_modules(name, tmp_path):
     model = gs.load_model(tmp_path)
     k, v = (gs.sites_of(model)[which] for which in "kv")
     swapped = planted(model, k=dataclasses.replace(v, name="k"), v=dataclasses.replace(k, name="v"))
-    model._module.__dict__["_gatescope_sites"] = {name: gs.sites_of(swapped)[name] for name in ("gate", "k", "v")}
+    model._module.__dict__["_gatescope_sites"] = {name: gs.sites_of(swapped)[name] for name in ("gate", "hidden", "k", "v")}
     report = doctor.examine(swapped)
     assert failures(report.findings) == {("k", "below"), ("v", "below")}
     assert "v: below failed: in layer 0, k is made of " in str(report)
