@@ -33,7 +33,8 @@ import pytest  # noqa: E402
 from filelock import FileLock  # noqa: E402
 
 import gatescope as gs  # noqa: E402
-from tiny import letter_examples, teach, tiny_llama, tiny_llava_next, varied_examples  # noqa: E402
+
+# `tiny` is imported where it is used: torch and transformers cost xdist's first process, which runs no test, ten seconds.
 
 # Tests, and the processes they start, run in other directories.
 if own := os.environ.get("GATESCOPE_ORGANISMS"):
@@ -44,6 +45,16 @@ collect_ignore = ["loopback/server.py", "loopback/client.py"]  # processes of th
 # No test may depend on seconds: a busy machine is no failure.
 hypothesis.settings.register_profile("gatescope", deadline=None)
 hypothesis.settings.load_profile("gatescope")
+
+
+# The files that take longest: what is begun last keeps one worker busy when the others have nothing left.
+LONGEST = ["remote", "doctor", "runs", "recipes", "ray", "study", "report", "organism_training", "picture_families"]
+LONGEST += ["text_organism", "bound", "imports", "lm_eval", "sweep_together", "kernels", "remote_faults", "organism_kinds"]
+PLACES = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: PLACES.get(item.path.name, len(PLACES)))
 
 
 @pytest.fixture(scope="session")
@@ -77,17 +88,17 @@ def studied(_studied, tmp_path_factory):
 
 @pytest.fixture
 def fewer_questions(monkeypatch):
-    """The organisms come with a quarter of their questions: enough for what has only to run to its end."""
+    """The organisms come with an eighth of their questions: enough for what has only to run to its end."""
 
-    def quarter(study):
-        return dataclasses.replace(study, identification=study.identification[::4], evaluation=study.evaluation[::4])
+    def eighth(study):
+        return dataclasses.replace(study, identification=study.identification[::8], evaluation=study.evaluation[::8])
 
     def thinned(load):
         def loaded(*arguments, **options):
             organism = load(*arguments, **options)
             if hasattr(organism, "tasks"):
-                return dataclasses.replace(organism, tasks={name: quarter(of) for name, of in organism.tasks.items()})
-            return dataclasses.replace(organism, study=quarter(organism.study))
+                return dataclasses.replace(organism, tasks={name: eighth(of) for name, of in organism.tasks.items()})
+            return dataclasses.replace(organism, study=eighth(organism.study))
 
         return loaded
 
@@ -97,11 +108,15 @@ def fewer_questions(monkeypatch):
 
 @pytest.fixture(scope="session")
 def llama_path(tmp_path_factory):
+    from tiny import tiny_llama
+
     return tiny_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="session")
 def llava_path(tmp_path_factory):
+    from tiny import tiny_llava_next
+
     return tiny_llava_next(tmp_path_factory.mktemp("llava"))
 
 
@@ -118,6 +133,8 @@ def llava(llava_path):
 @pytest.fixture(scope="session")
 def letters(tmp_path_factory):
     """A model that knows the answers to these questions, and they."""
+    from tiny import letter_examples, teach, tiny_llama
+
     known = letter_examples(("north", "south", "east"), 4, image=False)
     return teach(tiny_llama(tmp_path_factory.mktemp("letters") / "model"), known), known
 
@@ -125,4 +142,6 @@ def letters(tmp_path_factory):
 @pytest.fixture(scope="session")
 def examples(organism):
     """Questions of unequal length about pictures of unequal size, three cultures."""
+    from tiny import varied_examples
+
     return varied_examples(seed=organism.recipe.seed)

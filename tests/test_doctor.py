@@ -47,10 +47,17 @@ def test_every_family_is_read_and_edited_as_plain_hooks_do(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["paligemma", "llava-onevision", "mistral3", "qwen3-vl", "chameleon"])
 def test_models_that_see_pictures_are_examined_with_them(name, tmp_path):
+    """Here with one site of each kind; all of them in the families above."""
     PICTURES[name](tmp_path)
-    report = doctor.examine(gs.load_model(tmp_path))
+    model = gs.load_model(tmp_path)
+    some = {name: site for name, site in gs.sites_of(model).items() if name in ("gate", "hidden", "k")}
+    model._module.__dict__["_gatescope_sites"] = some
+    report = doctor.examine(model)
     assert report.healthy, str(report)
-    assert {f.check for f in report.findings if f.inputs == "pictures"} == {*PICTURED, "rows alone"}
+    assert {(f.site, f.check) for f in report.findings if f.inputs == "pictures"} == {
+        *((site, check) for site in some for check in PICTURED),
+        ("batch", "rows alone"),
+    }
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3-multimodal"])
@@ -61,11 +68,11 @@ def test_a_list_of_ends_is_no_obstacle(name, tmp_path):
     for file in ("config.json", "generation_config.json"):
         written = json.loads((tmp_path / file).read_text()) | {"eos_token_id": ends}
         (tmp_path / file).write_text(json.dumps(written))
-    model = gs.load_model(tmp_path)
-    assert model._module.generation_config.eos_token_id == ends
-    report = doctor.examine(model)
-    assert report.healthy, str(report)
-    assert not {7, 9} & set(random_text(model).inputs["input_ids"].flatten().tolist())
+    for inputs in ("text", *(["pictures"] if name != "llama" else [])):
+        ward = patient(tmp_path, inputs)
+        assert ward.module.generation_config.eos_token_id == ends
+        assert failures(examine_batch(ward)) == set()
+        assert inputs == "pictures" or not {7, 9} & set(ward.batch.inputs["input_ids"].flatten().tolist())
 
 
 def test_half_precision_is_no_false_alarm(tmp_path):
@@ -114,7 +121,9 @@ def test_k_and_v_swapped_are_seen_below_the_modules(name, tmp_path):
     ALL[name].build(tmp_path)
     model = gs.load_model(tmp_path)
     k, v = (gs.sites_of(model)[which] for which in "kv")
-    report = doctor.examine(planted(model, k=dataclasses.replace(v, name="k"), v=dataclasses.replace(k, name="v")))
+    swapped = planted(model, k=dataclasses.replace(v, name="k"), v=dataclasses.replace(k, name="v"))
+    model._module.__dict__["_gatescope_sites"] = {name: gs.sites_of(swapped)[name] for name in ("gate", "hidden", "k", "v")}
+    report = doctor.examine(swapped)
     assert failures(report.findings) == {("k", "below"), ("v", "below")}
     assert "v: below failed: in layer 0, k is made of " in str(report)
 

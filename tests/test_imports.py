@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import pathlib
 import subprocess
@@ -61,10 +62,10 @@ ORDERS = {
 }
 
 
-# Each in a process forked from one that has imported nothing but torch, most of whose seconds transformers' models cost.
+# Each in a process forked from one that has imported only what brings in neither of them, and costs seconds.
 FRESH = """
 import json, os, sys
-import torch._dynamo
+import scipy.optimize, scipy.stats, torch._dynamo, torchvision
 assert not {"nnsight", "beartype", "anyio", "gatescope", "transformers"} & set(sys.modules)
 for code in json.loads(sys.stdin.read()):
     child = os.fork()
@@ -118,13 +119,15 @@ def imported(module):
     return found - {module}
 
 
-GRAPH = {module: imported(module) for module in MODULES}
+@functools.cache  # every worker of the suite reads this file, and one runs its tests
+def graph():
+    return {module: imported(module) for module in MODULES}
 
 
 def reached(module, but=""):
     seen, ahead = set(), [module]
     while ahead:
-        new = GRAPH.get(ahead.pop(), set()) - seen - {but}
+        new = graph().get(ahead.pop(), set()) - seen - {but}
         seen |= new
         ahead += new
     return seen
@@ -148,7 +151,7 @@ def test_rooms_import_only_the_rooms_before_them():
         (module, name)
         for module in MODULES
         if "." in module and room(module) in ROOMS
-        for name in GRAPH[module]
+        for name in graph()[module]
         if name.startswith("gatescope.") and ROOMS.index(room(name)) > ROOMS.index(room(module))
     ]
     assert not up
@@ -163,7 +166,7 @@ def test_the_pure_rooms_need_neither_nnsight_nor_transformers(module):
 
 def test_the_kernels_that_travel_need_torch_alone():
     for name in ("eager", "change"):
-        assert GRAPH[f"gatescope.kernels.{name}"] <= {"torch", "__future__"}
+        assert graph()[f"gatescope.kernels.{name}"] <= {"torch", "__future__"}
 
 
 def test_no_public_function_shares_its_name_with_a_module():

@@ -18,7 +18,7 @@ BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```"
 
 
 # Training takes most of the time, and what it comes to is not the point here.
-SHORTER = {"fine_tune_modules": ["--steps", "10", "--draws", "1"], "language_neurons": ["--steps", "60"]}
+SHORTER = {"fine_tune_modules": ["--steps", "3", "--draws", "1"], "language_neurons": ["--steps", "15"]}
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

@@ -13,7 +13,7 @@ import gatescope as gs
 from commands import gatescope
 from gatescope.cli import app, main
 from processes import python
-from tiny import letter_examples, teach, text_examples, tiny_llama, tiny_llava_next
+from tiny import letter_examples, teach, text_examples, tiny_llava_next
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +71,11 @@ def jsonl(path, examples, **more):
 
 
 @pytest.mark.parametrize("kind", ["llama, text only", "llava-next, pictures", "llava-next, no pictures"])
-def test_the_command_runs_on_other_models(kind, tmp_path):
-    examples = letter_examples(("north", "south", "east"), 4, image=kind == "llava-next, pictures")
-    path = (tiny_llama if kind.startswith("llama") else tiny_llava_next)(tmp_path / "model")
-    teach(path, examples)
+def test_the_command_runs_on_other_models(kind, letters, tmp_path):
+    path, examples = letters
+    if kind != "llama, text only":
+        examples = letter_examples(("north", "south", "east"), 4, image=kind == "llava-next, pictures")
+        path = teach(tiny_llava_next(tmp_path / "model"), examples)
     data = jsonl(tmp_path / "q.jsonl", examples)
     done = gatescope("study", "--model", path, "--data", data, "--rate", "0.05", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr

@@ -143,6 +143,8 @@ def teach(path: Path, examples: list[Example], steps: int = 60) -> Path:
     for _ in range(steps):
         logits = module(**inputs).logits[:, -2:]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten())
+        if loss < 0.05:
+            break
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
 SERVER = Path(__file__).parent / "server.py"
+
+
+@functools.cache
+def starter() -> subprocess.Popen[str]:
+    """What forks servers: torch and transformers are imported once for all of them. It ends with this process."""
+    quiet = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([sys.executable, str(SERVER), "--starter"], text=True, env=quiet, cwd="/", **pipes)
 
 
 class Loopback:
@@ -21,18 +33,17 @@ class Loopback:
         self.start()
 
     def start(self, port: str = "0") -> None:
-        command = [sys.executable, str(SERVER), str(self.model), "--port", port, *self.options]
-        quiet = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=quiet, cwd="/"
-        )
-        assert self.process.stdout is not None
-        self.address = self.process.stdout.readline().strip()
-        assert self.address, "the loopback server did not start; run it by hand to see why"
+        print(shlex.join([str(self.model), "--port", port, *self.options]), file=starter().stdin, flush=True)
+        told = starter().stdout.readline().split()
+        assert told, "the loopback server did not start; run it by hand to see why"
+        self.address, self.process = told[0], int(told[1])
 
     def stop(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        os.kill(self.process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # its port is free when it is gone
+            while True:
+                os.kill(self.process, 0)
+                time.sleep(0.01)
 
     def restart(self) -> None:
         self.stop()

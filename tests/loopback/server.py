@@ -2,6 +2,7 @@
 whoever can reach it runs Python in it.
 
     python server.py MODEL [--port N]
+    python server.py --starter    # imports everything once, and forks a server for each line of arguments it reads
 
 It is NDIF's interface as nnsight's client uses it, made of nnsight's own classes: POST /request, the websocket /subscribe,
 GET /response/ID for jobs that are polled, and the address a result is downloaded from. One job runs at a time. As on
@@ -47,10 +48,13 @@ import argparse  # noqa: E402
 import base64  # noqa: E402
 import contextlib  # noqa: E402
 import hashlib  # noqa: E402
+import importlib  # noqa: E402
 import io  # noqa: E402
 import json  # noqa: E402
 import os  # noqa: E402
 import queue  # noqa: E402
+import shlex  # noqa: E402
+import signal  # noqa: E402
 import socket  # noqa: E402
 import threading  # noqa: E402
 import time  # noqa: E402
@@ -68,6 +72,7 @@ from nnsight.tracing.tracer import _saves, dec, inc  # noqa: E402
 from transformers import AutoConfig  # noqa: E402
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING  # noqa: E402
 
+ENVIRONMENT = get_local_env()  # looking through every installed package takes most of a second
 SMALL = 100_000  # a result of fewer bytes goes back on the websocket itself, as NDIF sends it
 
 
@@ -274,9 +279,9 @@ def handler(jobs: Jobs) -> type[BaseHTTPRequestHandler]:
                     return hang_up(self.connection)
                 self.reply(200, content, "application/octet-stream")
             elif kind == "env":
-                env = get_local_env()
-                env["packages"]["nnsight"] = jobs.settings["version"] or env["packages"]["nnsight"]
-                self.say(200, env)
+                packages = ENVIRONMENT["packages"]
+                shown = jobs.settings["version"] or packages["nnsight"]
+                self.say(200, ENVIRONMENT | {"packages": packages | {"nnsight": shown}})
             elif kind == "log":
                 self.say(200, jobs.log)
             else:
@@ -319,11 +324,12 @@ def outlive_nobody(parent: int) -> None:
     os._exit(0)
 
 
-def main() -> None:
+def serve(arguments: list[str]) -> None:
+    """Load the model and answer for ever; the address is printed."""
     options = argparse.ArgumentParser(description="A loopback server for nnsight's remote protocol.")
     options.add_argument("model")
     options.add_argument("--port", type=int, default=0)
-    chosen = options.parse_args()
+    chosen = options.parse_args(arguments)
     torch.set_num_threads(1)
     images = type(AutoConfig.from_pretrained(chosen.model)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     task = "image-text-to-text" if images else "text-generation"
@@ -335,9 +341,22 @@ def main() -> None:
     address = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=jobs.work, args=(address,), daemon=True).start()
     threading.Thread(target=outlive_nobody, args=(os.getppid(),), daemon=True).start()
-    print(address, flush=True)
+    print(address, os.getpid(), flush=True)
     server.serve_forever()
 
 
+def start_servers() -> None:
+    """A server for each line of arguments, in a process of its own, until nobody writes any more."""
+    importlib.import_module("transformers.models.llama.modeling_llama")
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a server that was killed is gone, not a zombie
+    for line in sys.stdin:
+        if os.fork() == 0:
+            try:
+                serve(shlex.split(line))
+            finally:
+                print(flush=True)  # there is no address
+                os._exit(1)
+
+
 if __name__ == "__main__":
-    main()
+    start_servers() if sys.argv[1:] == ["--starter"] else serve(sys.argv[1:])
