@@ -1,4 +1,4 @@
-"""Where q, k and v are in a block: the projections' outputs, or the columns of them, of which its attention's operands are made.
+"""Where q, k and v are in a block: the outputs of projections, or columns of them, of which its attention's operands are made.
 
 How a fused projection lays its columns out is nowhere in the structure: the same name and the same width stand for
 "one after the other", "in turn for each head" and others. Nor does a projection that is there need to run. So both are seen
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gatescope.models.decoder import Decoder
 from gatescope.models.found import Columns, Found
 from gatescope.models.probe import Probe, Sources
 
@@ -26,11 +27,7 @@ def attention_sites(path: str, probe: Probe) -> Iterator[Found]:
     """
     ran = probe.within(path)
     widths = {call.path: call.made.shape[-1] for call in ran.projections}
-    operands: dict[str, Sources] = {name: {} for name in ATTENTION}
-    for attention in ran.attentions:  # differential attention has two, of the same projections
-        for name in ATTENTION:
-            for projection, columns in getattr(attention, name).items():
-                operands[name][projection] = sorted({*operands[name].get(projection, []), *columns})
+    operands = _operands(ran)
     own = {name: _neurons(sources, set(widths)) for name, sources in operands.items()}
     names = ["q"] if own["q"] and not own["q"] & (own["k"] | own["v"]) else []
     if own["k"] and own["v"] and not own["k"] & own["v"]:
@@ -38,6 +35,29 @@ def attention_sites(path: str, probe: Probe) -> Iterator[Found]:
     for name in names:
         ((projection, columns),) = operands[name].items()
         yield Found(name, projection, "output", len(columns), _of(columns, widths[projection]), ATTENTION.index(name))
+
+
+def why_no_attention(decoder: Decoder, probe: Probe) -> str:
+    """Why no block has one of the three sites, as a sentence."""
+    for path in decoder.blocks:
+        operands = _operands(probe.within(path))
+        if any(operands.values()):
+            made = ", ".join(
+                f"{name} of {' and '.join(source.removeprefix(f'{path}.') for source in sources) or 'nothing of its own'}"
+                for name, sources in operands.items()
+            )
+            return f"{path} makes {made}; a site is what one projection of the layer makes for nothing else."
+    return "No layer has an attention that is given queries, keys and values."
+
+
+def _operands(ran: Probe) -> dict[str, Sources]:
+    """What q, k and v of a block's attention are made of; differential attention is two, of the same projections."""
+    operands: dict[str, Sources] = {name: {} for name in ATTENTION}
+    for attention in ran.attentions:
+        for name in ATTENTION:
+            for projection, columns in getattr(attention, name).items():
+                operands[name][projection] = sorted({*operands[name].get(projection, []), *columns})
+    return operands
 
 
 def _neurons(sources: Sources, block: set[str]) -> set[tuple[str, int]]:

@@ -9,8 +9,8 @@ or that after a norm (BitNet). So the gates of attention, state spaces and convo
 not a projection's raw output. Of several that fit the widest is taken: Gemma 3n and 4 have a small one for the embeddings
 of each layer.
 
-    gate_pre, gate   input and output of the nonlinearity: of its module, or of its call in the forward where it is a function
-                     or a module that layers share. Without u also: g, and what down is given
+    gate_pre, gate   input and output of the nonlinearity: of its module; where it is none, or one that layers share, without u
+                     g and what down is given, else of its call in the forward
     up               u
     hidden           the product
 """
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from nnsight.intervention.source import SourceNotAvailable, compiled
 from torch import Tensor, nn
 
+from gatescope.models.decoder import Decoder
 from gatescope.models.found import Columns, Found, parts_of
 from gatescope.models.probe import Call, Probe, same
 
@@ -65,13 +66,38 @@ def mlp_sites(path: str, block: nn.Module, probe: Probe) -> Iterator[Found]:
     if not fitting:
         return
     mlp = max(fitting, key=lambda mlp: mlp.width)
-    yield from _gate(path, block, mlp, probe.shared)
+    gate = list(_gate(path, block, mlp, probe.shared))
+    if not gate:
+        return
+    yield from gate
     if mlp.up is not None:
         up, columns = mlp.up
         # What ran first is asked for first.
         rank = 3 if mlp.act is not None and up.time < mlp.act.time else 6
         yield Found("up", up.path, "output", mlp.width, columns, rank)
     yield Found("hidden", mlp.hidden.path, "input", mlp.width, None, 7)
+
+
+def why_no_mlp(decoder: Decoder) -> str:
+    """Why no block has an MLP, as sentences, from the first block of which more can be said than that nothing fits."""
+    for path, block in decoder.blocks.items():
+        if (name := experts(block)) is not None:
+            return (
+                f"{path} is a mixture of experts ({name}): its experts are routed per token, which gatescope does not "
+                f"support yet. Use a model with a dense MLP."
+            )
+    for path, block in decoder.blocks.items():
+        for name, module in parts_of(block):
+            if any(isinstance(child, nn.Conv1d) for child in module.children()):
+                return (
+                    f"{path} ({type(block).__name__}) mixes tokens by a state space or a convolution ({name}), and no layer "
+                    f"has an MLP, in which gatescope looks for neurons. Use a model with MLPs."
+                )
+    path, block = next(iter(decoder.blocks.items()))
+    return (
+        f"{path} ({type(block).__name__}) has no MLP that gatescope knows, nor has any other layer: looked for a projection "
+        f"that is given act(g) or act(g) * u, where g and u are other projections' outputs."
+    )
 
 
 def experts(block: nn.Module) -> str | None:
@@ -134,19 +160,18 @@ def _gate(path: str, block: nn.Module, mlp: _Mlp, shared: set[str]) -> Iterator[
     elif mlp.gate is not None:
         yield dataclasses.replace(pre, path=mlp.gate.path, io="output")
         yield dataclasses.replace(post, path=mlp.hidden.path, io="input")
-    elif mlp.act is not None and (call := _call_of(mlp.act, mlp.hidden, path, block)) is not None:
+    elif mlp.act is not None and mlp.act.name and (call := _call_of(mlp.act, mlp.hidden, path, block)) is not None:
         yield dataclasses.replace(pre, path=call)
         yield dataclasses.replace(post, path=call)
 
 
 def _call_of(act: Call, hidden: Call, path: str, block: nn.Module) -> str | None:
-    """The nonlinearity's call in the forward of the module beside whose parts it is, as nnsight's `source` names it."""
+    """The function's call in the forward of the module beside whose parts it is, as nnsight's `source` names it."""
     holder = hidden.path.rpartition(".")[0]
     try:
         calls = compiled(type(block.get_submodule(holder.removeprefix(path).lstrip("."))).forward).names
     except SourceNotAvailable:
         return None
-    # "F_silu_0" is the first call of F.silu, "self_act_0" that of self.act.
-    name = act.name or act.path.rpartition(".")[2]
-    fitting = [call for call in calls if f"_{call.rpartition('_')[0]}".endswith(f"_{name}")]
+    # "F_silu_0" is the first call of F.silu.
+    fitting = [call for call in calls if call.rpartition("_")[0].endswith(f"_{act.name}")]
     return f"{holder}.source.{fitting[0]}" if len(fitting) == 1 else None

@@ -1,8 +1,8 @@
 """A twin of a module: its structure and its code, and none of its weights.
 
-Every parameter and buffer is ones (a single number in memory where there would be many), and a projection has sizes only: what
-it gives is for the caller to say. So a twin costs next to nothing at any size, it is there also where the weights are elsewhere,
-off-loaded, split or quantised, and running it leaves the module alone: its hooks, its mode, its caches, a trace it is in.
+Every parameter and buffer is ones (a single number in memory where there would be many), and a projection has sizes only:
+what it gives is for the caller to say. So a twin costs next to nothing at any size, it can be had also where the weights are
+elsewhere, off-loaded, split or quantised, and running it leaves the module alone: its hooks, its mode, its caches, a trace.
 """
 
 from __future__ import annotations
