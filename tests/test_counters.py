@@ -109,7 +109,7 @@ def test_a_mean_of_nan_names_group_layer_and_neuron():
 
 def test_counts_of_another_shape_are_refused_with_both():
     zeros = gs.Counters.zeros(["a", "b"], LAYOUT)
-    with pytest.raises(gs.GatescopeError, match=r"K is \(2, 2, 5\); 2 groups of site 'gate' with 3 layers of 5 neurons need"):
+    with pytest.raises(gs.GatescopeError, match=r"K is \(2, 2, 5\); 2 groups of gate \[3 layers x 5\] need"):
         dataclasses.replace(zeros, layout=gs.Layout.single("gate", 3, 5))
 
 

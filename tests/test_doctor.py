@@ -122,8 +122,9 @@ def test_k_and_v_swapped_are_seen_below_the_modules(name, tmp_path):
 def test_a_projection_called_up_that_makes_the_gate_is_not_up(tmp_path):
     MISLEADING["nemotron"].build(tmp_path)
     model = gs.load_model(tmp_path)
-    paths = tuple(path.replace("act_fn", "up_proj") for path in gs.sites_of(model)["gate"].paths)
-    report = doctor.examine(planted(model, up=sites.Site("up", paths, "output", 48, rank=6)))
+    gate = gs.sites_of(model)["gate"]
+    layers = tuple(dataclasses.replace(here, path=here.path.replace("act_fn", "up_proj")) for here in gate.layers)
+    report = doctor.examine(planted(model, up=sites.Site("up", gate.depth, layers, rank=6)))
     assert ("up", "below") in failures(report.findings)
     assert "in layer 0, the gate is not multiplied with it" in str(report)
 
@@ -143,7 +144,8 @@ def test_a_product_whose_factors_have_names_is_seen(llama, monkeypatch, first):
 def test_a_site_of_a_neighbouring_layer_is_seen(llama, site, order):
     sick = patient(llama, only=("gate", "up", "hidden", "q", "k", "v"))
     right = sick.sites[site]
-    wrong = dataclasses.replace(right, paths=tuple(right.paths[layer] for layer in order))
+    layers = tuple(dataclasses.replace(here, path=right.paths[other]) for here, other in zip(right.layers, order, strict=True))
+    wrong = dataclasses.replace(right, layers=layers)
     found = list(below(dataclasses.replace(sick, sites=dict(sick.sites) | {site: wrong})))
     assert (site, "below") in failures(found)
 
@@ -245,10 +247,12 @@ def test_k_and_v_of_a_fused_projection_are_where_they_were_placed_by_hand(tmp_pa
 def test_a_site_read_at_the_wrong_columns_is_not_healthy(tmp_path, monkeypatch):
     FAMILIES["phi3"].build(tmp_path)
     model = gs.load_model(tmp_path)
-    part = sites.Site.part
-    monkeypatch.setattr(
-        sites.Site, "part", lambda self, whole: part(self, whole).flip(-1) if self.name == "k" else part(self, whole)
-    )
+    part, keys = sites.SiteLayer.part, gs.sites_of(model)["k"].layers
+
+    def flipped(here, whole):
+        return part(here, whole).flip(-1) if here in keys else part(here, whole)
+
+    monkeypatch.setattr(sites.SiteLayer, "part", flipped)
     report = doctor.examine(model)
     assert not report.healthy
     assert {(f.site, f.check) for f in report.findings if not f.holds} == {("k", "counters"), ("k", "attributions")}
@@ -316,6 +320,6 @@ def test_no_config_is_a_sentence(tmp_path, monkeypatch, capsys):
 
 def test_a_report_says_which_check_of_which_site_failed():
     finding = doctor.Finding("q", "scale", False, "logits off by 1.0e+00 relative")
-    site = sites.Site("q", ("a.q_proj",), "output", 4)
+    site = sites.Site("q", 1, (sites.SiteLayer(0, "a.q_proj", "output", 4),))
     report = doctor.Report("m", {"q": site}, (dataclasses.replace(finding), doctor.Finding("q", "counters", True, "")))
     assert not report.healthy and "q: scale failed: logits off by 1.0e+00 relative" in str(report)

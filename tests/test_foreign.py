@@ -183,7 +183,7 @@ def test_every_field_of_another_type_and_every_tensor_of_another_kind_is_named(t
     ("layout", "message"),
     [
         ([["gate", 1, 2]], r"x\.safetensors: Neuron numbers must lie in 0 \.\. 1"),
-        ([["gate", 2, 4.0]], r"A layout is .*: the field '\[0\]\[2\]': a whole number is needed"),
+        ([["gate", 2, 4.0]], r"A layout is .*: the field '\[0\]\[2\]': a whole number or a list is needed"),
         ([["gate", 2, 4], ["gate", 2, 4]], "A layout has each site once, and at least one"),
         ([], "A layout has each site once, and at least one"),
         ([["gate", 0, 4]], "A site has 1 layer and 1 neuron at least"),

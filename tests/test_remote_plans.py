@@ -234,7 +234,7 @@ def test_a_result_is_as_large_as_its_tensors():
     shape = (2, 3, 4, 5)
     tensors = [torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.float64)]
     nothing = {"batches": []}
-    sizes = {"classes": 2, "groups": 3, "places": [None] * 4, "width": 5, "generation": {}}
+    sizes = {"classes": 2, "groups": 3, "places": [None] * 4, "widths": [5] * 4, "generation": {}}
     assert returned({"task": "record"} | sizes | nothing) == sum(t.nbytes for t in tensors)
     sums = [torch.zeros(3, 7, dtype=torch.float64)] * 2
     assert returned({"task": "attribute", "groups": 3, "width": 7} | nothing) == sum(t.nbytes for t in sums)

@@ -92,9 +92,9 @@ class Attributions:
         return self.groups.index(group)
 
     def site(self, name: str) -> Float64[Tensor, "g l n"]:
-        """The plain sums of one site as [g, l, n]."""
+        """The plain sums of one site as [g, l, n], n the widest layer's; 0 where a narrower layer has no neuron."""
         start, shape = self.layout.start(name)
-        return self.sums[:, start : start + shape.size].view(len(self.groups), shape.layers, shape.width)
+        return shape.table(self.sums[:, start : start + shape.size])
 
     def __add__(self, other: Attributions) -> Attributions:
         """Attributions of both sets of examples of the same items together.

@@ -8,7 +8,8 @@ Vision-Language Models", section 3.1):
     T += sum_t m_t                out of how many tokens
 
 and from them P = K / T, the firing rate, and M = S / T, the mean positive activation (section 3.2). Counters are
-sums, so those of two disjoint sets of examples add up. Axes: g group, l layer, n neuron.
+sums, so those of two disjoint sets of examples add up. Axes: g group, l layer, n neuron. Where layers differ in width, or
+some are without the site, [l, n] is [1, N]: all neurons one after the other (see `gatescope.core.layout.SiteShape`).
 """
 
 from __future__ import annotations
@@ -68,10 +69,10 @@ class Counters:
 
     def __post_init__(self) -> None:
         site = self.layout.only()
-        if tuple(self.K.shape) != (len(self.groups), site.layers, site.width):
+        if tuple(self.K.shape) != (len(self.groups), *site.shape):
             raise GatescopeError(
-                f"K is {tuple(self.K.shape)}; {len(self.groups)} groups of site {site.site!r} with {site.layers} layers "
-                f"of {site.width} neurons need {(len(self.groups), site.layers, site.width)}."
+                f"K is {tuple(self.K.shape)}; {len(self.groups)} groups of {self.layout} need "
+                f"{(len(self.groups), *site.shape)}."
             )
 
     @classmethod
@@ -85,7 +86,7 @@ class Counters:
     ) -> Counters:
         """Counters of nothing yet."""
         site = layout.only()
-        shape = (len(groups), site.layers, site.width)
+        shape = (len(groups), *site.shape)
         tokens = torch.zeros(len(groups), dtype=torch.int64)
         return cls(
             tuple(groups),
@@ -118,8 +119,9 @@ class Counters:
             GatescopeError: if a group has no tokens, or S holds NaN.
         """
         if self.S.isnan().any():
-            first: list[int] = self.S.isnan().nonzero()[0].tolist()
-            group, layer, index = first
+            first: list[int] = self.S.flatten(1).isnan().nonzero()[0].tolist()
+            group, number = first
+            layer, index = self.layout.only().locate(number)
             raise GatescopeError(
                 f"S is NaN for {self.groups[group]!r}, layer {layer}, neuron {index}: the model gave NaN there. "
                 f"Record it again in a wider dtype."
@@ -200,7 +202,7 @@ class Counters:
         with artefacts.named(path):
             layout = Layout.parse(about.layout)
             site, groups = layout.only(), len(about.groups)
-        table, line = (groups, site.layers, site.width), (torch.int64, (groups,))
+        table, line = (groups, *site.shape), (torch.int64, (groups,))
         kinds = {"K": (torch.int64, table), "S": (torch.float64, table), "T": line, "seen": line, "counted": line}
         sums = artefacts.needed(path, tensors, kinds)
         return cls(tuple(about.groups), layout, **sums, model=about.model, provenance=about.origin)

@@ -67,7 +67,7 @@ def neuron_rows(table: Any, layout: Layout, *, grouped: bool = False) -> list[tu
     seen: dict[tuple[str, Neuron], int] = {}
     for row, (owner, site, layer, index) in enumerate(zip(owners, sites, layers, indices, strict=True)):
         shape = shapes.get(site)
-        if shape is None or not (0 <= layer < shape.layers and 0 <= index < shape.width):
+        if shape is None or not shape.has(layer, index):
             raise GatescopeError(f"Row {row} of the table: no neuron {(site, layer, index)}; there is {layout}.")
         first = seen.setdefault((owner, (site, layer, index)), row)
         if first != row:

@@ -1,7 +1,7 @@
 """Neuron sets: which neurons, by coordinate (site, layer, index), and where they came from.
 
-A `Layout` is the space of a model's neurons, one (site, layers, width) after the other; a neuron's flat number is its
-place in that space read site by site, layer by layer. A `NeuronSet` is a list of distinct flat numbers: the order is
+A `Layout` is the space of a model's neurons, one site after the other; a neuron's flat number is its place in that space
+read site by site, layer by layer. A `NeuronSet` is a list of distinct flat numbers: the order is
 the order of selection (best first), and set operations ignore it.
 """
 
@@ -75,9 +75,9 @@ class NeuronSet:
         for site, layer, index in neurons:
             layer, index = _whole(site, layer, index)
             start, shape = layout.start(site)
-            if not (0 <= layer < shape.layers and 0 <= index < shape.width):
+            if not shape.has(layer, index):
                 raise GatescopeError(f"No neuron {(site, layer, index)}; there is {layout}.")
-            flat.append(start + layer * shape.width + index)
+            flat.append(start + shape.starts[layer] + index)
         return cls(layout, torch.tensor(flat, dtype=torch.int64), dict(model or {}), dict(provenance or {}))
 
     @classmethod
@@ -87,11 +87,11 @@ class NeuronSet:
         return cls(layout, mask.flatten().nonzero().flatten(), dict(model or {}))
 
     def mask(self, site: str) -> Bool[Tensor, "l n"]:
-        """True where a neuron of `site` is in the set."""
+        """True where a neuron of `site` is in the set; n is the widest layer's, and a narrower one is False beyond its own."""
         start, shape = self.layout.start(site)
         members = torch.zeros(self.layout.size, dtype=torch.bool)
         members[self.flat] = True
-        return members[start : start + shape.size].view(shape.layers, shape.width)
+        return shape.table(members[start : start + shape.size])
 
     def per_layer(self, site: str) -> Int64[Tensor, " l"]:
         """How many neurons of `site` each layer holds."""
@@ -108,13 +108,7 @@ class NeuronSet:
 
     def __iter__(self) -> Iterator[tuple[str, int, int]]:
         numbers: list[int] = self.flat.tolist()
-        for number in numbers:
-            for site in self.layout.sites:
-                if number < site.size:
-                    yield site.site, number // site.width, number % site.width
-                    break
-                # Sites lie one after the other; what remains counts from the start of the next.
-                number -= site.size
+        return map(self.layout.locate, numbers)
 
     def __contains__(self, neuron: object) -> bool:
         return neuron in set(self)
@@ -164,7 +158,7 @@ class NeuronSet:
                 if chosen_layers is None
                 else torch.isin(torch.arange(shape.layers), chosen_layers)
             )
-            keep[start : start + shape.size] = chosen.repeat_interleave(shape.width)
+            keep[start : start + shape.size] = chosen.repeat_interleave(torch.tensor(shape.widths))
         return NeuronSet(self.layout, self.flat[keep[self.flat]], self.model, self.provenance)
 
     def sample(self, count: int, *, seed: int) -> NeuronSet:

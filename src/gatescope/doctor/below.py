@@ -88,7 +88,7 @@ def below(patient: Patient) -> Iterator[Finding]:
     run = _run(patient)
     depth = patient.module.config.get_text_config(decoder=True).num_hidden_layers
     for site in patient.sites.values():
-        wrong = _out_of_turn(run, site, depth)
+        wrong = _out_of_turn(run, site)
         if not wrong:
             wrong = _attention(run, site, depth) if site.name in ATTENTION else _mlp(run, site, patient.sites)
         yield Finding(site.name, "below", not wrong, wrong, patient.inputs)
@@ -135,14 +135,12 @@ def _open_attention(module: Any) -> Generator[None, None, None]:
         module.set_attn_implementation(usual)
 
 
-def _out_of_turn(run: _Run, site: Site, depth: int) -> str:
-    if len(site.paths) != depth:
-        return f"it has {len(site.paths)} layers of {depth}"
+def _out_of_turn(run: _Run, site: Site) -> str:
     turns = [run.turns.get(location, []) for location in locations(site)]
     for layer, runs in enumerate(turns):
         # Of a module that runs twice only the last values were stored.
         if len(runs) != 1:
-            return f"{site.paths[layer]} ran {len(runs)} times in one pass"
+            return f"{site.layers[layer].path} ran {len(runs)} times in one pass"
     order = [runs[0] for runs in turns]
     return "" if order == sorted(set(order)) else "its layers do not run in the order in which they are numbered"
 
@@ -150,12 +148,13 @@ def _out_of_turn(run: _Run, site: Site, depth: int) -> str:
 def _attention(run: _Run, site: Site, depth: int) -> str:
     if len(run.operations.attentions) != depth:
         return f"{len(run.operations.attentions)} attentions ran in {depth} layers"
-    site_columns = set(columns(site))
-    for layer, (location, operands) in enumerate(zip(locations(site), run.operations.attentions, strict=True)):
+    for here in site.layers:
+        location, operands = (here.path, here.io), run.operations.attentions[here.layer]
+        site_columns = set(columns(here))
         for name, operand in zip(ATTENTION, operands, strict=True):
             problem = _wrong_columns(_source_columns(operand, run.probes[location]), site_columns, name == site.name)
             if problem:
-                return f"in layer {layer}, {name} is made of {problem}"
+                return f"in layer {here.layer}, {name} is made of {problem}"
     return ""
 
 
@@ -182,7 +181,7 @@ def _source_columns(operand: Tensor, probe: Tensor) -> set[int]:
 
 def _mlp(run: _Run, site: Site, sites: Mapping[str, Site]) -> str:
     """Whether the site, with the others of its layer, is what enters the down projection."""
-    for layer in range(len(site.paths)):
+    for layer in (here.layer for here in site.layers):
         values = {name: _value(run, sites[name], layer) for name in {"gate", "hidden", site.name}}
         if problem := _wrong_operand(site.name, values, run.operations.products):
             return f"in layer {layer}, {problem}"
@@ -214,7 +213,8 @@ def _products_with(gate: Tensor, products: Iterable[tuple[Tensor, Tensor, Tensor
 
 
 def _value(run: _Run, site: Site, layer: int) -> Tensor:
-    return run.values[site.paths[layer], site.io][..., columns(site)]
+    here = site.at(layer)
+    return run.values[here.path, here.io][..., columns(here)]
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

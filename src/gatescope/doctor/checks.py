@@ -17,13 +17,13 @@ from torch import Tensor
 
 from gatescope.core.neurons import NeuronSet
 from gatescope.doctor.inputs import Patient
-from gatescope.doctor.references import apart, columns, edited, hooked, locations, products, watched
+from gatescope.doctor.references import Change, Location, apart, columns, edited, hooked, products, watched
 from gatescope.doctor.report import Finding, tried
 from gatescope.interventions.apply import side_by_side
 from gatescope.interventions.intervention import Intervention, ablate, add, scale, set_to
 from gatescope.kernels.eager import attribution, count
 from gatescope.models.identity import identity
-from gatescope.models.sites import Site, embedding_path
+from gatescope.models.sites import Site, SiteLayer, embedding_path
 from gatescope.traces import vision
 from gatescope.traces.access import forward_options, read, unflatten_tokens
 from gatescope.traces.encoding import Batch, placeholder_ids
@@ -65,10 +65,10 @@ def shaped(logits: Tensor) -> float:
     return SHAPED.get(logits.dtype, SHAPED_HALF)
 
 
-def _reached(patient: Patient) -> list[tuple[Site, int, str]]:
-    """Every site in every layer, in the order the model gets there: site, layer, path."""
-    reached = [(site, layer, path) for site in patient.sites.values() for layer, path in enumerate(site.paths)]
-    return sorted(reached, key=lambda entry: (entry[1], entry[0].rank))
+def _reached(patient: Patient) -> list[tuple[Site, SiteLayer]]:
+    """Every site in every layer that has it, in the order the model gets there."""
+    reached = [(site, here) for site in patient.sites.values() for here in site.layers]
+    return sorted(reached, key=lambda entry: (entry[1].layer, entry[0].rank))
 
 
 def _counters(patient: Patient) -> Iterator[Finding]:
@@ -76,17 +76,17 @@ def _counters(patient: Patient) -> Iterator[Finding]:
     reached = _reached(patient)
     with torch.no_grad(), model.trace(**batch.inputs, **patient.options):
         ours = []
-        for site, _, path in reached:
-            gate = unflatten_tokens(site.part(read(model, path, site.io)), token_mask)
+        for _, here in reached:
+            gate = unflatten_tokens(here.part(read(model, here.path, here.io)), token_mask)
             ours.append(count(gate, token_mask.to(gate.device)))
         ours = nnsight.save(ours)
     sites = list(patient.sites.values())
     seen = watched(patient.module, sites, lambda: patient.module(**batch.inputs, **patient.options))
     for site in sites:
         same, off = True, 0.0
-        for (other, _, path), (fired, summed) in zip(reached, ours, strict=True):
+        for (other, here), (fired, summed) in zip(reached, ours, strict=True):
             if other is site:
-                gate = unflatten_tokens(seen[path, site.io], token_mask)[..., columns(site)]
+                gate = unflatten_tokens(seen[here.path, here.io], token_mask)[..., columns(here)]
                 gate = gate * token_mask[..., None].to(gate.device)
                 same &= torch.equal(fired, (gate > 0).sum(1))
                 off = max(off, apart(summed, gate.clamp(min=0).float().sum(1)))
@@ -101,20 +101,20 @@ def _attributions(patient: Patient) -> Iterator[Finding]:
     reached = _reached(patient)
     with torch.enable_grad(), model.trace(**inputs, **patient.options):
         read(model, embedding_path(model), "output").requires_grad_(True)
-        tensors = [read(model, path, site.io) for site, _, path in reached]
+        tensors = [read(model, here.path, here.io) for _, here in reached]
         gradients = torch.autograd.grad(_probability(model.output.logits), tensors)
         ours = []
-        for (site, _, _), tensor, gradient in zip(reached, tensors, gradients, strict=True):
-            a, g = (site.part(unflatten_tokens(t, token_mask)) for t in (tensor.detach(), gradient))
+        for (_, here), tensor, gradient in zip(reached, tensors, gradients, strict=True):
+            a, g = (here.part(unflatten_tokens(t, token_mask)) for t in (tensor.detach(), gradient))
             ours.append(attribution(a, g, token_mask.to(a.device), "max"))
         ours = nnsight.save(ours)
     sites = list(patient.sites.values())
     references = products(patient.module, sites, lambda: _probability(patient.module(**inputs, **patient.options).logits))
     for site in sites:
         off, largest = 0.0, 0.0
-        for (other, _, path), score in zip(reached, ours, strict=True):
+        for (other, here), score in zip(reached, ours, strict=True):
             if other is site:
-                product = unflatten_tokens(references[path, site.io], token_mask)[..., columns(site)]
+                product = unflatten_tokens(references[here.path, here.io], token_mask)[..., columns(here)]
                 theirs = product.masked_fill(~token_mask[..., None].to(product.device), -torch.inf).amax(1)
                 off, largest = max(off, apart(score, theirs)), max(largest, theirs.abs().max().item())
         detail = f"off by {off:.1e} relative" if largest else "the reference's scores are all 0, so nothing is proved"
@@ -128,14 +128,14 @@ def _probability(logits: Tensor) -> Tensor:
 
 def _by_hooks(patient: Patient, site: Site, kind: str) -> tuple[Tensor, Tensor]:
     """The logits under an intervention, by plain hooks, and what is left of every token at the end (see `_witness`)."""
-    change = edited(columns(site)[::3], kind)
+    changes = _every_third(site, kind)
     logits: list[Tensor] = []
 
     def run() -> None:
         logits.append(patient.module(**patient.batch.inputs, **patient.options).logits[:, -1])
 
     last = _last(patient)
-    with torch.no_grad(), hooked(patient.module, dict.fromkeys(locations(site), change)):
+    with torch.no_grad(), hooked(patient.module, changes):
         (tensor,) = watched(patient.module, [last], run).values()
     return logits[0], _witness(last, tensor, patient.batch)
 
@@ -143,12 +143,12 @@ def _by_hooks(patient: Patient, site: Site, kind: str) -> tuple[Tensor, Tensor]:
 def _last(patient: Patient) -> Site:
     """Where the last layer's MLP ends."""
     hidden = patient.sites.get("hidden", next(iter(patient.sites.values())))
-    return dataclasses.replace(hidden, paths=hidden.paths[-1:])
+    return dataclasses.replace(hidden, layers=hidden.layers[-1:])
 
 
-def _witness(site: Site, tensor: Tensor, batch: Batch) -> Tensor:
+def _witness(last: Site, tensor: Tensor, batch: Batch) -> Tensor:
     """Positive sums over a row's tokens [b, n]: a picture shows in them also where the last token does not see so far back."""
-    activation = unflatten_tokens(tensor, batch.token_mask)[..., columns(site)].float().clamp(min=0)
+    activation = unflatten_tokens(tensor, batch.token_mask)[..., columns(last.layers[0])].float().clamp(min=0)
     return torch.where(batch.token_mask[..., None].to(activation.device), activation, 0.0).sum(1)
 
 
@@ -168,7 +168,7 @@ def _side_by_side(patient: Patient, site: Site, theirs: list[tuple[Tensor, Tenso
     rows = vision.repeated(patient.batch, len(SIDES), vision.features(model, patient.batch))
     with torch.no_grad(), model.trace(**rows.inputs, **forward_options(model, rows.inputs, keep=1)):
         side_by_side(model, [KINDS[kind](neurons) for kind in SIDES])
-        our_witness = nnsight.save(_witness(last, read(model, last.paths[0], last.io), rows))
+        our_witness = nnsight.save(_witness(last, read(model, last.layers[0].path, last.layers[0].io), rows))
         ours = nnsight.save(model.output.logits[:, -1])
     logits, their_witness = (torch.cat(masks) for masks in zip(*theirs, strict=True))
     finding = _compared(patient, site, "side by side", ours, logits, shaped(ours), 0.1)
@@ -211,7 +211,7 @@ def _generation(patient: Patient, site: Site) -> Finding:
     with model.generate(**inputs, **options) as tracer:
         ablate(_every_third_neuron(model, site)).apply(model)
         ours = nnsight.save(tracer.result)
-    with hooked(module, dict.fromkeys(locations(site), edited(columns(site)[::3], "ablate"))):
+    with hooked(module, _every_third(site, "ablate")):
         theirs = module.generate(**inputs, **options)
     same = torch.equal(ours.sequences, theirs.sequences)
     off = max(apart(o, t) for o, t in zip(ours.logits, theirs.logits, strict=True))
@@ -219,8 +219,12 @@ def _generation(patient: Patient, site: Site) -> Finding:
     return Finding(site.name, "generation", same and off < SAME, detail, patient.inputs)
 
 
+def _every_third(site: Site, kind: str) -> dict[Location, Change]:
+    """One kind of intervention on every third neuron of every layer, written out."""
+    return {(here.path, here.io): edited(columns(here)[::3], kind) for here in site.layers}
+
+
 def _every_third_neuron(model: nnsight.TransformersModel, site: Site) -> NeuronSet:
     """Every third neuron of every layer."""
-    mask = torch.zeros(len(site.paths), site.width, dtype=torch.bool)
-    mask[:, ::3] = True
-    return NeuronSet.from_mask(site.name, mask, identity(model))
+    neurons = [(site.name, here.layer, index) for here in site.layers for index in range(0, here.width, 3)]
+    return NeuronSet.of(site.layout, neurons, identity(model))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gatescope.doctor.checks import shaped
 from gatescope.doctor.inputs import Patient, questions
-from gatescope.doctor.references import apart, columns, locations, watched
+from gatescope.doctor.references import apart, columns, watched
 from gatescope.doctor.report import Finding
 from gatescope.traces.access import forward_options, unflatten_tokens
 from gatescope.traces.encoding import Batch, collate
@@ -45,8 +45,8 @@ def _sums_and_logits(patient: Patient, batch: Batch) -> tuple[Tensor, Tensor]:
     logits: list[Tensor] = []
     seen = watched(patient.module, [gate], lambda: logits.append(patient.module(**batch.inputs, **options).logits[:, -1]))
     sums: list[Tensor] = []
-    for location in locations(gate):
-        activation = unflatten_tokens(seen[location], batch.token_mask)[..., columns(gate)].float().clamp(min=0)
+    for here in gate.layers:
+        activation = unflatten_tokens(seen[here.path, here.io], batch.token_mask)[..., columns(here)].float().clamp(min=0)
         counted = batch.token_mask[..., None].to(activation.device)
         # On the CPU, for the layers may be spread over several devices.
         sums.append(torch.where(counted, activation, 0.0).sum(1).cpu())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from gatescope.models.sites import Site
+from gatescope.models.sites import Site, SiteLayer
 
 Location = tuple[str, str]  # path of a module, "input" or "output"
 Change = Callable[[Tensor], Tensor | None]
@@ -44,12 +44,12 @@ def hooked(module: nn.Module, changes: dict[Location, Change]) -> Generator[None
 
 def locations(site: Site) -> list[Location]:
     """Where a site's tensors are, layer by layer."""
-    return [(path, site.io) for path in site.paths]
+    return [(here.path, here.io) for here in site.layers]
 
 
-def columns(site: Site) -> list[int]:
-    """Which of the tensor's last axis the site is."""
-    return list(range(site.width)) if site.columns is None else list(site.columns)
+def columns(here: SiteLayer) -> list[int]:
+    """Which of the tensor's last axis a site is in one layer."""
+    return list(range(here.width)) if here.columns is None else list(here.columns)
 
 
 def watched(module: nn.Module, sites: Iterable[Site], run: Callable[[], object]) -> dict[Location, Tensor]:

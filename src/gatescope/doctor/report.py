@@ -35,8 +35,9 @@ class Report:
     def __str__(self) -> str:
         lines = [f"model  {self.model}", "", f"{'site':10}{'layers':>7}{'width':>8}  module"]
         for site in self.sites.values():
-            columns = "" if site.columns is None else f" columns {site.columns[0]}..{site.columns[-1]}"
-            lines.append(f"{site.name:10}{len(site.paths):7}{site.width:8}  {site.paths[0]} ({site.io}){columns}")
+            first = site.layers[0]
+            columns = "" if first.columns is None else f" columns {first.columns[0]}..{first.columns[-1]}"
+            lines.append(f"{site.name:10}{len(site.layers):7}{site.width:8}  {first.path} ({first.io}){columns}")
         for inputs in dict.fromkeys(finding.inputs for finding in self.findings):
             lines += ["", *self._table(inputs)]
         lines += self._failures()

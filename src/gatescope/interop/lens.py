@@ -66,7 +66,7 @@ def lens_hooks(intervention: Intervention, bridge: Any) -> Hooks:
         table = intervention.table(shape)
         for layer, index in neurons.indices(shape.site).items():
             made = _hooks(f"blocks.{layer}", bridge.blocks[layer], shape.site, intervention, index, table[layer, index])
-            widths.update((name, shape.width) for name, _ in made)
+            widths.update((name, shape.widths[layer]) for name, _ in made)
             hooks += made
     _check_that_they_run(bridge, widths)
     return hooks

@@ -120,8 +120,8 @@ def masks_of(model: TransformersModel, changes: Sequence[Change | None]) -> Mask
 
 def _wait(model: TransformersModel, neurons: NeuronSet) -> None:
     """Wait for the step to begin, changing nothing: an open loop that never waits never hands over to the model."""
-    site = site_of(model, neurons.layout.sites[0].site)
-    read(model, site.paths[0], site.io)
+    first = site_of(model, neurons.layout.sites[0].site).layers[0]
+    read(model, first.path, first.io)
 
 
 def _in_step(caller: Mediator) -> bool:

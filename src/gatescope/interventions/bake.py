@@ -183,7 +183,7 @@ def _plan(intervention: Change, module: PreTrainedModel) -> list[_Rows | _Column
             target = written_projection(module, sites, site, layer, kind)
             projection = module.get_submodule(target.path)
             _check(target.path, projection, owners, site.name, kind)
-            columns = site.columns_of(index) if target.columns is None else torch.tensor(target.columns)[index]
+            columns = site.at(layer).columns_of(index) if target.columns is None else torch.tensor(target.columns)[index]
             writes.append((site.rank, _write(projection, target.outputs, columns, kind, values[layer, index])))
     writes.sort(key=lambda ranked: -ranked[0])
     return [write for _, write in writes]

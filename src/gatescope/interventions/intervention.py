@@ -128,8 +128,7 @@ def _values(neurons: NeuronSet, values: float | Tensor) -> tuple[float, ...]:
     if tensor.shape == (len(neurons),):
         return tuple(tensor.tolist())
     if len(neurons.layout.sites) == 1 and tensor.shape == (neurons.layout.only().layers, neurons.layout.only().width):
-        # With one site a neuron's number is its position in the table, row by row.
-        return tuple(tensor.flatten()[neurons.flat].tolist())
+        return tuple(neurons.layout.only().values(tensor)[neurons.flat].tolist())
     raise GatescopeError(
         f"Values of shape {tuple(tensor.shape)} do not match {neurons}: one number, one for each of the "
         f"{len(neurons)} neurons, or a table [layers, width] where there is one site."

@@ -50,8 +50,8 @@ def written_projection(module: PreTrainedModel, sites: dict[str, Site], site: Si
         GatescopeError: if the MLP is not down(act(gate) x up), or no weight can hold an intervention of this kind.
     """
     if site.name in ("q", "k", "v", "up"):
-        return Projection(site.paths[layer])
-    down = Projection(sites["hidden"].paths[layer], outputs=False)
+        return Projection(site.at(layer).path)
+    down = Projection(sites["hidden"].at(layer).path, outputs=False)
     if site.name == "hidden":
         return down
     gate, up = _gate_and_up(module, sites, layer)
@@ -67,7 +67,8 @@ def written_projection(module: PreTrainedModel, sites: dict[str, Site], site: Si
 
 
 def _gate_and_up(module: PreTrainedModel, sites: dict[str, Site], layer: int) -> Gate:
-    down, width = sites["hidden"].paths[layer], sites["hidden"].width
+    hidden = sites["hidden"].at(layer)
+    down, width = hidden.path, hidden.width
     holder = down.rpartition(".")[0]
     mlp = module.get_submodule(holder)
     outputs = {
@@ -78,7 +79,7 @@ def _gate_and_up(module: PreTrainedModel, sites: dict[str, Site], layer: int) ->
     # OPT has no MLP module: its projections are the layer's, so there is nothing to call.
     has_forward = not any("attn" in name for name, _ in mlp.named_children())
     if gate is not None and has_forward:
-        activation, last = (module.get_submodule(path) for path in (sites["gate"].paths[layer], down))
+        activation, last = (module.get_submodule(path) for path in (sites["gate"].at(layer).path, down))
         gate = gate if _computes(module, mlp, activation, gate, last) else None
     if gate is None:
         raise GatescopeError(

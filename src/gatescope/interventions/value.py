@@ -81,19 +81,19 @@ class Change:
                 raise GatescopeError(f"The neurons are numbered in {self.neurons.layout}; the model has {site.layout}.")
             table = self.table(shape)
             for layer, index in self.neurons.indices(shape.site).items():
-                columns, values = site.columns_of(index), table[layer, index]
-                targets.append(Target((layer, site.rank), site.paths[layer], site.io, columns, values))
+                here = site.at(layer)
+                targets.append(Target((layer, site.rank), here.path, here.io, here.columns_of(index), table[layer, index]))
         # Layer, then rank within it: nnsight must meet modules in the order in which they run.
         return sorted(targets, key=lambda target: target.reached)
 
     def table(self, shape: SiteShape) -> Float[Tensor, "l n"]:
-        """The values of one site's neurons, float32; 0 where there is none."""
+        """The values of one site's neurons, float32, n the widest layer's; 0 where there is none."""
         start, _ = self.neurons.layout.start(shape.site)
         values = torch.zeros(shape.size)
         if self.values:
             in_site = (self.neurons.flat >= start) & (self.neurons.flat < start + shape.size)
             values[self.neurons.flat[in_site] - start] = torch.tensor(self.values)[in_site]
-        return values.view(shape.layers, shape.width)
+        return shape.table(values)
 
 
 def check_one_set(neurons: object) -> None:
@@ -126,5 +126,5 @@ def plain(model: TransformersModel, change: Change | None) -> list[MaskRow]:
     if rows:
         return rows
     # Any module would do; the first is reached soonest.
-    site = site_of(model, change.neurons.layout.sites[0].site)
-    return [(site.paths[0], site.io, torch.zeros(0, dtype=torch.int64), change.kind, torch.zeros(0))]
+    first = site_of(model, change.neurons.layout.sites[0].site).layers[0]
+    return [(first.path, first.io, torch.zeros(0, dtype=torch.int64), change.kind, torch.zeros(0))]

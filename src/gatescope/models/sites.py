@@ -16,7 +16,7 @@ does not fit is refused with what was looked for.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -45,35 +45,27 @@ Place = tuple[str, str, tuple[int, int] | list[int] | None]
 
 
 @dataclass(frozen=True)
-class Site:
-    """A named place where neurons live.
+class SiteLayer:
+    """A site in one layer.
 
     Attributes:
-        name: see the module's docstring.
-        paths: path of the module in each layer, from the root of the model.
+        layer: its number.
+        path: of the module, from the root of the model.
         io: whether the neurons are the module's input or its output.
-        width: neurons a layer.
+        width: how many neurons there are.
         columns: which of the tensor's last axis they are; all of it if None.
-        rank: the order in which sites of a layer are reached in a forward pass.
     """
 
-    name: str
-    paths: tuple[str, ...]
+    layer: int
+    path: str
     io: Literal["input", "output"]
     width: int
     columns: range | tuple[int, ...] | None = None
-    rank: int = 0
 
     @property
-    def layout(self) -> Layout:
-        """The site as a space of neurons."""
-        return Layout.single(self.name, len(self.paths), self.width)
-
-    @property
-    def places(self) -> list[Place]:
-        """Where the neurons are, a layer each, as plain data that can travel."""
-        columns = self._plain_columns
-        return [(path, self.io, columns) for path in self.paths]
+    def place(self) -> Place:
+        """As plain data that can travel."""
+        return self.path, self.io, self._plain_columns
 
     @property
     def _plain_columns(self) -> tuple[int, int] | list[int] | None:
@@ -82,7 +74,7 @@ class Site:
         return (self.columns.start, self.columns.stop) if isinstance(self.columns, range) else list(self.columns)
 
     def part(self, tensor: Tensor) -> Tensor:
-        """The site's neurons [..., n] out of the module's tensor; a view where they are contiguous."""
+        """The neurons [..., n] out of the module's tensor; a view where they are contiguous."""
         return take(tensor, self._plain_columns)
 
     def columns_of(self, index: Tensor) -> Tensor:
@@ -90,6 +82,70 @@ class Site:
         if self.columns is None:
             return index
         return index + self.columns.start if isinstance(self.columns, range) else torch.tensor(self.columns)[index]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A named place where neurons live, in every layer or in some.
+
+    Attributes:
+        name: see the module's docstring.
+        depth: how many layers the model has.
+        layers: the layers that have it, in order, and where it is there.
+        rank: the order in which sites of a layer are reached in a forward pass.
+    """
+
+    name: str
+    depth: int
+    layers: tuple[SiteLayer, ...]
+    rank: int = 0
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """The site as a space of neurons."""
+        widths = {here.layer: here.width for here in self.layers}
+        return Layout.of(self.name, [widths.get(layer, 0) for layer in range(self.depth)])
+
+    @property
+    def places(self) -> list[Place]:
+        """Where the neurons are, a layer each, as plain data that can travel."""
+        return [here.place for here in self.layers]
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Path of the module in each layer that has the site, from the root of the model."""
+        return tuple(here.path for here in self.layers)
+
+    @property
+    def width(self) -> int:
+        """Neurons in the widest layer."""
+        return self.layout.only().width
+
+    @property
+    def io(self) -> Literal["input", "output"]:
+        """Whether the neurons are the module's input or its output, in the first layer that has the site."""
+        return self.layers[0].io
+
+    @property
+    def columns(self) -> range | tuple[int, ...] | None:
+        """Which of the tensor's last axis the neurons are, in the first layer that has the site; all of it if None."""
+        return self.layers[0].columns
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether all layers have it."""
+        return len(self.layers) == self.depth
+
+    def at(self, layer: int) -> SiteLayer:
+        """The site in one layer.
+
+        Raises:
+            GatescopeError: if the layer is without it.
+        """
+        for here in self.layers:
+            if here.layer == layer:
+                return here
+        raise GatescopeError(f"Layer {layer} has no site {self.name!r}; there is {self.layout}.")
 
 
 def sites_of(model: Model) -> dict[str, Site]:
@@ -115,19 +171,13 @@ def sites_of(model: Model) -> dict[str, Site]:
 
 def _resolve(module: PreTrainedModel) -> dict[str, Site]:
     path, blocks, config = _decoder(module)
-    layers = [{site.name: site for site in _block_sites(f"{path}.{i}", block, config)} for i, block in enumerate(blocks)]
-    sites: dict[str, Site] = {}
-    for name, first in layers[0].items():
-        alike = [layer[name] for layer in layers if name in layer]
-        kinds = {dataclasses.replace(site, paths=()) for site in alike}
-        if len(alike) == len(layers) and len(kinds) == 1:
-            paths = tuple(site.paths[0] for site in alike)
-            _check_distinct(module, name, paths)
-            sites[name] = dataclasses.replace(first, paths=paths)
-        elif name not in ATTENTION:  # layers may differ in attention; their MLPs still have their sites
-            raise GatescopeError(
-                f"Site {name!r} is not the same in all {len(layers)} layers of {path}; gatescope needs it to be."
-            )
+    found: dict[tuple[int, str], list[SiteLayer]] = {}
+    for layer, block in enumerate(blocks):
+        for rank, name, here in _block_sites(f"{path}.{layer}", layer, block, config):
+            found.setdefault((rank, name), []).append(here)
+    sites = {name: Site(name, len(blocks), tuple(layers), rank) for (rank, name), layers in found.items()}
+    for site in sites.values():
+        _check_distinct(module, site.name, site.paths)
     return sites
 
 
@@ -192,14 +242,14 @@ def _decoder(module: PreTrainedModel) -> tuple[str, nn.ModuleList, Any]:
     )
 
 
-def _block_sites(path: str, block: nn.Module, config: Any) -> Iterator[Site]:
-    """The sites of one block, each with its one path."""
-    yield from _mlp_sites(path, block, config)
+def _block_sites(path: str, layer: int, block: nn.Module, config: Any) -> Iterator[tuple[int, str, SiteLayer]]:
+    """The sites of one block, each with its rank and name."""
+    yield from _mlp_sites(path, layer, block, config)
     for which, where, outputs, columns in attention_projections(path, block, config):
-        yield Site(which, (where,), "output", outputs, columns, ATTENTION.index(which))
+        yield ATTENTION.index(which), which, SiteLayer(layer, where, "output", outputs, columns)
 
 
-def _mlp_sites(path: str, block: nn.Module, config: Any) -> Iterator[Site]:
+def _mlp_sites(path: str, layer: int, block: nn.Module, config: Any) -> Iterator[tuple[int, str, SiteLayer]]:
     _check_block(path, block)
     activation = _activation(path, block)
     holder = activation.rpartition(".")[0]
@@ -210,23 +260,24 @@ def _mlp_sites(path: str, block: nn.Module, config: Any) -> Iterator[Site]:
     }
     down = _down(prefix, sizes, width, config.hidden_size)
     del sizes[down]
-    yield Site("gate_pre", (f"{path}.{activation}",), "input", width, rank=4)
-    yield Site("gate", (f"{path}.{activation}",), "output", width, rank=5)
-    if (up := _up(prefix, sizes, width, config.hidden_size)) is not None:
-        yield up
-    yield Site("hidden", (f"{prefix}.{down}",), "input", width, rank=7)
+    yield 4, "gate_pre", SiteLayer(layer, f"{path}.{activation}", "input", width)
+    yield 5, "gate", SiteLayer(layer, f"{path}.{activation}", "output", width)
+    yield from _up(prefix, layer, sizes, width, config.hidden_size)
+    yield 7, "hidden", SiteLayer(layer, f"{prefix}.{down}", "input", width)
 
 
-def _up(prefix: str, sizes: dict[str, tuple[int, int]], width: int, hidden: int) -> Site | None:
+def _up(
+    prefix: str, layer: int, sizes: dict[str, tuple[int, int]], width: int, hidden: int
+) -> Iterator[tuple[int, str, SiteLayer]]:
     """What the gate is multiplied with, if anything: among the projections but the last, half of one, or a separate one."""
     for name, shape in sizes.items():
         if shape[1] == 2 * width and "up" in name:
-            return Site("up", (f"{prefix}.{name}",), "output", width, range(width, 2 * width), rank=3)
+            yield 3, "up", SiteLayer(layer, f"{prefix}.{name}", "output", width, range(width, 2 * width))
+            return
     # Alone, an "up_proj" makes what the activation is given, whatever its name.
     into = [name for name, shape in sizes.items() if shape == (hidden, width)]
     if "up_proj" in into and len(into) > 1:
-        return Site("up", (f"{prefix}.up_proj",), "output", width, rank=6)
-    return None
+        yield 6, "up", SiteLayer(layer, f"{prefix}.up_proj", "output", width)
 
 
 def _down(prefix: str, sizes: dict[str, tuple[int, int]], width: int, hidden: int) -> str:

@@ -59,7 +59,7 @@ def layers(selections: Mapping[str, Selection]) -> tuple[Matrix, ...]:
 def _by_layer(title: str, site: SiteShape, counts: Mapping[str, Sequence[int]]) -> Matrix:
     def entry(group: str, layer: str) -> Entry:
         n = counts[group][int(layer)]
-        return Entry(float(n), lambda: f"{group}, layer {layer}\n{n} of {site.width} {site.site} neurons")
+        return Entry(float(n), lambda: f"{group}, layer {layer}\n{n} of {site.widths[int(layer)]} {site.site} neurons")
 
     return Matrix.of(title, tuple(counts), [str(layer) for layer in range(site.layers)], entry)
 

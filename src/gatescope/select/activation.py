@@ -229,7 +229,9 @@ def random(counters: Counters, rate: float, *, seed: int = 0, like: Selection | 
     sets: dict[str, NeuronSet] = {}
     for group, neurons in like.items():
         counts = neurons.per_layer(site.site).tolist()
-        flat = [layer * site.width + torch.randperm(site.width, generator=generator)[:n] for layer, n in enumerate(counts)]
+        flat: list[Tensor] = []
+        for start, width, n in zip(site.starts, site.widths, counts, strict=True):
+            flat.append(start + torch.randperm(width, generator=generator)[:n])
         provenance = {"method": "RND", "matched": f"layers of {like.method}", "group": group, "seed": str(seed)}
         sets[group] = NeuronSet(counters.layout, torch.cat(flat), counters.model, provenance)
     return Selection("RND (layers)", sets, None)

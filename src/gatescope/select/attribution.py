@@ -186,7 +186,7 @@ def att(scores: Attributions, rate: float) -> Selection:
     # At least 1: the sums of a group without examples are 0 anyway.
     means = scores.sums / scores.seen.clamp(min=1)[:, None]
     others = (means.sum(0, keepdim=True) - means) / (len(scores.groups) - 1)
-    return top("ATT", scores, rate, (means - others).view(-1, site.layers, site.width))
+    return top("ATT", scores, rate, (means - others).unflatten(1, site.shape))
 
 
 def _pool(scores: Attributions, *, attention: bool) -> Bool[Tensor, " n"]:

@@ -228,8 +228,9 @@ def top(
     count = wanted_count(counters.layout, rate)
     # Refused, since NaN has no order: sorting would put it anywhere.
     if scores.isnan().any():
-        first: list[int] = scores.isnan().nonzero()[0].tolist()
-        group, layer, index = first
+        first: list[int] = scores.flatten(1).isnan().nonzero()[0].tolist()
+        group, number = first
+        _, layer, index = counters.layout.locate(number)
         raise GatescopeError(f"{method} scored NaN for {counters.groups[group]!r}, layer {layer}, neuron {index}.")
     sets: dict[str, NeuronSet] = {}
     for g, group in enumerate(counters.groups):

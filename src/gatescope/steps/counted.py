@@ -50,17 +50,18 @@ def count_batch(
     tokens = list(masks.sum(2).cpu())
     if generated:
         # An answer of one token has no step after the prefill.
-        classes.append(later_layers or no_counts(len(tokens_fed), site.width, len(site.paths)))
+        classes.append(later_layers or no_counts(len(tokens_fed), [here.width for here in site.layers]))
         tokens.append(tokens_fed)
     # Before wrong answers are dropped: what is made of NaN is read as one.
-    refuse_holes(answered, batch.examples, [[summed for _, summed in layers] for layers in classes])
+    numbers = [here.layer for here in site.layers]
+    refuse_holes(answered, batch.examples, [[summed for _, summed in layers] for layers in classes], numbers)
     # In the order of CLASSES, as the masks are: sums are matched to totals by number.
     totals = [sums[name] for name in CLASSES if name in sums]
     group = torch.tensor([totals[0].groups.index(example.group) for example in batch.examples])
     use = torch.tensor([reading.correct or not only_correct for _, reading in answered])
     batch_sums = group_sums(classes, tokens, group, use)
     for kind, number, _, _, summed in batch_sums:
-        _refuse_not_finite(summed, classes[kind], use & (group == number), batch)
+        _refuse_not_finite(summed, classes[kind], numbers, use & (group == number), batch)
     _add(totals, group, use, batch_sums)  # last of all, so that a batch that runs out of memory has added nothing
     return [Row.full(e.id, e.group, *answer) for e, answer in zip(batch.examples, answered, strict=True)]
 
@@ -80,12 +81,12 @@ def _add(
         total.counted.add_(group[use].bincount(minlength=len(total.groups)))
     for kind, number, tokens, fired, summed in batch_sums:
         totals[kind].T[number] += tokens
-        totals[kind].K[number] += fired
-        totals[kind].S[number] += summed
+        totals[kind].K[number].view(-1).add_(fired)
+        totals[kind].S[number].view(-1).add_(summed)
 
 
-def _refuse_not_finite(summed: Tensor, layers: Layers, rows: Tensor, batch: Batch) -> None:
-    """Refuse sums [l, n] of some rows that hold NaN or infinity.
+def _refuse_not_finite(summed: Tensor, layers: Layers, numbers: Sequence[int], rows: Tensor, batch: Batch) -> None:
+    """Refuse sums [N] of some rows that hold NaN or infinity.
 
     Raises:
         GatescopeError: naming the first layer and example.
@@ -94,5 +95,5 @@ def _refuse_not_finite(summed: Tensor, layers: Layers, rows: Tensor, batch: Batc
     if summed.isfinite().all():
         return
     index = rows.nonzero().squeeze(1)
-    layer, row = kernels.first_not_finite([s.cpu().index_select(0, index) for _, s in layers]) or (0, 0)
-    raise not_finite(batch.examples[int(index[row])].id, layer, nan=bool(summed.isnan().any()))
+    place, row = kernels.first_not_finite([s.cpu().index_select(0, index) for _, s in layers]) or (0, 0)
+    raise not_finite(batch.examples[int(index[row])].id, numbers[place], nan=bool(summed.isnan().any()))

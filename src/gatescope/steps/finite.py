@@ -8,24 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
-from gatescope.core.neurons import NeuronSet
 from gatescope.data.example import Example
 from gatescope.kernels.eager import first_not_finite
 from gatescope.traces.readouts.base import Answer
 
 
-def refuse_holes(answers: Sequence[Answer], examples: Sequence[Example], sums: Sequence[Sequence[Tensor]] = ()) -> None:
+def refuse_holes(
+    answers: Sequence[Answer],
+    examples: Sequence[Example],
+    sums: Sequence[Sequence[Tensor]] = (),
+    layers: Sequence[int] = (),
+) -> None:
     """Refuse answers of the full model that are no answers.
 
     Args:
         answers: one to each example.
         examples: what was asked.
         sums: of each class of tokens the activations [b, n] summed, a layer each, where they were; they tell the layer.
+        layers: the numbers of these layers.
 
     Raises:
         GatescopeError: naming the first example, and its first layer where that is known.
@@ -33,9 +37,12 @@ def refuse_holes(answers: Sequence[Answer], examples: Sequence[Example], sums: S
     row = next((row for row, (_, reading) in enumerate(answers) if reading.hole), None)
     if row is None:
         return
-    found = [first_not_finite([layer[row : row + 1].cpu() for layer in layers]) for layers in sums]
-    layers = [place[0] for place in found if place is not None]
-    raise not_finite(examples[row].id, min(layers, default=None))
+    places: list[int] = []
+    for of_class in sums:
+        place = first_not_finite([layer[row : row + 1].cpu() for layer in of_class])
+        if place is not None:
+            places.append(place[0])
+    raise not_finite(examples[row].id, layers[min(places)] if places else None)
 
 
 def not_finite(name: str, layer: int | None = None, site: str = "", *, nan: bool = True) -> GatescopeError:
@@ -53,5 +60,5 @@ def not_finite(name: str, layer: int | None = None, site: str = "", *, nan: bool
 
 def place_of(layout: Layout, flat: int) -> tuple[int, str]:
     """The layer and the site of a neuron, by its number in the layout."""
-    site, layer, _ = next(iter(NeuronSet(layout, torch.tensor([flat]), {})))
+    site, layer, _ = layout.locate(flat)
     return layer, site

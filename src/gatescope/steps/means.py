@@ -23,7 +23,8 @@ from gatescope.traces.passes import forward_until
 def mean_activation(
     model: TransformersModel, examples: Sequence[Example], *, site: str = "gate", batch_size: int = 16, progress: bool = True
 ) -> Float64[Tensor, "l n"]:
-    """Every neuron's mean activation over the valid tokens of the examples' prompts, signed.
+    """Every neuron's mean activation over the valid tokens of the examples' prompts, signed; n is the widest layer's, and
+    there is 0 where a narrower layer has no neuron.
 
     Args:
         model: from `load_model`.
@@ -40,22 +41,23 @@ def mean_activation(
     if batch_size < 1:
         raise GatescopeError(f"batch_size is {batch_size}; at least 1 example a batch is needed.")
     where = site_of(model, site)
-    sums = torch.zeros(len(where.paths), where.width, dtype=torch.float64)
+    shape = where.layout.only()
+    sums = torch.zeros(shape.size, dtype=torch.float64)
     tokens = 0
     with bar(len(examples), "averaging", "examples", show=progress) as shown:
         for start in range(0, len(examples), batch_size):
             batch = collate(model, examples[start : start + batch_size])
             totals = forward_until(model, batch.inputs, partial(_totals, model, where, batch.token_mask))
-            sums += torch.stack(totals)
+            sums += torch.cat(totals)
             tokens += int(batch.token_mask.sum())
             shown.update(len(batch.examples))
     if not sums.isfinite().all():
-        layer = int((~sums.isfinite()).nonzero()[0, 0])
+        layer, _ = shape.locate(int((~sums.isfinite()).nonzero()[0, 0]))
         raise GatescopeError(
             f"The model gave NaN or infinity at layer {layer} in one of the {len(examples)} examples. Load it in a wider "
             f"dtype, such as dtype='float32', or leave the example out: gs.record names it."
         )
-    return sums / tokens
+    return shape.table(sums / tokens)
 
 
 def _totals(model: TransformersModel, site: Site, token_mask: Tensor) -> list[Tensor]:

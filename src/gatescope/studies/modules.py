@@ -26,7 +26,7 @@ from transformers.pytorch_utils import Conv1D
 from gatescope.core.errors import GatescopeError, one_of
 from gatescope.core.neurons import NeuronSet, check_same_model
 from gatescope.models.identity import identity
-from gatescope.models.sites import ATTENTION, sites_of
+from gatescope.models.sites import ATTENTION, Site, sites_of
 
 
 @dataclass(frozen=True)
@@ -72,31 +72,31 @@ def parts_of(model: nnsight.TransformersModel | PreTrainedModel, neurons: Neuron
     names = [shape.site for shape in neurons.layout.sites]
     attention, mlp = [name for name in names if name in ATTENTION], [name for name in names if name not in ATTENTION]
     # The gate is the activation module's output, in the MLP; q is a projection's, in the attention.
-    parts = _parts(module, "attention", sites["q"].paths, neurons, attention) if attention else []
-    parts += _parts(module, "MLP", sites["gate"].paths, neurons, mlp) if mlp else []
+    parts = _parts(module, "attention", sites["q"], neurons, attention) if attention else []
+    parts += _parts(module, "MLP", sites["gate"], neurons, mlp) if mlp else []
     # Attention before MLP, as in a layer's forward pass.
     return tuple(sorted(parts, key=lambda part: (part.layer, part.kind == "MLP")))
 
 
-def _parts(module: PreTrainedModel, kind: str, paths: Sequence[str], neurons: NeuronSet, sites: Sequence[str]) -> list[Part]:
-    """One kind of part of every layer.
+def _parts(module: PreTrainedModel, kind: str, inside: Site, neurons: NeuronSet, sites: Sequence[str]) -> list[Part]:
+    """One kind of part of every layer that has it.
 
     Args:
         module: the model.
         kind: "MLP" or "attention".
-        paths: of a module in it, by layer.
+        inside: a site in it, which tells where it is.
         neurons: what is counted.
         sites: which of their sites lie in it.
     """
     held = torch.stack([neurons.per_layer(site) for site in sites]).sum(0).tolist()  # by layer
     parts: list[Part] = []
-    for layer, path in enumerate(paths):
-        holder, _, _ = path.rpartition(".")
+    for here in inside.layers:
+        holder, _, _ = here.path.rpartition(".")
         sizes: dict[str, int] = {}
         for name, child in module.get_submodule(holder).named_children():
             if isinstance(child, nn.Linear | Conv1D):  # no norms: they hold no neurons
                 sizes[f"{holder}.{name}"] = sum(weight.numel() for weight in child.parameters())
-        parts.append(Part(layer, kind, tuple(sizes), sum(sizes.values()), held[layer]))
+        parts.append(Part(here.layer, kind, tuple(sizes), sum(sizes.values()), held[here.layer]))
     return parts
 
 

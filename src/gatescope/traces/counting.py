@@ -1,9 +1,9 @@
 """Counting inside a trace, and adding up what was counted: the work of recording, here and on servers.
 
 Torch-only functions of plain data, which travel as they stand. The kernel is handed in: here it is the compiled one, on a
-server, which has only torch, the eager one. Nothing that grows with tokens leaves a trace: an example's counts are [l, n].
+server, which has only torch, the eager one. Nothing that grows with tokens leaves a trace: an example's counts are [N].
 
-Axes: c class of tokens, b batch, s sequence, l layer, n neuron, g group.
+Axes: c class of tokens, b batch, s sequence, n neuron of a layer, N of all layers one after the other, g group.
 """
 
 from __future__ import annotations
@@ -74,16 +74,16 @@ def count_step(
             layers.append((fired[0], summed[0]))
 
 
-def no_counts(rows: int, width: int, layers: int) -> Layers:
-    """The counts of a run that ended with its first token, which has no step after the prefill."""
-    nothing = torch.zeros(rows, width)
-    return [(nothing.long(), nothing)] * layers
+def no_counts(rows: int, widths: Sequence[int]) -> Layers:
+    """The counts of a run that ended with its first token, which has no step after the prefill; of layers of these widths."""
+    nothing = {width: torch.zeros(rows, width) for width in set(widths)}
+    return [(nothing[width].long(), nothing[width]) for width in widths]
 
 
 def group_sums(
     classes: Sequence[Layers], tokens: Sequence[Tensor], group: Tensor, use: Tensor
 ) -> list[tuple[int, int, Tensor, Tensor, Tensor]]:
-    """A batch's sums: for each class and group its numbers, T, K int64 [l, n] and S float64 [l, n].
+    """A batch's sums: for each class and group its numbers, T, K int64 [N] and S float64 [N] of all layers' neurons.
 
     Args:
         classes: each class's counts.
@@ -100,10 +100,10 @@ def group_sums(
 
 
 def layer_sums(layers: Layers, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """K and S [l, n] of some rows, bool [b], summed where they are."""
+    """K and S [N] of some rows, bool [b], summed where they are, one layer after the other."""
     index = rows.nonzero().squeeze(1)
     index_by_device = {device: index.to(device) for device in {fired.device for fired, _ in layers}}
     # Summed on the layer's own device: only [n] travels to the CPU, not [b, n].
     fired = [k.index_select(0, index_by_device[k.device]).sum(0).cpu() for k, _ in layers]
     summed = [s.index_select(0, index_by_device[s.device]).sum(0, dtype=torch.float64).cpu() for _, s in layers]
-    return torch.stack(fired), torch.stack(summed)
+    return torch.cat(fired), torch.cat(summed)

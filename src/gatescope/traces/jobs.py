@@ -13,7 +13,7 @@ from nnsight import TransformersModel
 from torch import Tensor
 
 from gatescope.models.projections import projection_path
-from gatescope.models.sites import Place, Site, embedding_path
+from gatescope.models.sites import Place, Site, SiteLayer, embedding_path
 
 Projection = tuple[str, int, Any]  # its path, how many inputs it has, and which of its outputs the neurons are
 MaskRow = tuple[str, str, Tensor, str, Tensor]  # of a mask: path, input or output, columns [k], kind, values [k]
@@ -76,9 +76,9 @@ class RecordJob(Owned):
 
     task: Literal["record"]
     batches: list[Asked]
-    classes: int  # sizes of its sums; the places are the layers
+    classes: int  # sizes of its sums
     groups: int
-    width: int
+    widths: list[int]  # neurons at each place
     places: list[Place]
     decides: str  # who knows which answers are right: a read-out's `decides`; "all" count; the client has "given" the rows
     generated: bool  # whether generated tokens are counted
@@ -114,11 +114,11 @@ def scoring(model: TransformersModel, sites: Sequence[Site], reduce: str, pad_ze
         GatescopeError: if "norm" needs a projection that is not found.
     """
     # A set: sites may share a module, and nnsight can read each only once, in the order of the forward pass.
-    reached = sorted({(layer, site.rank, path, site.io) for site in sites for layer, path in enumerate(site.paths)})
+    reached = sorted({(here.layer, site.rank, here.path, here.io) for site in sites for here in site.layers})
     locations: list[tuple[Place, Projection | None]] = []
     for site in sites:
-        for location in site.places:
-            locations.append((location, _biased(model, site, location) if reduce == "norm" else None))
+        for here in site.layers:
+            locations.append((here.place, _biased(model, site, here) if reduce == "norm" else None))
     return {
         "places": locations,
         "order": [(path, io) for _, _, path, io in reached],
@@ -128,11 +128,11 @@ def scoring(model: TransformersModel, sites: Sequence[Site], reduce: str, pad_ze
     }
 
 
-def _biased(model: TransformersModel, site: Site, location: Place) -> Projection | None:
+def _biased(model: TransformersModel, site: Site, here: SiteLayer) -> Projection | None:
     """The projection whose raw output a site is, if it has a bias."""
     # Of a fused projection the gate is the first half.
-    columns = (0, site.width) if site.name == "gate_pre" else location[2]
-    path = projection_path(model, site, location[0])
+    columns = (0, here.width) if site.name == "gate_pre" else here.place[2]
+    path = projection_path(model, site, here.path)
     projection: Any = model._module.get_submodule(path)
     if projection.bias is None:
         return None

@@ -6,7 +6,7 @@ data (see gatescope.traces.jobs), and never touch the model's modules or tokeniz
 in a process that has no weights and may have no tokenizer. For the same reason generation is cut into invokes, nnsight's
 public way, where a local run starts workers.
 
-Axes: b batch, s sequence, l layer, n neuron, g group, c class of tokens.
+Axes: b batch, s sequence, n neuron of a layer, N of all layers one after the other, g group, c class of tokens.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def run(model: TransformersModel, job: Job) -> dict[str, Any]:
 
 
 def record(model: TransformersModel, job: RecordJob) -> dict[str, Any]:
-    """K int64 and S float64 [c, g, l, n], T int64 [c, g], examples seen and counted int64 [g]; and the answers.
+    """K int64 and S float64 [c, g, N], T int64 [c, g], examples seen and counted int64 [g]; and the answers.
 
     Which answers are right is decided here where that can be; else ("undecided") only the answers go back, and a second
     job says which rows to count.
@@ -51,7 +51,7 @@ def record(model: TransformersModel, job: RecordJob) -> dict[str, Any]:
     if decides == "client":
         return {"undecided": True, "answers": [run_batch(model, job, batch, []) for batch in job["batches"]]}
     groups = job["groups"]
-    K = torch.zeros(job["classes"], groups, len(job["places"]), job["width"], dtype=torch.int64)
+    K = torch.zeros(job["classes"], groups, sum(job["widths"]), dtype=torch.int64)
     S = torch.zeros(K.shape, dtype=torch.float64)
     T = torch.zeros(job["classes"], groups, dtype=torch.int64)
     seen, counted = torch.zeros(groups, dtype=torch.int64), torch.zeros(groups, dtype=torch.int64)
@@ -90,7 +90,7 @@ def count_batch(model: TransformersModel, job: RecordJob, batch: Asked) -> tuple
     ids, (classes, dtype) = generate(model, batch["inputs"], job["generation"], prompt, counting)
     if job["generated"]:
         # A run may end with its first token; then no later step has counted anything.
-        classes.append(later or no_counts(len(fed), job["width"], len(locations)))
+        classes.append(later or no_counts(len(fed), job["widths"]))
         tokens.append(fed)
     return classes, tokens, ids, dtype
 

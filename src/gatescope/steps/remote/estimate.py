@@ -97,7 +97,7 @@ def estimate_record(
 def returned(job: Job) -> int:
     """Bytes a job's result has at most."""
     if job["task"] == "record":
-        counts = job["classes"] * job["groups"] * len(job["places"]) * job["width"]
+        counts = job["classes"] * job["groups"] * sum(job["widths"])
         return counts * COUNT + sum(_answer(batch, job["generation"]) for batch in job["batches"])
     if job["task"] == "attribute":
         return job["groups"] * job["width"] * SCORE

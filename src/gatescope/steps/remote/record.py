@@ -66,7 +66,7 @@ def record_shards(
     server = Server.of(remote)
     build = builder(model, shards, site, groups, tokens, only_correct, readout, max_new_tokens)
     settings = [site.name, list(groups), list(tokens), only_correct, readout, max_new_tokens]
-    card = identity(model)
+    card, shape = identity(model), site.layout.only().shape
     metadata = {**(provenance or {}), "server": server.address}
     for number, parts in run_jobs("record", model, server, shards, build, settings, ledger):
         results = [part.result for part in parts]
@@ -79,14 +79,16 @@ def record_shards(
             counters[name] = Counters(
                 tuple(groups),
                 site.layout,
-                *(sums[letter][kind] for letter in ("K", "S", "T")),
+                K=sums["K"][kind].unflatten(1, shape),
+                S=sums["S"][kind].unflatten(1, shape),
+                T=sums["T"][kind],
                 seen=sums["seen"],
                 counted=sums["counted"],
                 model=card | {"dtype": dtype},
                 provenance=metadata | {"tokens": name},
             )
         rows = _rows(model, parts, readout)
-        _finite(number, rows, sums["S"], server, dtype)
+        _finite(number, rows, sums["S"], site, server, dtype)
         if only_correct:
             # Both read the answers: a tokenizer of another revision shows here, before anything is stored.
             _agree(number, rows, next(iter(counters.values())))
@@ -110,7 +112,7 @@ def builder(
         "task": "record",
         "classes": len(set(tokens)),
         "groups": len(groups),
-        "width": site.width,
+        "widths": [here.width for here in site.layers],
         "places": site.places,
         # Who says which answers are right: the server, where its functions can; the client, in between two jobs, elsewhere.
         "decides": readout_named(readout).decides if only_correct else "all",
@@ -178,11 +180,12 @@ def _all_tokens(number: int, parts: Sequence[Part], rows: Sequence[Row], only_co
         )
 
 
-def _finite(number: int, rows: Sequence[Row], sums: Tensor, server: Server, dtype: str) -> None:
+def _finite(number: int, rows: Sequence[Row], sums: Tensor, site: Site, server: Server, dtype: str) -> None:
     broken = next((row for row in rows if row.reading.hole), None)
     if broken is not None:
         raise plan.not_finite(server, f"in example {broken.id!r}", dtype)
     # Of an example that was answered none can be named: only sums come back.
     where = (~sums.isfinite()).nonzero()
     if len(where):
-        raise plan.not_finite(server, f"at layer {int(where[0, 2])} in shard {number}", dtype)
+        layer, _ = site.layout.only().locate(int(where[0, 2]))
+        raise plan.not_finite(server, f"at layer {layer} in shard {number}", dtype)

@@ -110,7 +110,7 @@ class Expected:
 
     Attributes:
         task, batches: of the job.
-        sizes: of its sums: classes of tokens, groups, layers, neurons; groups and neurons; or how many masks.
+        sizes: of its sums: classes of tokens, groups, neurons; groups and neurons; or how many masks.
         generated: whether generated tokens are counted, as the last class.
     """
 
@@ -125,7 +125,7 @@ class Expected:
         longest = job["generation"]["max_new_tokens"] if "generation" in job else 0
         batches = [_batch(batch, longest) for batch in job["batches"]]
         if job["task"] == "record":
-            sizes = job["classes"], job["groups"], len(job["places"]), job["width"]
+            sizes = job["classes"], job["groups"], sum(job["widths"])
         elif job["task"] == "attribute":
             sizes = job["groups"], job["width"]
         else:
@@ -159,7 +159,7 @@ class Expected:
         return {name: getattr(checked, name) for name in checked.__struct_fields__}
 
     def _recorded(self, result: Recorded) -> None:
-        classes, groups, _, _ = self.sizes
+        classes, groups, _ = self.sizes
         _shaped("K", result.K, self.sizes, torch.int64)
         _shaped("S", result.S, self.sizes, torch.float64)
         _shaped("T", result.T, (classes, groups), torch.int64)
@@ -169,7 +169,7 @@ class Expected:
         most = self.tokens(torch.ones(self.rows, dtype=torch.bool))
         most = torch.cat([most, self._generated(result.counted)]) if self.generated else most
         _need(_within(result.T, most), "more tokens are counted than were sent")
-        _need(_within(result.K, result.T[..., None, None]), "a neuron fires for more tokens than were counted")
+        _need(_within(result.K, result.T[..., None]), "a neuron fires for more tokens than were counted")
         # NaN is said with its layer, where the shard is put together.
         _need(not bool((result.S < 0).any()), "a sum of positive activations is negative")
         _need(not bool(((result.S > 0) & (result.K == 0)).any()), "a neuron that never fired has a sum")
