@@ -116,12 +116,27 @@ def _processed(
             f"with pictures and those without apart."
         )
     try:
-        inputs = dict(processor(text=texts, images=images or None, **options))
+        inputs = _tensors(processor, {"text": texts, "images": images or None, **options})
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise GatescopeError(
             f"{type(processor).__name__} cannot encode {len(texts)} questions, {count} of them with a picture: {error}"
         ) from error
     inputs.pop("labels", None)  # PaliGemma's: for training
+    return inputs
+
+
+def _tensors(processor: Any, given: dict[str, Any]) -> dict[str, Tensor]:
+    """A processor's encoding. Pictures with unlike numbers of tiles, which Perception-LM's processor cannot stack, are laid
+    one after the other, as if they were one picture's: its model takes all tiles as one row.
+    """
+    try:
+        return dict(processor(**given))
+    except ValueError:
+        encoded = processor(**given | {"return_tensors": None})
+    inputs: dict[str, Tensor] = {}
+    for name, rows in encoded.items():
+        is_tiles = isinstance(rows[0], Tensor) and rows[0].ndim == 4  # of each picture [tiles, channels, height, width]
+        inputs[name] = torch.cat(rows)[None] if is_tiles else torch.tensor(rows)
     return inputs
 
 

@@ -8,6 +8,7 @@ other, however their towers pack them. A model that takes none is given the pixe
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,10 +19,23 @@ from transformers.utils.generic import ModelOutput
 from gatescope.traces.encoding import Batch
 
 
-def features(model: TransformersModel, batch: Batch) -> ModelOutput | None:
+@dataclass
+class Pictures(ModelOutput):
+    """Of all that an encoder gives, what the models read: the pictures' features, and those that go to deeper layers."""
+
+    pooler_output: Any = None
+    deepstack_features: list[Tensor] | None = None
+
+
+# What an encoder may give beside them, which no model reads.
+_UNREAD = {"last_hidden_state", "hidden_states", "attentions"}
+
+
+def features(model: TransformersModel, batch: Batch) -> Pictures | None:
     """What a batch's pictures become, picture by picture; None where there are none, or the model takes no features.
 
-    Also where the model is an edited copy: an edit may touch the picture encoder, which is run here outside a trace.
+    Also where the model is an edited copy: an edit may touch the picture encoder, which is run here outside a trace. And
+    where the encoder gives what others' do not, as Ovis2's does: its model may read that too.
     """
     module = model._module
     taken = "mm_encoder_outputs" in inspect.signature(module.forward).parameters
@@ -32,12 +46,13 @@ def features(model: TransformersModel, batch: Batch) -> ModelOutput | None:
     known = inspect.signature(encode).parameters
     with torch.no_grad():
         encoded = encode(**{name: tensor for name, tensor in batch.inputs.items() if name in known}, return_dict=True)
-    # Of all that the encoder gives, the models read these two.
-    read = {name: encoded.get(name) for name in ("pooler_output", "deepstack_features")}
-    return type(encoded)(**{name: tensor for name, tensor in read.items() if tensor is not None})
+    made = {name: tensor for name, tensor in encoded.items() if name not in _UNREAD}
+    if "pooler_output" not in made or made.keys() - {"pooler_output", "deepstack_features"}:
+        return None
+    return Pictures(**made)
 
 
-def repeated(batch: Batch, times: int, pictures: ModelOutput | None = None) -> Batch:
+def repeated(batch: Batch, times: int, pictures: Pictures | None = None) -> Batch:
     """The batch's rows, `times` over; with the features of its pictures, where they are known, instead of the pixels."""
     inputs = {
         name: _repeat(tensor, times) for name, tensor in batch.inputs.items() if pictures is None or name != "pixel_values"
@@ -47,12 +62,13 @@ def repeated(batch: Batch, times: int, pictures: ModelOutput | None = None) -> B
     return Batch(batch.examples * times, inputs, _repeat(batch.token_mask, times))
 
 
-def _tiled(pictures: ModelOutput, times: int) -> ModelOutput:
+def _tiled(pictures: Pictures, times: int) -> Pictures:
     """The pictures' features, `times` over; those that go to deeper layers come in a list, a layer each."""
-    tiled = {"pooler_output": _repeat(pictures["pooler_output"], times)}
-    if "deepstack_features" in pictures:
-        tiled["deepstack_features"] = [_repeat(layer, times) for layer in pictures["deepstack_features"]]
-    return type(pictures)(**tiled)
+    deeper = pictures.deepstack_features
+    return Pictures(
+        pooler_output=_repeat(pictures.pooler_output, times),
+        deepstack_features=None if deeper is None else [_repeat(layer, times) for layer in deeper],
+    )
 
 
 def _repeat(rows: Any, times: int) -> Any:

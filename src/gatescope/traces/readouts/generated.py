@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 
 import nnsight
 from nnsight import TransformersModel
+from nnsight.intervention.interleaver import Mediator
 from torch import Tensor
+from transformers import GenerationMixin
 
 from gatescope.core import answers
 from gatescope.core.answers import Reading
@@ -24,6 +26,7 @@ from gatescope.traces.holes import holes, no_number, with_holes
 from gatescope.traces.jobs import Asked
 from gatescope.traces.readouts import likert, short
 from gatescope.traces.readouts.base import NO_ANSWER, Answer, Asking, Readout
+from gatescope.traces.workers import every_step, run_alongside
 
 # Deterministic; sampling settings that a checkpoint may carry are taken back.
 GREEDY = {"do_sample": False, "num_beams": 1, "temperature": None, "top_p": None, "top_k": None}
@@ -76,13 +79,20 @@ def generation(model: TransformersModel, max_new_tokens: int) -> dict[str, Any]:
 def _generated_ids(model: TransformersModel, batch: Batch, inside: Callable[[], T], max_new_tokens: int) -> tuple[Tensor, T]:
     settings = generation(model, max_new_tokens)
     failed: list[Tensor] = []
+    # Janus's own `generate` leaves logits processors out.
+    drops_processors = type(model._module).generate is not vars(GenerationMixin)["generate"]
 
     def watch(_ids: Tensor, scores: Tensor) -> Tensor:
         failed.append(no_number(scores))
         return scores
 
+    def watch_every_step() -> None:
+        every_step(lambda: failed.append(no_number(model.output.logits[:, -1])))
+
     # Greedy decoding makes a token of NaN too, always the first of the vocabulary: only the logits tell.
     with model.generate(**batch.inputs, **settings, logits_processor=[watch]) as tracer:
+        if drops_processors:
+            run_alongside(Mediator.current("generate"), watch_every_step)
         returned = nnsight.save(inside())
         ids = nnsight.save(tracer.result)
     # transformers gives the prompt back in front of what it generated.
