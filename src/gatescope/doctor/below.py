@@ -5,7 +5,8 @@
     q, k, v   of the i-th attention that runs, each operand is made of the site's columns in layer i and of no others, and
               the two others of none of them: seen by the operands' gradients, which norms, rotation and clipping let through
 
-The i-th layer is the i-th to run. A site whose module runs twice, or out of turn, is not what it is said to be.
+A layer's attention is the first to run after its q, k or v. A site whose module runs twice, or out of turn, is not what it is
+said to be.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ _MATRIX_PRODUCTS = ("matmul", "__matmul__", "bmm", "baddbmm")
 class _Operations(TorchFunctionMode):
     """The products of one forward pass, and what each attention was given."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Iterator[int]) -> None:
         super().__init__()
         self.products: list[tuple[Tensor, Tensor, Tensor]] = []
-        self.attentions: list[tuple[Tensor, ...]] = []
+        self.attentions: list[tuple[int, tuple[Tensor, ...]]] = []  # when, and query, key and value
+        self._clock = clock
         self._scores: tuple[Tensor, Tensor] | None = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -47,7 +49,7 @@ class _Operations(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name == "scaled_dot_product_attention":
             given = {**dict(zip(("query", "key", "value"), args, strict=False)), **kwargs}
-            self.attentions.append((given["query"], given["key"], given["value"]))
+            self.attentions.append((next(self._clock), (given["query"], given["key"], given["value"])))
         elif name in _MATRIX_PRODUCTS:
             # baddbmm is given what it adds to before the two that it multiplies.
             *_, left, right = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
@@ -69,7 +71,7 @@ class _Operations(TorchFunctionMode):
         if result.shape[-2:] == table:
             self._scores = left, right
         elif left.shape[-2:] == table and self._scores is not None:
-            self.attentions.append((*self._scores, right))
+            self.attentions.append((next(self._clock), (*self._scores, right)))
             self._scores = None
 
 
@@ -86,17 +88,16 @@ class _Run:
 def below(patient: Patient) -> Iterator[Finding]:
     """One finding for every site."""
     run = _run(patient)
-    depth = patient.module.config.get_text_config(decoder=True).num_hidden_layers
     for site in patient.sites.values():
         wrong = _out_of_turn(run, site)
         if not wrong:
-            wrong = _attention(run, site, depth) if site.name in ATTENTION else _mlp(run, site, patient.sites)
+            wrong = _attention(run, site) if site.name in ATTENTION else _mlp(run, site, patient.sites)
         yield Finding(site.name, "below", not wrong, wrong, patient.inputs)
 
 
 def _run(patient: Patient) -> _Run:
     clock = itertools.count()
-    run = _Run({}, {}, {}, _Operations())
+    run = _Run({}, {}, {}, _Operations(clock))
 
     def watch(location: Location, probed: bool) -> Change:
         def change(tensor: Tensor) -> Tensor | None:
@@ -145,11 +146,13 @@ def _out_of_turn(run: _Run, site: Site) -> str:
     return "" if order == sorted(set(order)) else "its layers do not run in the order in which they are numbered"
 
 
-def _attention(run: _Run, site: Site, depth: int) -> str:
-    if len(run.operations.attentions) != depth:
-        return f"{len(run.operations.attentions)} attentions ran in {depth} layers"
+def _attention(run: _Run, site: Site) -> str:
     for here in site.layers:
-        location, operands = (here.path, here.io), run.operations.attentions[here.layer]
+        location = here.path, here.io
+        (turn,) = run.turns[location]
+        operands = next((operands for time, operands in run.operations.attentions if time > turn), None)
+        if operands is None:
+            return f"no attention ran after {here.path}"
         site_columns = set(columns(here))
         for name, operand in zip(ATTENTION, operands, strict=True):
             problem = _wrong_columns(_source_columns(operand, run.probes[location]), site_columns, name == site.name)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from gatescope.models.sites import Site, SiteLayer
@@ -18,28 +19,65 @@ Change = Callable[[Tensor], Tensor | None]
 
 @contextlib.contextmanager
 def hooked(module: nn.Module, changes: dict[Location, Change]) -> Generator[None, None, None]:
-    """Call a function on a module's whole input or output, by hook; what it returns, if not None, replaces the tensor."""
+    """Call a function on a module's whole input or output, by hook; what it returns, if not None, replaces the tensor.
 
-    def before(change: Change) -> Callable[[nn.Module, Any], Any]:
-        def hook(_module: nn.Module, args: Any) -> Any:
-            new = change(args[0])
-            return None if new is None else (new, *args[1:])
-
-        return hook
-
-    handles: list[RemovableHandle] = []
-    for (path, io), change in changes.items():
-        submodule = module.get_submodule(path)
-        if io == "input":
-            handles.append(submodule.register_forward_pre_hook(before(change)))
-        else:
-            # change=change: a lambda made in a loop would otherwise call the last one.
-            handles.append(submodule.register_forward_hook(lambda _module, _args, output, change=change: change(output)))
-    try:
+    Where a location is a call in a module's forward ("...mlp.source.F_silu_0"), the functions of torch that run are watched.
+    """
+    with contextlib.ExitStack() as stack:
+        calls = _Calls()
+        for (path, io), change in changes.items():
+            holder, _, call = path.partition(".source.")
+            submodule = module.get_submodule(holder)
+            handles = calls.watch(submodule, call, io, change) if call else [_hook(submodule, io, change)]
+            for handle in handles:
+                stack.callback(handle.remove)
+        if calls.changes:
+            stack.enter_context(calls)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def _hook(submodule: nn.Module, io: str, change: Change) -> RemovableHandle:
+    def before(_module: nn.Module, args: Any) -> Any:
+        new = change(args[0])
+        return None if new is None else (new, *args[1:])
+
+    if io == "input":
+        return submodule.register_forward_pre_hook(before)
+    return submodule.register_forward_hook(lambda _module, _args, output: change(output))
+
+
+class _Calls(TorchFunctionMode):
+    """Calls of torch's functions in the forward of some modules: the first "F_silu" there is "F_silu_0"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.changes: dict[tuple[nn.Module, str, int], dict[str, Change]] = {}
+        self.running: list[nn.Module] = []
+        self.counts: dict[str, int] = {}
+
+    def watch(self, holder: nn.Module, call: str, io: str, change: Change) -> list[RemovableHandle]:
+        """Change what a call is given or gives; two hooks tell when the module runs."""
+        name, _, number = call.rpartition("_")
+        self.changes.setdefault((holder, name.partition("_")[2], int(number)), {})[io] = change
+        enter = holder.register_forward_pre_hook(lambda module, _args: self._enter(module))
+        leave = holder.register_forward_hook(lambda _module, _args, _output: self.running.clear())
+        return [enter, leave]
+
+    def _enter(self, module: nn.Module) -> None:
+        self.running, self.counts = [module], {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        number = self.counts.get(name, 0)
+        changes = next((self.changes.get((module, name, number)) for module in self.running), None)
+        self.counts[name] = number + 1
+        if changes is None:
+            return func(*args, **(kwargs or {}))
+        if "input" in changes and (new := changes["input"](args[0])) is not None:
+            args = (new, *args[1:])
+        result = func(*args, **(kwargs or {}))
+        new = changes["output"](result) if "output" in changes else None
+        return result if new is None else new
 
 
 def locations(site: Site) -> list[Location]:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from gatescope.core.errors import GatescopeError
-from gatescope.models.attention import size
+from gatescope.models.found import size
 from gatescope.models.sites import Site
 
 
