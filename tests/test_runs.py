@@ -252,11 +252,11 @@ def test_another_model_is_refused(questions, finished, tmp_path):
         ({"readout": "label"}, r'with readout "generate", and this is readout "label"'),
         ({"only_correct": True}, r'with only_correct "False", and this is only_correct "True"'),
         ({"tokens": "text"}, r'with tokens \["all"\], and this is tokens \["text"\]'),
-        ({"max_new_tokens": 3}, "with max_new_tokens 12, and this is max_new_tokens 3"),
+        ({"max_new_tokens": 3}, "with max_new_tokens 6, and this is max_new_tokens 3"),
     ],
 )
 def test_other_options_are_refused_with_both_sides(llama, questions, finished, change, message):
-    options = {"only_correct": False, "readout": "generate", "max_new_tokens": 12, "run": finished, "progress": False} | change
+    options = {"only_correct": False, "readout": "generate", "max_new_tokens": 6, "run": finished, "progress": False} | change
     with pytest.raises(gs.GatescopeError, match=message):
         gs.record(llama, questions, **options)
 
@@ -288,7 +288,7 @@ def test_other_versions_are_told_not_refused(llama, questions, finished):
 
 def test_a_run_keeps_the_batches_it_was_begun_with(llama, questions, finished):
     (finished / "shards" / "00002.safetensors").unlink()
-    how = {"only_correct": False, "readout": "generate", "max_new_tokens": 12, "progress": False}
+    how = {"only_correct": False, "readout": "generate", "max_new_tokens": 6, "progress": False}
     again = gs.record(llama, questions, run=finished, batch_size=8, shard_size=16, **how)
     assert len(Shards.of(gs.open_run(finished), "record")) == 15 and again.seen.sum() == 30
 
