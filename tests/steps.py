@@ -29,10 +29,10 @@ def do(step: str, model, questions, run):
     options = {"run": run, "batch_size": 2, "shard_size": 2, "progress": False}
     generated = {"readout": "generate", **options}
     if step == "record":
-        return gs.record(model, questions, only_correct=False, max_new_tokens=12, **generated)
+        return gs.record(model, questions, only_correct=False, max_new_tokens=6, **generated)
     if step == "attribute":
         return gs.attribute(model, questions, **options)
-    return gs.sweep(model, questions, masks(model), max_new_tokens=8, **generated)
+    return gs.sweep(model, questions, masks(model), max_new_tokens=4, **generated)
 
 
 def child(step: str, path, run, loaded) -> None:

@@ -284,7 +284,7 @@ examples = letter_examples(("north", "south", "east"), 4, image=False)
 study = gs.data.Study("letters", tuple(examples[::2]), tuple(examples[1::2]))
 model = gs.load_model({model!r})
 try:
-    gs.run_study(model, study, rate=0.05, out={run!r}, {more})
+    gs.run_study(model, study, rate=0.05, selectors=["CAS"], out={run!r}, {more})
 except gs.GatescopeError as error:
     print("said:", error, file=sys.stderr)
     sys.exit(2)

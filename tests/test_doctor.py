@@ -30,6 +30,13 @@ PICTURED = TEXT[1:]  # of each site; and once "rows alone"
 ALL = FAMILIES | MISLEADING
 
 
+@pytest.fixture
+def two_tokens(monkeypatch):
+    """Generation of a token and the one after it: what holds there holds at the third."""
+    monkeypatch.setattr(doctor.checks, "STEPS", 2)
+
+
+@pytest.mark.usefixtures("two_tokens")
 @pytest.mark.parametrize("name", ALL)
 def test_every_family_is_read_and_edited_as_plain_hooks_do(name, tmp_path):
     ALL[name].build(tmp_path)
@@ -45,6 +52,7 @@ def test_every_family_is_read_and_edited_as_plain_hooks_do(name, tmp_path):
     assert checks == expected and len(report.findings) == len(expected)
 
 
+@pytest.mark.usefixtures("two_tokens")
 @pytest.mark.parametrize("name", ["paligemma", "llava-onevision", "mistral3", "qwen3-vl", "chameleon"])
 def test_models_that_see_pictures_are_examined_with_them(name, tmp_path):
     """Here with one site of each kind; all of them in the families above."""
@@ -312,6 +320,7 @@ SHAPES = {
 }  # fmt: skip
 
 
+@pytest.mark.usefixtures("two_tokens")
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_large_architecture_is_checked_shrunk_without_its_weights(name, tmp_path, monkeypatch, capsys):
     (tmp_path / "config.json").write_text(json.dumps(SHAPES[name]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import sys
@@ -9,6 +10,7 @@ import sys
 import pytest
 import torch
 import yaml
+from torch.utils import collect_env
 
 import gatescope as gs
 from gatescope.interop.lm_eval import evaluate
@@ -19,6 +21,14 @@ from tiny import tiny_llama
 
 pytest.importorskip("lm_eval")
 QUIET = {"only_included": True, "bootstrap_iters": 0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def machine():
+    """lm-eval describes the machine in every result: compilers, drivers, all that pip lists. Once is enough."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(collect_env, "get_pretty_env_info", functools.cache(collect_env.get_pretty_env_info))
+        yield
 
 
 @pytest.fixture(scope="module")

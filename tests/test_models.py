@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import nnsight
 import peft
@@ -29,6 +26,7 @@ from typer.testing import CliRunner
 
 import gatescope as gs
 from gatescope.cli import app
+from processes import python
 from tiny import text_examples
 
 
@@ -256,9 +254,16 @@ def test_an_adapter_on_the_hub_is_named_as_one(tmp_path):
     (where / "refs/main").write_text("abc")
     (where / ".no_exist/abc/config.json").touch()
     (where / "snapshots/abc/adapter_config.json").write_text('{"base_model_name_or_path": "c/d", "peft_type": "LORA"}')
-    code = "import gatescope as gs\ntry:\n    gs.load_model('a/b')\nexcept gs.GatescopeError as error:\n    print(error)"
-    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    code = f"""
+import gatescope as gs
+from huggingface_hub import constants
+constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = {str(tmp_path)!r}, True
+try:
+    gs.load_model("a/b")
+except gs.GatescopeError as error:
+    print(error)
+"""
+    done = python(code)
     assert done.stdout.startswith("a/b is a PEFT adapter of 'c/d' and no model by itself"), done.stdout + done.stderr
 
 

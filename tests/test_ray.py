@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from importlib.util import find_spec
 from typing import ClassVar
 
 import pytest
@@ -24,9 +25,11 @@ from gatescope.steps.run import Run
 from gatescope.steps.shards import Shards
 from tiny import text_examples
 
-pytest.importorskip("ray", reason="Ray is not installed: pip install 'gatescope[ray]'")
 psutil = pytest.importorskip("psutil")
-pytestmark = pytest.mark.filterwarnings("ignore:.*has no chat template:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*has no chat template:UserWarning"),
+    pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install 'gatescope[ray]'"),
+]
 HOW = {"batch_size": 2, "shard_size": 4, "progress": False}
 LABELLED = [dataclasses.replace(e, labels=("A", "B", "C", "D")) for e in text_examples(each=8)]
 

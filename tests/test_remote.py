@@ -313,6 +313,12 @@ def test_apply_in_a_remote_block_is_refused_with_the_line_to_write_instead(serve
 # What can go wrong
 
 
+@pytest.fixture(scope="module")
+def one_token(here, examples):
+    """Counters of a local run that reads one token an answer."""
+    return locally(here, examples, max_new_tokens=1)["all"]
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -330,21 +336,21 @@ def test_apply_in_a_remote_block_is_refused_with_the_line_to_write_instead(serve
     ],
     ids=lambda fault: fault["kind"] + str(fault.get("code", "")),
 )
-def test_what_can_be_borne_ends_in_the_same_sums(server, here, client, examples, fault, tmp_path):
+def test_what_can_be_borne_ends_in_the_same_sums(server, client, examples, one_token, fault, tmp_path):
     server.control(faults=[fault])
     there, _ = recorded(client, examples, server, max_new_tokens=1, ledger=tmp_path / "jobs.json")
-    assert_same(there["all"], locally(here, examples, max_new_tokens=1)["all"])
+    assert_same(there["all"], one_token)
     assert not (tmp_path / "jobs.json").exists()
 
 
-def test_a_server_that_is_killed_and_started_again_is_asked_again(server, here, client, examples):
+def test_a_server_that_is_killed_and_started_again_is_asked_again(server, client, examples, one_token):
     found = record_shards(
         client, cut(examples), site_of(client, "gate"), GROUPS, max_new_tokens=1, remote=line(server, in_flight=1)
     )
     parts = dict([next(found)[:2]])
     server.restart()
     parts |= {number: counters for number, counters, _ in found}
-    assert_same(parts[0]["all"] + parts[1]["all"], locally(here, examples, max_new_tokens=1)["all"])
+    assert_same(parts[0]["all"] + parts[1]["all"], one_token)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def truths():
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
     generator, truth = torch.Generator().manual_seed(0), truths()
-    covered, runs = torch.zeros_like(truth), 500
+    covered, runs = torch.zeros_like(truth), 300
     for run in range(runs):
         found = bootstrap(*simulate(generator), GROUP, OWN, resamples=400, seed=run)
         for row, effect in enumerate((found.accuracy, found.flips)):
@@ -112,12 +112,12 @@ def test_mcnemar_by_hand():
 def test_mcnemar_rejects_a_true_null_no_more_often_than_it_says():
     generator = torch.Generator().manual_seed(0)
     before = torch.rand(60, generator=generator) < 0.6
-    after = before ^ (torch.rand(2000, 60, generator=generator) < 0.3)  # as many lost as won, given which were discordant
-    swapped = torch.rand(2000, 60, generator=generator) < 0.5
+    after = before ^ (torch.rand(1000, 60, generator=generator) < 0.3)  # as many lost as won, given which were discordant
+    swapped = torch.rand(1000, 60, generator=generator) < 0.5
     p = torch.cat([mcnemar(torch.where(s, b, before), torch.where(s, before, b)[None], torch.zeros(60).long(), 1)[0]
                    for b, s in zip(after, swapped, strict=True)])  # fmt: skip
     for level in (0.01, 0.05, 0.1, 0.2, 0.5):
-        assert (p <= level).double().mean() <= level + 3 * math.sqrt(level * (1 - level) / 2000)
+        assert (p <= level).double().mean() <= level + 3 * math.sqrt(level * (1 - level) / 1000)
     assert (p <= 0.1).double().mean() > 0.03  # conservative, not dead
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import zipfile
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gatescope.organism import shelf
+from processes import python
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,10 +54,22 @@ def test_the_organisms_in_the_wheel_are_whole(unpacked):
         shelf.check(place, kind, entry)
 
 
+# `python -m gatescope.organism`, where torch and transformers are imported already.
+LISTED = """
+import os, runpy, sys
+for name in [name for name in sys.modules if name.partition(".")[0] == "gatescope"]:
+    del sys.modules[name]
+_, unpacked, elsewhere, variable = sys.argv
+sys.path.insert(0, unpacked)
+sys.argv = ["-m"]
+os.chdir(elsewhere)
+os.environ.pop(variable, None)
+runpy.run_module("gatescope.organism", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_the_unpacked_package_finds_its_own_organisms(unpacked, tmp_path):
-    env = {name: value for name, value in os.environ.items() if name != shelf.VARIABLE} | {"PYTHONPATH": str(unpacked)}
-    command = [sys.executable, "-m", "gatescope.organism"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    done = python(LISTED, str(unpacked), str(tmp_path), shelf.VARIABLE)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["selective", "hidden", "decoys", "plain", "text"]
     assert done.stdout.count(str(unpacked)) == 5
