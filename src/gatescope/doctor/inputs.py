@@ -70,7 +70,9 @@ def random_text(model: nnsight.TransformersModel) -> Batch:
     rows, longest = len(LENGTHS), max(LENGTHS)
     ids = ordinary[torch.randint(len(ordinary), (rows, longest), generator=generator)]
     real = torch.arange(longest).expand(rows, longest) >= longest - torch.tensor(LENGTHS)[:, None]
-    return Batch((), {"input_ids": ids * real, "attention_mask": real.long()}, real)
+    # Padding is of ordinary tokens too: no token must see it, whatever it is, and some models' gradients are NaN where an
+    # embedding is all 0, as that of an untrained padding token is.
+    return Batch((), {"input_ids": ids, "attention_mask": real.long()}, real)
 
 
 def special_ids(model: nnsight.TransformersModel) -> Iterator[int]:

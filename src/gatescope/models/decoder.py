@@ -5,6 +5,7 @@ True of every decoder in transformers, and never of a vision tower.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,15 @@ def decoder_of(model: PreTrainedModel) -> Decoder:
         f"No text decoder was found in {type(model).__name__}: looked for a list of {depth} blocks (num_hidden_layers in its "
         f"config) beside the token embedding, or around it."
     )
+
+
+def is_told_positions(model: PreTrainedModel) -> bool:
+    """Whether the decoder, and not its head alone, is told at how many positions logits are wanted."""
+    known = vars(model).get("_gatescope_told")
+    if known is None:
+        parameters = inspect.signature(decoder_of(model).module.forward).parameters
+        known = vars(model)["_gatescope_told"] = "logits_to_keep" in parameters
+    return known
 
 
 def embedding_in(model: PreTrainedModel) -> str:

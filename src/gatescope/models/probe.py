@@ -180,11 +180,16 @@ class _Watch(TorchFunctionMode):
 
     def _source(self, x: Tensor, outputs: int) -> str:
         """See `Call.source`. Told at once: what a tensor was made by is not kept, for it may be large."""
-        for path, (inputs, made) in self.earlier.items():
-            there_and_back = (inputs, made.shape[-1]) == (outputs, x.shape[-1])
-            if there_and_back and not same(made, x):
-                return path if list(self._sources(x)) == [path] and self._elementwise(x, path) else ""
-        return ""
+        # Their sizes first: what a tensor is made of takes a backward pass.
+        there_and_back = {
+            path for path, (inputs, made) in self.earlier.items() if (inputs, made.shape[-1]) == (outputs, x.shape[-1])
+        }
+        if not there_and_back:
+            return ""
+        path, *others = self._sources(x) or [""]
+        if others or path not in there_and_back or same(self.earlier[path][1], x):
+            return ""
+        return path if self._elementwise(x, path) else ""
 
     def _leaf(self, path: str, module: nn.Module) -> Callable[..., Any]:
         original = module.forward

@@ -1,6 +1,6 @@
 """Reading and writing a model's tensors inside a trace, and what a plain forward pass is given.
 
-All but the last function travel to servers (see `gatescope.traces.shipped`): they take a model and plain data.
+All but the last two functions travel to servers (see `gatescope.traces.shipped`): they take a model and plain data.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from nnsight.intervention.interleaver import OutOfOrderError
 from torch import Tensor
 
 from gatescope.kernels.change import change, take
+from gatescope.models import decoder  # the module: functions that are imported would have to travel
 from gatescope.models.sites import Place
 from gatescope.traces.jobs import MaskRow
 from gatescope.traces.workers import unreached
@@ -68,6 +69,14 @@ def change_all(model: TransformersModel, mask: list[MaskRow], moved: dict[int, t
         write(model, path, io, change(activation, moved[row][0], kind, moved[row][1]))
 
 
+def every_token(model: TransformersModel, keep: int) -> dict[str, Any]:
+    """What makes all layers see all tokens where the decoder itself is told how many positions' logits are wanted: Gemma 4
+    then computes those positions alone in its last layers, if it is told a number, and everything if it is told which.
+    """
+    told = decoder.is_told_positions(model._module)
+    return {"logits_to_keep": list(range(-keep, 0))} if told and keep else {}
+
+
 def forward_options(model: TransformersModel, inputs: dict[str, Tensor], keep: int) -> dict[str, Any]:
     """The arguments of a plain forward pass besides its inputs: logits of the last `keep` positions only, no cache, and,
     for text, positions numbered from each row's first real token, as generation numbers them.
@@ -76,7 +85,7 @@ def forward_options(model: TransformersModel, inputs: dict[str, Tensor], keep: i
     options: dict[str, Any] = {"use_cache": False}
     # Without it a model computes logits of every position, [b, s, vocabulary]: often the largest tensor of all.
     if "logits_to_keep" in parameters:
-        options["logits_to_keep"] = keep
+        options |= {"logits_to_keep": keep} | every_token(model, keep)
     # Models that take pictures number positions by rules of their own (M-RoPE), so those are left alone.
     if getattr(model, "processor", None) is None and "position_ids" in parameters:
         options["position_ids"] = (inputs["attention_mask"].cumsum(1) - 1).clamp(min=0)

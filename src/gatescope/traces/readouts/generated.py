@@ -21,6 +21,7 @@ from gatescope.core import answers
 from gatescope.core.answers import Reading
 from gatescope.core.errors import GatescopeError
 from gatescope.data.example import Example
+from gatescope.traces.access import every_token
 from gatescope.traces.encoding import Batch
 from gatescope.traces.holes import holes, no_number, with_holes
 from gatescope.traces.jobs import Asked
@@ -73,7 +74,8 @@ def generation(model: TransformersModel, max_new_tokens: int) -> dict[str, Any]:
         GatescopeError: for fewer than one token.
     """
     check_new_tokens(max_new_tokens)
-    return GREEDY | {"max_new_tokens": max_new_tokens, "pad_token_id": model.tokenizer.pad_token_id}
+    settings = GREEDY | {"max_new_tokens": max_new_tokens, "pad_token_id": model.tokenizer.pad_token_id}
+    return settings | every_token(model, keep=1)
 
 
 def _generated_ids(model: TransformersModel, batch: Batch, inside: Callable[[], T], max_new_tokens: int) -> tuple[Tensor, T]:
