@@ -24,8 +24,8 @@ from gatescope.traces.encoding import Batch, collate
 
 
 def running(patient: Patient) -> Patient:
-    """The patient without the layers that do not run on its inputs. Llama 3.2 Vision's cross-attention layers do not run on text;
-    they are examined on pictures, where every layer must run.
+    """The patient without the layers that do not run on its inputs, as Llama 3.2 Vision's cross-attention layers on text. They
+    are examined on pictures, where every layer must run.
     """
     run = functools.partial(patient.module, **patient.batch.inputs, **patient.options)
     ran = watched(patient.module, patient.sites.values(), run)

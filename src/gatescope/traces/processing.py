@@ -16,7 +16,8 @@ from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
 
-_UNENCODABLE = (ValueError, TypeError, IndexError, RuntimeError)  # what processors raise of what they cannot encode
+# What processors raise of what they cannot encode; Idefics 2's divides by the height of a picture that it has shrunk to nothing.
+_UNENCODABLE = (ValueError, TypeError, IndexError, RuntimeError, ArithmeticError)
 
 
 def processed(
