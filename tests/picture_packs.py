@@ -160,7 +160,7 @@ def _gemma4(family: str, **text: Any) -> Builder:
 
 def _mllama(path: Path) -> PreTrainedModel:
     """Sees pictures in its cross-attention layers alone (here layer 1 of 3), which do not run on text."""
-    tokenizer = tokenizer_of(["<|python_tag|>"], image_token="<|image|>")
+    tokenizer = tokenizer_of(["<|image|>", "<|python_tag|>"], image_token="<|image|>")
     text = decoder(tokenizer, num_hidden_layers=3, cross_attention_layers=[1])
     text["vocab_size"] -= 2  # the image token comes after the words, and the embedding has eight rows more
     vision = {

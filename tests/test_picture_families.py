@@ -32,6 +32,7 @@ GENERATED = {"only_correct": False, "readout": "generate", "max_new_tokens": 3, 
 GREEDY = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
 PICTURED_ONLY = ("paligemma", "paligemma2", "mllama")  # do not take a batch of pictures and none
 BLOCKS = {"chameleon": "model.layers", **dict.fromkeys(("idefics2", "idefics3", "smolvlm"), "model.text_model.layers")}
+NEEDS = {"gemma3n": "timm", "perception-lm": "timm", "smolvlm": "num2words"}  # beside transformers
 ACTIVATION = {"glm4v": "mlp.activation_fn"}
 
 
@@ -47,6 +48,8 @@ def questions() -> list[gs.data.Example]:
 
 
 def built(name: str, path) -> SimpleNamespace:
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     path.mkdir()
     plain = PICTURES[name](path)
     examples = [e for e in questions() if e.image is not None or name not in PICTURED_ONLY]

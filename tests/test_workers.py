@@ -6,6 +6,7 @@ Mllama's layer 1 of 3 attends to a picture, and does not run where there is none
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import Any
 
 import nnsight
@@ -190,7 +191,10 @@ def test_an_intervention_that_comes_too_late_is_refused(llama):
 def test_what_mllama_cannot_do_is_refused_by_name(mllama, texts):
     pictures = varied_examples(2)
     for site in ("k", "v"):  # its layer 1 has keys and values of the picture, not of the prompt's tokens
-        with pytest.raises(gs.GatescopeError, match=f"The model has no site '{site}'; it has 'gate_pre', 'gate'"):
-            gs.record(mllama, pictures, site=site, only_correct=False, **QUIET)
+        layout = gs.sites_of(mllama)[site].layout
+        assert str(layout) == f"{site} [layer 0 x 16, layer 2 x 16]"
+        with pytest.raises(gs.GatescopeError, match=rf"Layer 1 has no site '{site}'; there is {re.escape(str(layout))}"):
+            gs.sites_of(mllama)[site].at(1)
+        assert gs.record(mllama, pictures, site=site, only_correct=False, **QUIET).layout == layout
     with pytest.raises(gs.GatescopeError, match=r"MllamaForConditionalGeneration takes.*2 of these 3 have one.*apart"):
         gs.record(mllama, [*pictures, texts[0]], only_correct=False, progress=False)

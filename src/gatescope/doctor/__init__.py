@@ -24,7 +24,7 @@ from gatescope.doctor.below import below
 from gatescope.doctor.checks import examine_batch
 from gatescope.doctor.families import Family, families, table
 from gatescope.doctor.inputs import Patient, picture_questions, random_text
-from gatescope.doctor.pictures import rows_alone
+from gatescope.doctor.pictures import rows_alone, running
 from gatescope.doctor.report import Finding, Report, tried
 from gatescope.doctor.shrunk import plain_tokenizer, random_model
 from gatescope.models.identity import identity
@@ -46,6 +46,8 @@ def examine(model: nnsight.TransformersModel) -> Report:
 
     def text() -> Iterator[Finding]:
         patient = Patient.of(model, sites, "text", random_text(model))
+        if model.processor is not None:
+            patient = running(patient)
         yield from tried(sites, "below", "text", lambda: below(patient))
         yield from examine_batch(patient)
 

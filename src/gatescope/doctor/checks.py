@@ -23,7 +23,7 @@ from gatescope.interventions.apply import side_by_side
 from gatescope.interventions.intervention import Intervention, ablate, add, scale, set_to
 from gatescope.kernels.eager import attribution, count
 from gatescope.models.identity import identity
-from gatescope.models.sites import Site, SiteLayer, embedding_path
+from gatescope.models.sites import Site, SiteLayer, embedding_path, site_of
 from gatescope.traces import vision
 from gatescope.traces.access import forward_options, read, unflatten_tokens
 from gatescope.traces.encoding import Batch, placeholder_ids
@@ -227,4 +227,5 @@ def _every_third(site: Site, kind: str) -> dict[Location, Change]:
 def _every_third_neuron(model: nnsight.TransformersModel, site: Site) -> NeuronSet:
     """Every third neuron of every layer."""
     neurons = [(site.name, here.layer, index) for here in site.layers for index in range(0, here.width, 3)]
-    return NeuronSet.of(site.layout, neurons, identity(model))
+    # The whole site's layout: of the patient's, layers may have been left out.
+    return NeuronSet.of(site_of(model, site.name).layout, neurons, identity(model))

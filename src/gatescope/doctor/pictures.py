@@ -7,6 +7,7 @@ where the last token does not see so far back.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,8 +18,22 @@ from gatescope.doctor.checks import shaped
 from gatescope.doctor.inputs import Patient, questions
 from gatescope.doctor.references import apart, columns, watched
 from gatescope.doctor.report import Finding
+from gatescope.models.sites import Site
 from gatescope.traces.access import forward_options, unflatten_tokens
 from gatescope.traces.encoding import Batch, collate
+
+
+def running(patient: Patient) -> Patient:
+    """The patient without the layers that do not run on its inputs, as Llama 3.2 Vision's cross-attention layers on text. They
+    are examined on pictures, where every layer must run.
+    """
+    run = functools.partial(patient.module, **patient.batch.inputs, **patient.options)
+    ran = watched(patient.module, patient.sites.values(), run)
+    sites: dict[str, Site] = {}
+    for name, site in patient.sites.items():
+        if layers := tuple(here for here in site.layers if (here.path, here.io) in ran):
+            sites[name] = dataclasses.replace(site, layers=layers)
+    return dataclasses.replace(patient, sites=sites)
 
 
 def rows_alone(patient: Patient) -> Iterator[Finding]:

@@ -26,6 +26,7 @@ from transformers.models.llava_next.modeling_llava_next import image_size_to_num
 from gatescope.core.errors import GatescopeError
 from gatescope.data import prompts
 from gatescope.data.example import Example
+from gatescope.traces.processing import processed
 
 TOKEN_RULE = "text and image patches of the prompt; no padding, special tokens, template markers or image line breaks"
 CLASSES = ("all", "text", "image", "generated")
@@ -71,7 +72,7 @@ def collate(model: TransformersModel, examples: Sequence[Example]) -> Batch:
     else:
         # By row: a processor such as Gemma 3's takes a plain list for the pictures of one row.
         images = [[picture] if picture is not None else [] for picture in pictures]
-        inputs = _processed(model, texts, images if any(images) else [], options)
+        inputs = processed(model, texts, images if any(images) else [], options)
     _check_tokens(inputs, examples)
     return Batch(tuple(examples), inputs, valid_tokens(model, inputs))
 
@@ -98,46 +99,6 @@ def _pictures(model: TransformersModel, examples: Sequence[Example]) -> list[Ima
                 f"Use a vision-language model, or leave the field 'image' out."
             )
     return pictures
-
-
-def _processed(
-    model: TransformersModel, texts: list[str], images: list[list[Image]], options: dict[str, Any]
-) -> dict[str, Tensor]:
-    """What the processor makes of prompts and their pictures.
-
-    Raises:
-        GatescopeError: if it cannot encode them.
-    """
-    processor, count = model.processor, sum(map(bool, images))
-    if 0 < count < len(texts) and "cross_attention_mask" in processor.model_input_names:
-        raise GatescopeError(
-            f"{type(model._module).__name__} takes questions with a picture or questions without, and {count} of these "
-            f"{len(texts)} have one: its cross-attention layers run where there is a picture, and for whole batches. Ask those "
-            f"with pictures and those without apart."
-        )
-    try:
-        inputs = _tensors(processor, {"text": texts, "images": images or None, **options})
-    except (ValueError, TypeError, IndexError, RuntimeError) as error:
-        raise GatescopeError(
-            f"{type(processor).__name__} cannot encode {len(texts)} questions, {count} of them with a picture: {error}"
-        ) from error
-    inputs.pop("labels", None)  # PaliGemma's: for training
-    return inputs
-
-
-def _tensors(processor: Any, given: dict[str, Any]) -> dict[str, Tensor]:
-    """A processor's encoding. Pictures with unlike numbers of tiles, which Perception-LM's processor cannot stack, are laid
-    one after the other, as if they were one picture's: its model takes all tiles as one row.
-    """
-    try:
-        return dict(processor(**given))
-    except ValueError:
-        encoded = processor(**given | {"return_tensors": None})
-    inputs: dict[str, Tensor] = {}
-    for name, rows in encoded.items():
-        is_tiles = isinstance(rows[0], Tensor) and rows[0].ndim == 4  # of each picture [tiles, channels, height, width]
-        inputs[name] = torch.cat(rows)[None] if is_tiles else torch.tensor(rows)
-    return inputs
 
 
 THINKING = ("enable_thinking", "thinking")  # what chat templates call the switch
@@ -197,7 +158,14 @@ def _bare(model: TransformersModel, example: Example) -> str:
     """A question without a template: the system's words, the question, a placeholder for its picture."""
     text = prompts.asked(example)
     text = f"{example.system}\n\n{text}" if example.system else text
-    return text if example.image is None else f"{_tool(model).image_token}\n{text}"
+    if example.image is None:
+        return text
+    if (marker := getattr(_tool(model), "image_token", None)) is None:
+        raise GatescopeError(
+            f"{type(_tool(model)).__name__} has neither a chat template nor an image_token, so where in the prompt of example "
+            f"{example.id!r} its picture goes is not known. Give it a template: model.processor.chat_template = ..."
+        )
+    return f"{marker}\n{text}"
 
 
 def _has_template(model: TransformersModel) -> bool:
