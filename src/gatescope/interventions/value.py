@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import SiteShape
-from gatescope.core.neurons import NeuronSet, check_same_model
+from gatescope.core.neurons import NeuronSet
+from gatescope.core.relatives import check_same_model
 from gatescope.models.identity import identity
 from gatescope.models.sites import site_of
 from gatescope.traces.jobs import MaskRow
@@ -67,13 +68,17 @@ class Change:
         decisive = [self.kind, self.values, self.neurons.layout.plain(), self.neurons.flat.tolist()]
         return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
 
+    def used_on(self, model: Any, *, allow: str | None = None) -> Self:
+        """The same change, of neurons that are used on a model; arguments and errors as for `NeuronSet.used_on`."""
+        return replace(self, neurons=self.neurons.used_on(model, allow=allow))
+
     def targets(self, model: TransformersModel) -> list[Target]:
         """Where the model is changed, in the order of its forward pass.
 
         Raises:
             GatescopeError: if the neurons are not this model's.
         """
-        check_same_model(self.neurons.model, identity(model), "apply an intervention")
+        check_same_model(self.neurons.model, identity(model), "apply an intervention", relatives=True)
         targets: list[Target] = []
         for shape in self.neurons.layout.sites:
             site = site_of(model, shape.site)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gatescope.core.answers import Reading
 from gatescope.core.errors import GatescopeError
+from gatescope.core.relatives import FOUND
 from gatescope.core.renamed import renamed
 from gatescope.data.example import Example, fingerprint, listed, readout_of
 from gatescope.interventions.apply import masks_of
@@ -40,6 +41,7 @@ Interventions = Mapping[str, Intervention] | Mapping[str, Mapping[str, Intervent
 Answer = tuple[str, Reading]
 Answers = list[list[Answer]]  # by mask, then by example
 Masks = Sequence[Change | None]
+FOUND_ON = "neurons_found_on"  # in the manifest
 ROWS = {"cpu": 64, "cuda": 256}  # at most so many rows side by side, unless a batch alone has more
 
 
@@ -59,6 +61,7 @@ def sweep(
     workers: int = 0,
     remote: Any = None,
     executor: Executor | None = None,
+    allow: str | None = None,
     progress: bool = True,
 ) -> Table:
     """Generate every example's answer with the full model and under each intervention.
@@ -77,6 +80,8 @@ def sweep(
         readout: how an answer is read (see `gatescope.traces.readouts`): "generate", "label", "loglik", "short", ...; None
             takes what fits the examples, as for `record`.
         max_new_tokens: at most this many tokens an answer (the paper: 20).
+        allow: "same layout" where neurons may have been found on another model, such as the one that this is a fine-tune of;
+            the run's manifest and its report name both.
         progress: show a bar if it takes longer than a few seconds.
 
     Returns:
@@ -88,6 +93,8 @@ def sweep(
             `run` was started with something else, or if the model gives NaN without a mask.
     """
     readout = readout or readout_of(listed(examples))
+    if allow is not None:
+        interventions = _used_on(model, interventions, allow)
     step = Sweeping(model, examples, interventions, masks_per_batch, readout, max_new_tokens, name)
     outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, progress=progress, executor=executor))
     shards = [outcome.total] if outcome.total is not None else step.unpacked(outcome.stored)
@@ -134,6 +141,7 @@ class Sweeping(Step[Answers]):
             "masks": {mask_name(s, g): mask.digest() for s, masks in self.named.items() for g, mask in masks.items()},
             "versions": versions(),
             "examples": len(examples),
+            **_found_on(self.named),
         }
 
     def check(self, run: Run) -> None:
@@ -255,6 +263,24 @@ def _by_selector(interventions: Interventions) -> dict[str, dict[str, Interventi
                 f"{ALL!r}, which is one for all groups, must be its only one: no group can be called that."
             )
     return {selector: _one_for_all(masks) for selector, masks in named.items()}
+
+
+def _used_on(model: TransformersModel, interventions: Interventions, allow: str) -> dict[str, Any]:
+    """Interventions whose neurons may have been found on another model, by group, or by selector and then by group."""
+
+    def used(name: str, value: object) -> Any:
+        if isinstance(value, Mapping):
+            return {group: used(group, mask) for group, mask in value.items()}
+        return _checked(name, value).used_on(model, allow=allow)
+
+    return {name: used(name, value) for name, value in interventions.items()}
+
+
+def _found_on(named: Mapping[str, Mapping[str, Intervention]]) -> dict[str, list[str]]:
+    """The models that neurons were found on, where it is not the one they are used on."""
+    masks = (mask for by_group in named.values() for mask in by_group.values())
+    models = {mask.neurons.provenance[FOUND] for mask in masks if FOUND in mask.neurons.provenance}
+    return {FOUND_ON: sorted(models)} if models else {}
 
 
 def _checked(name: str, mask: object) -> Intervention:
