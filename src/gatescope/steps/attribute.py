@@ -74,7 +74,8 @@ def attribute(
 
     Raises:
         GatescopeError: without examples or sites, for an unknown site, a label that is not one token, "norm" for a site that is
-            not a projection's output, if the model's quantisation lets no gradient through, if `run` was started with something else, or if the model gives NaN.
+            not a projection's output, a model whose quantisation lets no gradient through, if `run` was started with something
+            else, or if the model gives NaN.
     """
     step = Attributing(model, examples, sites, reduce, pad_zero, name)
     outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, progress=progress, executor=executor))
