@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -67,10 +67,6 @@ class Change:
         """SHA-256 of everything in it that can change a result."""
         decisive = [self.kind, self.values, self.neurons.layout.plain(), self.neurons.flat.tolist()]
         return hashlib.sha256(json.dumps(decisive).encode()).hexdigest()
-
-    def used_on(self, model: Any, *, allow: str | None = None) -> Self:
-        """The same change, of neurons that are used on a model; arguments and errors as for `NeuronSet.used_on`."""
-        return replace(self, neurons=self.neurons.used_on(model, allow=allow))
 
     def targets(self, model: TransformersModel) -> list[Target]:
         """Where the model is changed, in the order of its forward pass.

@@ -14,6 +14,7 @@ from gatescope.models.identity import module_of, trusted
 from gatescope.models.load import task_of
 from gatescope.models.options import pinned
 from gatescope.models.preprocessors import IMAGES, pad_left
+from gatescope.models.reported import refuse_untrusted
 
 
 def load_client(
@@ -40,6 +41,7 @@ def load_client(
             processor = AutoProcessor.from_pretrained(source, **options)
         tokenizer: Any = AutoTokenizer.from_pretrained(source, **options) if processor is None else processor.tokenizer
     except Exception as error:  # of whatever kind a file that is altered makes of it
+        refuse_untrusted(source, error)
         raise GatescopeError(f"The config and processor of {source} cannot be loaded: {first_line(error)}") from error
     pad_left(tokenizer)
     preprocessors = {"tokenizer": tokenizer} if processor is None else {"tokenizer": tokenizer, "processor": processor}

@@ -23,7 +23,7 @@ from gatescope.models.identity import module_of, trusted
 from gatescope.models.options import dtype_of, pinned, weights_options
 from gatescope.models.preprocessors import IMAGES, pad_left, preprocessors
 from gatescope.models.quantised import quantised
-from gatescope.models.reported import cause, listening, mismatched, missing, unconverted
+from gatescope.models.reported import cause, listening, mismatched, missing, refuse_untrusted, unconverted
 from gatescope.models.wrappers import unwrapped
 
 if TYPE_CHECKING:
@@ -211,6 +211,7 @@ def _traced(
     try:
         return nnsight.TransformersModel(source, task=task, dispatch=True, **options)
     except Exception as error:  # of whatever kind weights or a config that are altered make of it
+        refuse_untrusted(named, error)
         dtype = options.get("dtype")
         asked = f"dtype={dtype!r}" if quantization(dtype) is not None else ""
         how = asked or quantised(SimpleNamespace(**options)) or quantised(config)
@@ -241,11 +242,7 @@ def _config(model: str, revision: str | None, trust_remote_code: bool) -> Any:
     try:
         return transformers.AutoConfig.from_pretrained(model, trust_remote_code=trust_remote_code, **pinned(revision))
     except Exception as error:  # of whatever kind a config that is altered makes of it
-        if "trust_remote_code=True" in str(error):
-            raise GatescopeError(
-                f"{model} needs code that comes with it, which would run on this machine. Read it; if you trust it, give "
-                f"trust_remote_code=True (--trust-remote-code), and for a hub id the revision= that you have read."
-            ) from error
+        refuse_untrusted(model, error)
         first = cause(error)
         if is_local:
             raise GatescopeError(f"The config.json of {model} cannot be read: {first}") from error

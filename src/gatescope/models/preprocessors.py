@@ -8,7 +8,7 @@ import transformers
 
 from gatescope.core.errors import GatescopeError
 from gatescope.models.identity import module_of
-from gatescope.models.reported import cause
+from gatescope.models.reported import cause, refuse_untrusted
 
 IMAGES = "image-text-to-text"
 
@@ -53,6 +53,7 @@ def _own(what: str, source: Any, options: dict[str, Any]) -> Any:
     try:
         return auto.from_pretrained(source, **options)
     except Exception as error:  # of whatever kind a file that is altered makes of it
+        refuse_untrusted(source, error)
         raise GatescopeError(
             f"The {what} of {source} cannot be loaded: {cause(error).rstrip('.')}. If it lies elsewhere, give it as {what}=."
         ) from error

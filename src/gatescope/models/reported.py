@@ -11,6 +11,8 @@ import logging
 import re
 from collections.abc import Iterator
 
+from gatescope.core.errors import GatescopeError
+
 _LOGGER = "transformers.modeling_utils"
 _LONGEST = 400  # characters of a message
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -57,6 +59,19 @@ def unconverted(reports: list[str]) -> list[str]:
     rows = (row for report in reports if "CONVERSION" in report for row in report.splitlines())
     errors = (row for row in rows if re.match(r"\w*(Error|Exception): ", row))
     return [error for error in dict.fromkeys(errors) if not error.startswith("RuntimeError: We encountered")]
+
+
+def refuse_untrusted(name: str, error: BaseException) -> None:
+    """Say that a checkpoint brings code, if that is why it could not be loaded.
+
+    Raises:
+        GatescopeError: with what to do.
+    """
+    if "trust_remote_code=True" in str(error):
+        raise GatescopeError(
+            f"{name} needs code that comes with it, which would run on this machine. Read it; if you trust it, give "
+            f"trust_remote_code=True (--trust-remote-code), and for a hub id the revision= that you have read."
+        ) from error
 
 
 def cause(error: BaseException) -> str:

@@ -49,12 +49,8 @@ def found_elsewhere(manifest: Mapping[str, Any]) -> list[str]:
 
 def about(manifest: Mapping[str, Any], table: Table, selections: Mapping[str, Selection]) -> str:
     """Model, questions, groups, neurons: one line."""
-    items = [
-        model_name(manifest),
-        *(f"neurons found on {name}" for name in found_elsewhere(manifest)),
-        f"{len(table.full):,} questions",
-    ]
-    items.append(f"{len(table.groups)} groups")
+    items = [model_name(manifest), *(f"neurons found on {name}" for name in found_elsewhere(manifest))]
+    items += [f"{len(table.full):,} questions", f"{len(table.groups)} groups"]
     layouts = {str(s.layout) for selection in selections.values() for s in selection.values()}
     items += [f"neurons: {layout}" for layout in sorted(layouts)]
     return " · ".join(items)
