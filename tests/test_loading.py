@@ -6,7 +6,6 @@ import json
 import shutil
 import sys
 
-import peft
 import pytest
 import torch
 from torch.testing._internal.two_tensor import TwoTensor
@@ -19,19 +18,7 @@ from gatescope.core.relatives import check_same_model, same_model
 from gatescope.models.identity import identity
 from gatescope.models.quantised import refuse_gradients
 from gatescope.models.reported import unconverted
-from tiny import text_examples
-
-
-def with_adapter(module):
-    """A LoRA adapter that is not the identity, on attention and MLP."""
-    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "gate_proj", "down_proj"], r=4)
-    torch.manual_seed(1)
-    wrapped = peft.get_peft_model(module, config)
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.3)
-    return wrapped.eval()
+from tiny import text_examples, with_adapter
 
 
 @pytest.fixture(scope="module")
