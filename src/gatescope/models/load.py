@@ -212,6 +212,11 @@ def _traced(
         return nnsight.TransformersModel(source, task=task, dispatch=True, **options)
     except Exception as error:  # of whatever kind weights or a config that are altered make of it
         refuse_untrusted(named, error)
+        if "distributed_config" in options:
+            raise GatescopeError(
+                f"{named} cannot be split over processes (tp_plan) with nnsight {nnsight.__version__} and Transformers "
+                f"{transformers.__version__}: {cause(error)}. Spread its layers over devices instead, with device_map='auto'."
+            ) from error
         dtype = options.get("dtype")
         asked = f"dtype={dtype!r}" if quantization(dtype) is not None else ""
         how = asked or quantised(SimpleNamespace(**options)) or quantised(config)
