@@ -1,7 +1,7 @@
 """Do neurons found on a base model do the same in its fine-tune?
 
 The neurons of each group are found on both models. In the fine-tune its own are switched off, and then those of the base,
-which have the same numbers: `allow="same layout"` says that this is meant. Runs as it is on the organism and a copy of it
+which have the same numbers: `allow="same layout"` says that this is meant. Runs as it is on the text organism and a copy of it
 whose weights are moved a little, in place of a fine-tuning. For real models, the second a fine-tune of the first:
 
     python base_against_instruct.py --base google/gemma-3-4b-pt --instruct google/gemma-3-4b-it --data questions.jsonl
@@ -30,14 +30,14 @@ def moved(path: str | Path, folder: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", help="hub id or directory; default: the organism")
+    parser.add_argument("--base", help="hub id or directory; default: the text organism")
     parser.add_argument("--instruct", help="hub id or directory of its fine-tune; default: a copy of the organism")
-    parser.add_argument("--data", help="a name from `gatescope data list`, or JSONL; default: the organism's questions")
+    parser.add_argument("--data", help="a name from `gatescope data list`, or JSONL; default: the organism's culture questions")
     parser.add_argument("--rate", type=float, default=0.01, help="share of all neurons for each group")
     options = parser.parse_args()
     real = options.base and options.instruct and options.data
-    organism = None if real else gs.organism.load()
-    study = gs.data.load(options.data) if real else organism.study
+    organism = None if real else gs.organism.text.load()
+    study = gs.data.load(options.data) if real else organism.tasks["culture"]
 
     with tempfile.TemporaryDirectory() as folder:
         base = gs.load_model(options.base if real else organism.path)
