@@ -99,6 +99,20 @@ def tiny_llava_next(path: Path, text: type = MistralConfig) -> Path:
     return path
 
 
+def with_adapter(module):
+    """A LoRA adapter that is not the identity, on attention and MLP."""
+    import peft  # takes a second to import
+
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj", "gate_proj", "down_proj"], r=4)
+    torch.manual_seed(1)
+    wrapped = peft.get_peft_model(module, config)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.3)
+    return wrapped.eval()
+
+
 def varied_examples(count: int = 16, seed: int = 0) -> list[Example]:
     """Questions of the organism's world (that of a seed), pictures of unequal size, wording of unequal length."""
     rng = random.Random("varied")

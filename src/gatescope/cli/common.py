@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gatescope.core.environment import number, whole
+from gatescope.core.environment import whole
 from gatescope.core.errors import GatescopeError, one_of
 
 if TYPE_CHECKING:  # for the command line's help, which loads no torch
-    from nnsight import TransformersModel
-
     from gatescope.data.example import Example, Study
     from gatescope.select.selection import Selection
     from gatescope.statistics.metrics import SelfCross
@@ -64,8 +62,6 @@ Readout = Annotated[str | None, typer.Option(help="How answers are read; the dat
 Seed = Annotated[int | None, typer.Option(help="Seed of the 50/50 split, where the data has none; 0 if not given.")]
 BatchSize = Annotated[str, typer.Option(help="Examples a batch, or auto.")]
 NewTokens = Annotated[int, typer.Option(help="At most this many tokens an answer.")]
-Dtype = Annotated[str, typer.Option(help="Dtype of the weights: float32, bfloat16, ...; auto takes the checkpoint's.")]
-Map = Annotated[str | None, typer.Option(help="auto spreads the model over the devices there are; one GPU if not given.")]
 Executor = Annotated[
     str | None, typer.Option(help="ray: the work is done by a Ray cluster (pip install 'gatescope[ray]'); here if not given.")
 ]
@@ -120,21 +116,6 @@ def cluster_of(
     from gatescope.steps.cluster import Ray
 
     return Ray(address, gpus=gpus, **given(actors=actors))
-
-
-def placed(model: str, dtype: str = "auto", device_map: str | None = None, cluster: Ray | None = None) -> TransformersModel:
-    """The model where it will run: on the GPU, if there is one; on its own one, if there are several processes. Where a
-    cluster runs it, this process only plans: the model is kept off the GPU, which is an actor's.
-    """
-    import torch
-
-    from gatescope.models.load import load_model
-
-    where: Any = device_map if cluster is None else "cpu"
-    # accelerate and torchrun start a process for each GPU and number them in LOCAL_RANK.
-    if where is None and torch.cuda.is_available():
-        where = {"": number("LOCAL_RANK", 0) % torch.cuda.device_count()}
-    return load_model(model, dtype=dtype, device_map=where)
 
 
 def questions(data: str, path: Path | None, groups: list[str] | None, seed: int | None, skip_broken: bool = False) -> Study:

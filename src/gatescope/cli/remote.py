@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from gatescope.cli.common import AsJson, BatchSize, Data, Model, Readout, Seed, Site, Where, as_json, remote, size
+from gatescope.cli.loading import Revision, Trust
 
 
 @remote.command()
@@ -17,6 +18,8 @@ def estimate(
     seed: Seed = None,
     batch_size: BatchSize = "16",
     shard_size: int = 256,
+    revision: Revision = None,
+    trust_remote_code: Trust = False,
     json: AsJson = False,
 ) -> None:
     """Jobs and bytes of a recording on a server, before anything is sent.
@@ -29,5 +32,6 @@ def estimate(
     study = registry.load(data, path, seed=seed)
     options = {"site": site, "readout": readout or study.readout, "batch_size": size(batch_size), "shard_size": shard_size}
     # A client has no weights: the estimate needs the configuration alone.
-    expected = estimate_record(load_client(model), study.identification, **options)
+    client = load_client(model, revision=revision, trust_remote_code=trust_remote_code)
+    expected = estimate_record(client, study.identification, **options)
     typer.echo(as_json(vars(expected)) if json else str(expected))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gatescope.cli.common import Groups, Seed, Where, app, questions
+from gatescope.cli.loading import allowed
 from gatescope.core.errors import GatescopeError
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ def report(
     path: Where = None,
     group: Groups = None,
     seed: Seed = None,
+    allow: Annotated[
+        str | None, typer.Option(help="same-layout: in a comparison, how far the neurons of different models overlap, too.")
+    ] = None,
     figures: Annotated[bool, typer.Option(help="Write the figures as PNG and SVG files too.")] = True,
 ) -> None:
     """Write what a run found as one HTML page, with figures and CSV beside it; or several runs side by side.
@@ -44,8 +48,10 @@ def report(
             "that the run holds."
         )
     if len(runs) > 1:
-        typer.echo(str(_comparison(runs, out, data, figures)))
+        typer.echo(str(_comparison(runs, out, data, figures, allow)))
         return
+    if allow is not None:
+        raise GatescopeError("--allow is for a comparison of several runs, and one was given: leave it out, or add the others.")
     examples: Sequence[Example] = ()
     if data is not None:
         # Examples left out by the study must be left out again, or the two lists would differ.
@@ -54,7 +60,7 @@ def report(
     typer.echo(str(write(runs[0], out, examples=examples, figures=figures)))
 
 
-def _comparison(runs: list[Path], out: Path | None, data: str | None, figures: bool) -> Path:
+def _comparison(runs: list[Path], out: Path | None, data: str | None, figures: bool, allow: str | None) -> Path:
     from gatescope.reports import compare
 
     if out is None:
@@ -63,4 +69,4 @@ def _comparison(runs: list[Path], out: Path | None, data: str | None, figures: b
         raise GatescopeError(
             "A comparison of several runs shows no questions and writes no figure files: leave --data and --no-figures out."
         )
-    return compare(runs, out)
+    return compare(runs, out, allow=allowed(allow))

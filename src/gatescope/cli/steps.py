@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,11 +13,9 @@ from gatescope.cli.common import (
     AsJson,
     BatchSize,
     Data,
-    Dtype,
     Executor,
     GpusPerActor,
     Groups,
-    Map,
     Model,
     NewTokens,
     Out,
@@ -30,11 +28,11 @@ from gatescope.cli.common import (
     as_json,
     cluster_of,
     effects_of,
-    placed,
     questions,
     selections_of,
     size,
 )
+from gatescope.cli.loading import Allow, Loading, allowed, loads_a_model
 from gatescope.core.environment import whole
 from gatescope.core.errors import GatescopeError, one_of
 
@@ -42,6 +40,7 @@ if TYPE_CHECKING:  # for the command line's help, which loads no torch
     from nnsight import TransformersModel
 
     from gatescope.data.example import Example
+    from gatescope.select.selection import Selection
     from gatescope.steps.cluster import Ray
 
 Half = Annotated[str, typer.Option(help="Which half of the data: identification or evaluation.")]
@@ -52,7 +51,9 @@ Remote = Annotated[str | None, typer.Option(help="ndif, or a server's address: t
 
 
 @app.command()
+@loads_a_model
 def record(
+    loading: Loading,
     model: Model,
     data: Data,
     run: Out,
@@ -74,8 +75,6 @@ def record(
     ray_address: RayAddress = None,
     actors: Actors = None,
     gpus_per_actor: GpusPerActor = None,
-    dtype: Dtype = "auto",
-    device_map: Map = None,
 ) -> None:
     """Count what a site's neurons do; continue where an earlier run stopped.
 
@@ -83,10 +82,10 @@ def record(
     """
     from gatescope.steps.record import record_classes
 
-    cluster = _cluster(remote, executor, ray_address, actors, gpus_per_actor, device_map)
+    cluster = _cluster(remote, executor, ray_address, actors, gpus_per_actor, loading.device_map)
     examples, own = _examples(data, path, half, group, seed)
     counters = record_classes(
-        _model(model, remote, dtype, device_map, cluster),
+        _model(model, loading, remote, cluster),
         examples,
         site=site,
         tokens=tokens or ["all"],
@@ -105,7 +104,9 @@ def record(
 
 
 @app.command()
+@loads_a_model
 def attribute(
+    loading: Loading,
     model: Model,
     data: Data,
     run: Out,
@@ -125,8 +126,6 @@ def attribute(
     ray_address: RayAddress = None,
     actors: Actors = None,
     gpus_per_actor: GpusPerActor = None,
-    dtype: Dtype = "auto",
-    device_map: Map = None,
 ) -> None:
     """Score how much every neuron raises the probability of the right answer.
 
@@ -135,11 +134,11 @@ def attribute(
     # Under another name, as the command has the function's.
     from gatescope.steps.attribute import attribute as score
 
-    cluster = _cluster(remote, executor, ray_address, actors, gpus_per_actor, device_map)
+    cluster = _cluster(remote, executor, ray_address, actors, gpus_per_actor, loading.device_map)
     examples, _ = _examples(data, path, half, group, seed, control)
     name = name or ("control" if control else "")
     score(
-        _model(model, remote, dtype, device_map, cluster),
+        _model(model, loading, remote, cluster),
         examples,
         sites=site or ("gate_pre", "q", "k", "v"),
         reduce=reduce,
@@ -155,10 +154,16 @@ def attribute(
 
 
 @app.command()
+@loads_a_model
 def sweep(
+    loading: Loading,
     model: Model,
     data: Data,
     run: Annotated[Path, typer.Option(help="A run with selections; the answers are kept in it.")],
+    neurons: Annotated[
+        Path | None, typer.Option(help="Another run, whose selections are used; they are kept in this one, too.")
+    ] = None,
+    allow: Allow = None,
     path: Where = None,
     half: Half = "evaluation",
     group: Groups = None,
@@ -177,8 +182,6 @@ def sweep(
     ray_address: RayAddress = None,
     actors: Actors = None,
     gpus_per_actor: GpusPerActor = None,
-    dtype: Dtype = "auto",
-    device_map: Map = None,
     json: AsJson = False,
 ) -> None:
     """Answer questions with the full model and with each group's neurons switched off.
@@ -188,13 +191,19 @@ def sweep(
     from gatescope.interventions.intervention import ablate
     from gatescope.steps.sweep import sweep as ask
 
-    cluster = _cluster(remote, executor, ray_address, actors, gpus_per_actor, device_map)
-    masks = ablate(selections_of(run))
+    cluster = _cluster(remote, executor, ray_address, actors, gpus_per_actor, loading.device_map)
+    permitted = allowed(allow)
+    if permitted and neurons is None:
+        raise GatescopeError("--allow is for the neurons of another run: give that run as --neurons, or leave --allow out.")
+    selections = selections_of(neurons or run)
     examples, own = _examples(data, path, half, group, seed)
+    loaded = _model(model, loading, remote, cluster)
+    if neurons is not None:
+        selections = _kept(run, selections, loaded, permitted)
     table = ask(
-        _model(model, remote, dtype, device_map, cluster),
+        loaded,
         examples,
-        masks,
+        ablate(selections),
         run=run,
         batch_size=size(batch_size),
         shard_size=shard_size,
@@ -206,6 +215,16 @@ def sweep(
         executor=cluster,
     )
     typer.echo(as_json(effects_of(table)) if json else str(table.self_cross()))
+
+
+def _kept(run: Path, found: Mapping[str, Selection], model: TransformersModel, allow: str | None) -> dict[str, Selection]:
+    """Another run's selections, used on this model and kept in this run: answers must have their neurons beside them."""
+    from gatescope.models.identity import identity
+    from gatescope.steps.run import Run
+
+    selections = {name: selection.used_on(model, allow=allow) for name, selection in found.items()}
+    Run.at(run, identity(model)).add_selections(selections.values())
+    return selections
 
 
 def _examples(
@@ -222,14 +241,14 @@ def _examples(
     return getattr(study, half), study.readout
 
 
-def _model(model: str, remote: str | None, dtype: str, device_map: str | None, cluster: Ray | None) -> TransformersModel:
+def _model(model: str, loading: Loading, remote: str | None, cluster: Ray | None) -> TransformersModel:
     """The model; without weights if it runs on a server."""
     if remote is None:
-        return placed(model, dtype, device_map, cluster)
-    from gatescope.steps.remote import Server, load_client
+        return loading.placed(model, cluster)
+    from gatescope.steps.remote import Server
 
     Server.of(_server(remote) or "")  # refused before the model is looked for
-    return load_client(model)
+    return loading.client(model)
 
 
 def _cluster(remote: str | None, executor: str | None, *options: Any) -> Ray | None:

@@ -16,12 +16,10 @@ from gatescope.cli.common import (
     AttentionRate,
     BatchSize,
     Data,
-    Dtype,
     ExcludeRate,
     Executor,
     GpusPerActor,
     Groups,
-    Map,
     MlpRate,
     Model,
     Out,
@@ -42,10 +40,10 @@ from gatescope.cli.common import (
     given,
     new_tokens,
     page_of,
-    placed,
     questions,
     size,
 )
+from gatescope.cli.loading import Loading, loads_a_model
 from gatescope.core.errors import GatescopeError
 
 if TYPE_CHECKING:  # for the command line's help, which loads no torch
@@ -59,7 +57,9 @@ MEANING = "self: a group's neurons are off, its own questions are asked; cross: 
 
 
 @app.command("study")
+@loads_a_model
 def study_command(
+    loading: Loading,
     model: Model,
     data: Data,
     out: Out,
@@ -93,8 +93,6 @@ def study_command(
     max_new_tokens: Annotated[
         int | None, typer.Option(help="At most this many tokens an answer, where answers are generated; 20 if not given.")
     ] = None,
-    dtype: Dtype = "auto",
-    device_map: Map = None,
     executor: Executor = None,
     ray_address: RayAddress = None,
     actors: Actors = None,
@@ -114,11 +112,11 @@ def study_command(
     _check_selectors(selectors, control, site, rho)
     if (exclude or neutral) and not control:
         raise GatescopeError("--exclude and --neutral are for attribution; add --control.")
-    cluster = cluster_of(executor, ray_address, actors, gpus_per_actor, device_map)
+    cluster = cluster_of(executor, ray_address, actors, gpus_per_actor, loading.device_map)
     # All that can be refused without the data has been by now: reading it may take minutes.
     study = questions(data, path, group, seed, skip_broken_pictures)
     shared = {"out": out, "readout": readout, "batch_size": size(batch_size), "executor": cluster}
-    job = Job(model, dtype, device_map, shared, max_new_tokens, report, json)
+    job = Job(model, loading, shared, max_new_tokens, report, json)
     with cluster or contextlib.nullcontext():  # a cluster's actors stay for all steps of the study
         if control:
             tasks = _culnig_tasks(study, data, path, seed, group, exclude, neutral or ())
@@ -134,15 +132,14 @@ class Job:
     """What both kinds of study are run with.
 
     Attributes:
-        model, dtype, device_map: which model, and where.
+        model, loading: which model, and how it is loaded.
         options: keyword arguments of both.
         max_new_tokens: as it was given.
         report, json: what is written, and printed.
     """
 
     model: str
-    dtype: str
-    device_map: str | None
+    loading: Loading
     options: dict[str, Any]
     max_new_tokens: int | None
     report: bool
@@ -150,7 +147,7 @@ class Job:
 
     def loaded(self) -> TransformersModel:
         """The model where it will run."""
-        return placed(self.model, self.dtype, self.device_map, self.options["executor"])
+        return self.loading.placed(self.model, self.options["executor"])
 
     def page(self, study: Study) -> Path | None:
         """The report, where one is wanted."""

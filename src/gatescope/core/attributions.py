@@ -24,7 +24,7 @@ from gatescope._typing import checked
 from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
-from gatescope.core.neurons import check_same_model
+from gatescope.core.relatives import check_same_model
 from gatescope.core.renamed import rename_fields, renamed
 
 FORMAT = "gatescope.attributions/1"

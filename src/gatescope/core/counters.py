@@ -28,7 +28,7 @@ from gatescope._typing import checked
 from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
-from gatescope.core.neurons import same_card
+from gatescope.core.relatives import same_card
 from gatescope.core.renamed import rename_fields, renamed
 
 FORMAT = "gatescope.counters/1"

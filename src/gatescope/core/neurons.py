@@ -22,6 +22,7 @@ from gatescope._typing import checked
 from gatescope.core import artefacts, frames
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
+from gatescope.core.relatives import asked_for, check_same_model, readdressed
 from gatescope.core.renamed import rename_fields, renamed
 
 FORMAT = "gatescope.neurons/1"
@@ -199,15 +200,24 @@ class NeuronSet:
         artefacts.write(path, FORMAT, {"flat": self.flat}, metadata)
 
     @classmethod
-    def load(cls, path: str | Path, model: Mapping[str, str] | None = None) -> NeuronSet:
+    def load(
+        cls,
+        path: str | Path,
+        model: Mapping[str, str] | None = None,
+        *,
+        for_model: Any = None,
+        allow: str | None = None,
+    ) -> NeuronSet:
         """Read a set written by `save`.
 
         Args:
             path: the file.
             model: identity of the model it is to be used with (`gatescope.models.identity.identity(model)`).
+            for_model: that model itself, in place of its identity.
+            allow: "same layout" where it may be another model than the one they were found on; see `used_on`.
 
         Raises:
-            GatescopeError: if the file is not a neuron set, or belongs to another model than `model`.
+            GatescopeError: if the file is not a neuron set, or belongs to another model, unless that is allowed.
         """
         tensors, metadata = artefacts.read(path, FORMAT)
         about = artefacts.facts(path, metadata, _About)
@@ -215,8 +225,25 @@ class NeuronSet:
         with artefacts.named(path):
             neurons = cls(Layout.parse(about.layout), flat, about.model, about.origin)
         if model is not None:
-            check_same_model(neurons.model, model, f"use {path}")
-        return neurons
+            check_same_model(neurons.model, model, f"use {path}", relatives=True)
+        return neurons if not asked_for(for_model, allow) else neurons._on(for_model, allow, f"use {path}")
+
+    def used_on(self, model: Any, *, allow: str | None = None) -> NeuronSet:
+        """The same neurons, to be used on a model.
+
+        Args:
+            model: from `load_model`.
+            allow: "same layout" where it may be another than the one they were found on: a fine-tune of it, or its
+                quantisation. The set that comes out is that model's, and its provenance names both ("found on", "used on").
+
+        Raises:
+            GatescopeError: if it is another model and that is not allowed, or the sites of the two differ in layers or width.
+        """
+        return self._on(model, allow, "use these neurons")
+
+    def _on(self, model: Any, allow: str | None, what: str) -> NeuronSet:
+        identity, said = readdressed(self.layout, self.model, model, allow, what)
+        return NeuronSet(self.layout, self.flat, identity, {**self.provenance, **said}) if said else self
 
 
 rename_fields(NeuronSet, origin="provenance")
@@ -244,51 +271,3 @@ def _whole(site: str, *numbers: Any) -> list[int]:
         raise GatescopeError(
             f"No neuron {(site, *numbers)}: its layer and its index must be whole numbers. NeuronSet.from_mask reads a mask."
         ) from error
-
-
-_UNSIGNED = (
-    " One is in float16, and the first release did not write down what dtypes are compared by: load the model in the other's."
-)
-
-
-def check_same_model(ours: Mapping[str, str], theirs: Mapping[str, str], what: str) -> None:
-    """Refuse to mix artefacts of two models.
-
-    Two identities agree if their weight digests do, or, where one has none (a model without weights, for remote
-    use), if id and revision do. Where one of the two is in float16, which has neither the range of bfloat16 nor the
-    precision of float32, and so rounds some weights to others, their signs decide. An empty identity agrees with everything.
-
-    Raises:
-        GatescopeError: naming both models.
-    """
-    if not ours or not theirs:
-        return
-    # Digests first: one model may be called by several names, its directory's and the hub's.
-    keys = ("digest",) if ours.get("digest") and theirs.get("digest") else ("id", "revision")
-    dtypes = {ours.get("dtype"), theirs.get("dtype")}
-    # In one dtype the digests themselves are exact, and so they are in any two others.
-    rounded = keys == ("digest",) and "float16" in dtypes and len(dtypes) > 1
-    signed = bool(ours.get("signs") and theirs.get("signs"))
-    if rounded and signed:
-        keys = ("signs",)
-    if any(ours.get(key) != theirs.get(key) for key in keys):
-        raise GatescopeError(
-            f"Cannot {what}: one model is {_name(ours)}, the other {_name(theirs)}. Neurons of one model mean nothing in "
-            f"another; select them again with the model you want to use." + (_UNSIGNED if rounded and not signed else "")
-        )
-
-
-def same_card(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
-    """Whether all is the same that two identities say of a model; the first release did not say its signs.
-
-    >>> same_card({"id": "m", "dtype": "float32"}, {"id": "m", "dtype": "float32", "signs": "0f"})
-    True
-    """
-    return {**ours, "signs": ""} == {**theirs, "signs": ""}
-
-
-def _name(model: Mapping[str, str]) -> str:
-    revision, digest = model.get("revision"), model.get("digest")
-    name = model.get("id", "unknown")
-    name += f" revision {revision}" if revision else ""
-    return name + (f" weights {digest[:12]}" if digest else "")

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from gatescope.core.errors import GatescopeError, first_line
-from gatescope.models.load import IMAGES, task_of
+from gatescope.models.load import task_of
+from gatescope.models.preprocessors import IMAGES
 
 # What configs call the number of layers, and that of heads.
 _DEPTH = ("num_hidden_layers", "depth", "n_layer")

@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout, SiteShape
-from gatescope.core.neurons import check_same_model
+from gatescope.core.relatives import check_same_model
 from gatescope.interventions.intervention import Intervention
 from gatescope.kernels.change import change
 from gatescope.models.identity import identity
+from gatescope.models.quantised import quantised
 
 Hook = Callable[[Tensor, Any], Tensor | None]
 Hooks = list[tuple[str, Hook]]  # the hook's name in the bridge, and what runs there
@@ -148,11 +149,16 @@ class _Unwrapped:
 
 def _check_model(intervention: Intervention, bridge: Any) -> None:
     """Of a bridge that has split fused projections the weights' digest is another; id and revision are compared then."""
+    if how := quantised(bridge.original_model.config):
+        raise GatescopeError(
+            f"The bridge's {type(bridge.original_model).__name__} is quantised ({how}), and TransformerLens converts plain "
+            f"weights only. Build the bridge of the unquantised model."
+        )
     theirs = identity(_Unwrapped(bridge.original_model))
     components = [component for name in ("attn", "mlp") if (component := getattr(bridge.blocks[0], name, None)) is not None]
     if any("Joint" in kind.__name__ for component in components for kind in type(component).__mro__):
         theirs["digest"] = ""
-    check_same_model(intervention.neurons.model, theirs, "make hooks of an intervention")
+    check_same_model(intervention.neurons.model, theirs, "make hooks of an intervention", relatives=True)
 
 
 def _check_that_they_run(bridge: Any, widths: dict[str, int]) -> None:

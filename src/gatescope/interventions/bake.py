@@ -24,6 +24,7 @@ import contextlib
 import hashlib
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import nnsight
 import torch
@@ -32,10 +33,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from gatescope.core.errors import GatescopeError
-from gatescope.core.neurons import check_same_model
+from gatescope.core.relatives import check_same_model
 from gatescope.interventions.projections import written_projection
 from gatescope.interventions.value import Change
 from gatescope.models.identity import identity, module_of
+from gatescope.models.quantised import is_packed, quantised
 from gatescope.models.sites import sites_of
 
 MARK = "gatescope_baked"  # key of the config that tells a baked model from the one it was made of
@@ -64,7 +66,7 @@ def baked(intervention: Change, model: nnsight.TransformersModel | PreTrainedMod
     module = module_of(model)
     # The identity of the model before the outermost block: weights that are baked already have another digest.
     unbaked = module.__dict__.get("_gatescope_unbaked") or identity(module)
-    check_same_model(intervention.neurons.model, unbaked, "bake an intervention")
+    check_same_model(intervention.neurons.model, unbaked, "bake an intervention", relatives=True)
     # All checks come first: an intervention that cannot be baked must not leave half of it written.
     writes = _plan(intervention, module)
     with _marked(module, intervention, unbaked), _written(writes):
@@ -182,6 +184,7 @@ def _plan(intervention: Change, module: PreTrainedModel) -> list[_Rows | _Column
         for layer, index in neurons.indices(shape.site).items():
             target = written_projection(module, sites, site, layer, kind)
             projection = module.get_submodule(target.path)
+            _check_quantised(target.path, projection, quantised(module.config))
             _check(target.path, projection, owners, site.name, kind)
             columns = site.at(layer).columns_of(index) if target.columns is None else torch.tensor(target.columns)[index]
             writes.append((site.rank, _write(projection, target.outputs, columns, kind, values[layer, index])))
@@ -204,6 +207,15 @@ def _write(projection: nn.Module, outputs: bool, columns: Tensor, kind: str, val
     return (_Rows if outputs else _Columns)(projection, columns.to(device), factor.to(device), addend)
 
 
+def _check_quantised(path: str, projection: nn.Module, how: str) -> None:
+    """Refuse a projection whose weight is packed: no row or column of it can be written to."""
+    weight: Any = getattr(projection, "weight", None)  # some methods keep it under other names
+    if weight is not None and not is_packed(weight):
+        return
+    how = how or (type(projection).__name__ if weight is None else str(weight.dtype).removeprefix("torch."))
+    raise GatescopeError(f"{path} is quantised ({how}); bake into the unquantised model.")
+
+
 def _check(path: str, projection: nn.Module, owners: dict[int, list[str]], site: str, kind: str) -> None:
     for parameter in (_weight(projection), _bias(projection)):
         if parameter is not None:
@@ -216,13 +228,9 @@ def _check(path: str, projection: nn.Module, owners: dict[int, list[str]], site:
 
 
 def _check_parameter(path: str, parameter: nn.Parameter, names: list[str]) -> None:
-    """Refuse weights that are not there, are not numbers, or are another layer's too."""
+    """Refuse weights that are not there, or are another layer's too."""
     if parameter.is_meta:
         raise GatescopeError(f"{path} has no weights here (the model is for remote use, or off-loaded): load it whole.")
-    if not parameter.is_floating_point() or parameter.element_size() < 2:
-        raise GatescopeError(
-            f"{path} is quantised ({str(parameter.dtype).removeprefix('torch.')}); bake into the unquantised model."
-        )
     if len(names) > 1:
         raise GatescopeError(f"{names[0]} is shared with {', '.join(names[1:])}: baking one would change the other.")
 

@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import overload
+from dataclasses import dataclass, replace
+from typing import Any, overload
 
 import torch
 from nnsight import TransformersModel
@@ -45,6 +45,10 @@ class Intervention(Change):
         kind: what is done to them.
         values: the factor, value or addend of each neuron, in the order of `neurons`; empty for "zero".
     """
+
+    def used_on(self, model: Any, *, allow: str | None = None) -> Intervention:
+        """The same change, of neurons that are used on a model; arguments and errors as for `NeuronSet.used_on`."""
+        return replace(self, neurons=self.neurons.used_on(model, allow=allow))
 
     def apply(self, model: TransformersModel) -> None:
         """Intervene in the trace this is called in, from this line to the end of the run.

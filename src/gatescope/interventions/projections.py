@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from gatescope.core.errors import GatescopeError
 from gatescope.models.found import size
+from gatescope.models.quantised import is_packed
 from gatescope.models.sites import Site
 
 
@@ -115,8 +116,8 @@ def _computes(module: PreTrainedModel, mlp: nn.Module, activation: nn.Module, pa
     """Whether the MLP computes down(act(gate) x up), on four random tokens."""
     gate, up = pair
     projection = module.get_submodule(gate.path)
-    weight = next(projection.parameters())
-    if weight.is_meta or not weight.is_floating_point():
+    weight = next(projection.parameters(), None)
+    if weight is None or weight.is_meta or is_packed(weight):
         return True  # refused for that reason later, with a message that says so
     x = torch.randn(1, 4, size(projection)[0], generator=torch.Generator().manual_seed(0)).to(weight)
     with torch.no_grad():

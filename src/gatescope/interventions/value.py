@@ -15,7 +15,8 @@ from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import SiteShape
-from gatescope.core.neurons import NeuronSet, check_same_model
+from gatescope.core.neurons import NeuronSet
+from gatescope.core.relatives import check_same_model
 from gatescope.models.identity import identity
 from gatescope.models.sites import site_of
 from gatescope.traces.jobs import MaskRow
@@ -73,7 +74,7 @@ class Change:
         Raises:
             GatescopeError: if the neurons are not this model's.
         """
-        check_same_model(self.neurons.model, identity(model), "apply an intervention")
+        check_same_model(self.neurons.model, identity(model), "apply an intervention", relatives=True)
         targets: list[Target] = []
         for shape in self.neurons.layout.sites:
             site = site_of(model, shape.site)

@@ -10,15 +10,22 @@ from nnsight.modeling.huggingface import _ID_CACHE
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer
 
 from gatescope.core.errors import GatescopeError, first_line
-from gatescope.models.load import IMAGES, module_of, pad_left, pinned, task_of
+from gatescope.models.identity import module_of, trusted
+from gatescope.models.load import task_of
+from gatescope.models.options import pinned
+from gatescope.models.preprocessors import IMAGES, pad_left
+from gatescope.models.reported import refuse_untrusted
 
 
-def load_client(model: str | Path, *, revision: str | None = None) -> nnsight.TransformersModel:
+def load_client(
+    model: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> nnsight.TransformersModel:
     """Build a model's structure without its weights, with its tokenizer and processor.
 
     Args:
         model: a hub id, or a local directory that the server knows by the same name.
         revision: of a hub id.
+        trust_remote_code: as for `load_model`.
 
     Returns:
         An nnsight TransformersModel that records, attributes and sweeps on a server, and nowhere else.
@@ -26,7 +33,7 @@ def load_client(model: str | Path, *, revision: str | None = None) -> nnsight.Tr
     Raises:
         GatescopeError: if its config, tokenizer or processor cannot be loaded.
     """
-    source, options = str(model), pinned(revision)
+    source, options = str(model), {"trust_remote_code": trust_remote_code, **pinned(revision)}
     processor: Any = None
     try:
         task = task_of(AutoConfig.from_pretrained(source, **options))
@@ -34,12 +41,15 @@ def load_client(model: str | Path, *, revision: str | None = None) -> nnsight.Tr
             processor = AutoProcessor.from_pretrained(source, **options)
         tokenizer: Any = AutoTokenizer.from_pretrained(source, **options) if processor is None else processor.tokenizer
     except Exception as error:  # of whatever kind a file that is altered makes of it
+        refuse_untrusted(source, error)
         raise GatescopeError(f"The config and processor of {source} cannot be loaded: {first_line(error)}") from error
     pad_left(tokenizer)
     preprocessors = {"tokenizer": tokenizer} if processor is None else {"tokenizer": tokenizer, "processor": processor}
     loaded: Any = nnsight.TransformersModel(source, task=task, dispatch=False, **preprocessors, **options)
     loaded.tokenizer, loaded.processor = tokenizer, processor
     module_of(loaded).eval()
+    if trust_remote_code:
+        trusted(module_of(loaded))
     return loaded
 
 

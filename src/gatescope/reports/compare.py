@@ -16,7 +16,8 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from gatescope.core import artefacts
-from gatescope.core.errors import GatescopeError
+from gatescope.core.errors import GatescopeError, one_of
+from gatescope.core.relatives import SAME_LAYOUT, name_of
 from gatescope.reports import found, maps, summary, tables
 from gatescope.reports.effects import PARTS, Cell, Effect, Entry, Matrix, cells, effects, intervals, lead, together
 from gatescope.reports.gathered import asked, sweeps
@@ -29,7 +30,7 @@ from gatescope.steps.run import Run
 TENTHS = 10
 
 
-def compare(runs: Sequence[str | Path | Run], out: str | Path) -> Path:
+def compare(runs: Sequence[str | Path | Run], out: str | Path, *, allow: str | None = None) -> Path:
     """Write a page that puts the selectors of several runs next to each other; the numbers as CSV beside it.
 
     Of a run with several sweeps the first is compared. Runs on different questions are shown, with a note that says so.
@@ -37,13 +38,17 @@ def compare(runs: Sequence[str | Path | Run], out: str | Path) -> Path:
     Args:
         runs: two or more run directories, each with a sweep.
         out: the page to write.
+        allow: "same layout" shows how far the neurons of two models overlap, too, where their sites have the same layers and
+            width, as those of a base model and its fine-tune; a note names the models. It means nothing elsewhere.
 
     Returns:
         The path of the page.
 
     Raises:
-        GatescopeError: for fewer than two runs, or one without a sweep.
+        GatescopeError: for fewer than two runs, one without a sweep, or relatives that have not the same layout.
     """
+    if allow is not None:
+        one_of("allow", allow, (SAME_LAYOUT,))
     if len(runs) < 2:
         raise GatescopeError(f"A comparison needs at least two runs; {len(runs)} was given.")
     opened = [run if isinstance(run, Run) else Run.open(run) for run in runs]
@@ -51,9 +56,12 @@ def compare(runs: Sequence[str | Path | Run], out: str | Path) -> Path:
     # A directory given as --out is where the page goes, under its usual name.
     page = page / "compare.html" if page.is_dir() else page
     compared = [_read(name, run) for name, run in zip(_names([run.path for run in opened]), opened, strict=True)]
+    notes: list[str] = []
+    if allow is not None:
+        compared, notes = _as_relatives(compared)
     rows = [effect for compared_run in compared for effect in compared_run.effects]
     artefacts.write_bytes(page.with_suffix(".csv"), tables.effects_csv({"": rows}).encode())
-    artefacts.write_bytes(page, render("compare.html", _context(compared, rows, page.parent)).encode())
+    artefacts.write_bytes(page, render("compare.html", _context(compared, rows, page.parent, notes)).encode())
     return page
 
 
@@ -98,7 +106,27 @@ def _read(name: str, run: Run) -> Compared:
     return Compared(name, run, table, asked(run.manifest, sweep), shown, own, selections)
 
 
-def _context(compared: Sequence[Compared], rows: list[Effect], folder: Path) -> dict[str, Any]:
+def _as_relatives(compared: list[Compared]) -> tuple[list[Compared], list[str]]:
+    """The runs with neurons that are no model's own, so that they can be compared by their numbers; and a note that says so.
+
+    Raises:
+        GatescopeError: if the models have not the same layout.
+    """
+    sets = [(run, neurons) for run in compared for selection in run.selections.values() for neurons in selection.values()]
+    layouts = {str(neurons.layout): f"{run.name} has {neurons.layout}" for run, neurons in sets}
+    if len(layouts) > 1:
+        raise GatescopeError(f"allow={SAME_LAYOUT!r} needs runs with the same layout: {'; '.join(layouts.values())}.")
+
+    def anybody_s(selection: Selection) -> Selection:
+        return replace(selection, sets={group: replace(neurons, model={}) for group, neurons in selection.items()})
+
+    models = dict.fromkeys(name_of(run.run.manifest["model"]) for run in compared)
+    note = f"Neurons of different models are compared by their numbers, as was allowed ({SAME_LAYOUT}): {'; '.join(models)}."
+    freed = [replace(run, selections={name: anybody_s(s) for name, s in run.selections.items()}) for run in compared]
+    return freed, [note] if len(models) > 1 else []
+
+
+def _context(compared: Sequence[Compared], rows: list[Effect], folder: Path, notes: list[str]) -> dict[str, Any]:
     """What the page shows."""
     selections: dict[str, Selection] = {}
     own: dict[str, dict[str, Cell]] = {}
@@ -113,7 +141,7 @@ def _context(compared: Sequence[Compared], rows: list[Effect], folder: Path) -> 
     return {
         "title": f"{len(compared)} runs",
         "lines": _lines(rows),
-        "warnings": [] if same else [note],
+        "warnings": [*([] if same else [note]), *notes],
         "runs": [_about(compared_run, folder) for compared_run in compared],
         "effects": rows,
         "sizes": sizes(rows, selections),
@@ -130,7 +158,7 @@ def _about(compared_run: Compared, folder: Path) -> dict[str, str]:
         "name": compared_run.name,
         # Relative, so that the directory can be moved with its pages.
         "link": quote(os.path.relpath(link, folder)) if link.is_file() else "",
-        "model": summary.model_name(manifest),
+        "model": ", neurons found on ".join([summary.model_name(manifest), *summary.found_elsewhere(manifest)]),
         "study": str(manifest.get("study", {}).get("name") or NOTHING),
         "questions": f"{len(compared_run.table.full):,}",
         "accuracy": number(compared_run.table.accuracy().mean().item()),

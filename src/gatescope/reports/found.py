@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from gatescope.core.layout import SiteShape
-from gatescope.core.neurons import NeuronSet, same_card
+from gatescope.core.neurons import NeuronSet
+from gatescope.core.relatives import same_card
 from gatescope.reports.effects import EVERYONE, Entry, Matrix
 from gatescope.reports.words import overlap
 from gatescope.select.selection import Selection

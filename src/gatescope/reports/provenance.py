@@ -32,7 +32,7 @@ def facts(
     # Options are shown with their selectors.
     study = {name: value for name, value in manifest.get("study", {}).items() if name != "options"}
     sections: Facts = [
-        ("Model", plain({name: value for name, value in manifest.get("model", {}).items() if name != "signs"})),
+        ("Model", plain({name: value for name, value in manifest.get("model", {}).items() if name not in ("signs", "packed")})),
         ("Study", plain(study)),
         ("Identification", plain(_identification(manifest, counters))),
         ("Selectors", [(name, _selector(name, s, manifest)) for name, s in selections.items()]),

@@ -35,9 +35,22 @@ def model_name(manifest: Mapping[str, Any]) -> str:
     return name or str(model.get("class", "model"))
 
 
+def found_elsewhere(manifest: Mapping[str, Any]) -> list[str]:
+    """The models that a run's neurons were found on, where it is not the one they were switched off in.
+
+    >>> found_elsewhere({"sweep": {"neurons_found_on": ["/data/base weights 0123456789ab"]}})
+    ['base weights 0123456789ab']
+    """
+    steps = (facts for facts in manifest.values() if isinstance(facts, Mapping))
+    names = {str(name) for facts in steps for name in facts.get("neurons_found_on", ())}
+    # As in `model_name`: a directory's path is printed where the page says where things came from.
+    return sorted(PurePath(name).name if PurePath(name).is_absolute() else name for name in names)
+
+
 def about(manifest: Mapping[str, Any], table: Table, selections: Mapping[str, Selection]) -> str:
     """Model, questions, groups, neurons: one line."""
-    items = [model_name(manifest), f"{len(table.full):,} questions", f"{len(table.groups)} groups"]
+    items = [model_name(manifest), *(f"neurons found on {name}" for name in found_elsewhere(manifest))]
+    items += [f"{len(table.full):,} questions", f"{len(table.groups)} groups"]
     layouts = {str(s.layout) for selection in selections.values() for s in selection.values()}
     items += [f"neurons: {layout}" for layout in sorted(layouts)]
     return " · ".join(items)

@@ -26,7 +26,8 @@ from torch import Tensor
 from gatescope._typing import checked
 from gatescope.core.attributions import Attributions
 from gatescope.core.errors import GatescopeError
-from gatescope.core.neurons import NeuronSet, check_same_model
+from gatescope.core.neurons import NeuronSet
+from gatescope.core.relatives import check_same_model
 from gatescope.select.selection import Selection, top
 
 ATTENTION = ("q", "k", "v")

@@ -8,7 +8,7 @@ neurons are left than wanted, fewer are returned and the shortfall says so.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
 from gatescope.core.neuron_tables import to_table
 from gatescope.core.neurons import NeuronSet
+from gatescope.core.relatives import asked_for
 
 FORMAT = "gatescope.selection/1"
 
@@ -132,12 +133,22 @@ class Selection(Mapping[str, NeuronSet]):
         }
         return artefacts.packed(FORMAT, tensors, metadata)
 
+    def used_on(self, model: Any, *, allow: str | None = None) -> Selection:
+        """The same selection, its neurons to be used on a model; arguments and errors as for `NeuronSet.used_on`."""
+        return replace(self, sets={group: neurons.used_on(model, allow=allow) for group, neurons in self.sets.items()})
+
     @classmethod
-    def load(cls, path: str | Path) -> Selection:
+    def load(cls, path: str | Path, *, for_model: Any = None, allow: str | None = None) -> Selection:
         """Read a selection written by `save`.
 
+        Args:
+            path: the file.
+            for_model: the model it is to be used on, if it is to be checked.
+            allow: "same layout" where that may be another than the one it was made on; see `NeuronSet.used_on`.
+
         Raises:
-            GatescopeError: if the file cannot be read or holds something else.
+            GatescopeError: if the file cannot be read or holds something else, or its neurons are another model's, unless that
+                is allowed.
         """
         tensors, metadata = artefacts.read(path, FORMAT)
         about = artefacts.facts(path, metadata, _About)
@@ -153,7 +164,8 @@ class Selection(Mapping[str, NeuronSet]):
                 group: NeuronSet(layout, held[f"set.{i}"], about.model, about.origins[i])
                 for i, group in enumerate(about.groups)
             }
-        return cls(about.method, sets, about.wanted, held.get("scores"), about.why_fewer)
+        selection = cls(about.method, sets, about.wanted, held.get("scores"), about.why_fewer)
+        return selection.used_on(for_model, allow=allow) if asked_for(for_model, allow) else selection
 
 
 class _About(msgspec.Struct):

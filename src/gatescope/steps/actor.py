@@ -34,6 +34,7 @@ class Source:
         name, revision, dtype: of the checkpoint.
         device_map: where in the actor's process.
         tokenizer, processor: those in use here, which may differ from the checkpoint's own.
+        options: with which else it was loaded: quantisation, attention, trust.
         facts: of the model here, by what they are called in a message; an actor's must be the same.
         threads, kernel: what an actor computes with, since both decide a result's last bits.
     """
@@ -44,6 +45,7 @@ class Source:
     device_map: Any
     tokenizer: Any
     processor: Any
+    options: dict[str, Any]
     facts: dict[str, str]
     threads: int
     kernel: str
@@ -82,6 +84,7 @@ class Source:
             device_map=device_map,
             tokenizer=model.tokenizer,
             processor=getattr(model, "processor", None),
+            options=_options(model),
             facts=_facts(model),
             threads=torch.get_num_threads(),
             kernel=compiled.mode(),
@@ -103,6 +106,7 @@ class Source:
                 device_map=self.device_map,
                 tokenizer=self.tokenizer,
                 processor=self.processor,
+                **self.options,
             )
         except GatescopeError as error:
             raise GatescopeError(f"An actor of Ray could not load the model. {error}") from error
@@ -166,6 +170,17 @@ def unpacked(content: bytes, model: TransformersModel) -> tuple[Step[Any], Plan]
             return model
 
     return WithModel(io.BytesIO(content)).load()
+
+
+def _options(model: TransformersModel) -> dict[str, Any]:
+    """With which options of `load_model` a model was loaded, beside those that it shows."""
+    # As it was asked for, not as it came out: parts of a model may differ in it.
+    options: dict[str, Any] = {"attn_implementation": getattr(model, "kwargs", {}).get("attn_implementation")}
+    quantiser: Any = getattr(module_of(model), "hf_quantizer", None)
+    # A checkpoint that is quantised says so itself.
+    if quantiser is not None and not quantiser.pre_quantized:
+        options["quantization_config"] = quantiser.quantization_config
+    return options | ({"trust_remote_code": True} if "code" in identity(model) else {})
 
 
 def _facts(model: TransformersModel) -> dict[str, str]:

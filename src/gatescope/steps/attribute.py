@@ -21,7 +21,8 @@ from gatescope.core.attributions import Attributions
 from gatescope.core.errors import GatescopeError, one_of
 from gatescope.data.example import Example, fingerprint, listed
 from gatescope.kernels import compiled
-from gatescope.models.identity import identity, versions
+from gatescope.models.identity import identity, module_of, versions
+from gatescope.models.quantised import refuse_gradients
 from gatescope.models.sites import layout_of, site_of
 from gatescope.steps.batches import Batches
 from gatescope.steps.finite import not_finite, place_of
@@ -73,7 +74,8 @@ def attribute(
 
     Raises:
         GatescopeError: without examples or sites, for an unknown site, a label that is not one token, "norm" for a site that is
-            not a projection's output, if `run` was started with something else, or if the model gives NaN.
+            not a projection's output, a model whose quantisation lets no gradient through, if `run` was started with something
+            else, or if the model gives NaN.
     """
     step = Attributing(model, examples, sites, reduce, pad_zero, name)
     outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, progress=progress, executor=executor))
@@ -101,6 +103,7 @@ class Attributing(Step[Attributions]):
             raise GatescopeError("Attribution needs examples; there are none.")
         if not sites:
             raise GatescopeError("Attribution needs sites; there are none. Those of a model: gs.sites_of(model).")
+        refuse_gradients(module_of(model), "Attribution")
         super().__init__(model, examples)
         self.sites = [site_of(model, site) for site in sites]
         _check_reduce(reduce, sites)

@@ -18,7 +18,8 @@ from gatescope.core.answers import ALL
 from gatescope.core.errors import GatescopeError
 from gatescope.core.filenames import decoded, distinct, spellings
 from gatescope.core.garbage import uncollected
-from gatescope.core.neurons import NeuronSet, check_same_model
+from gatescope.core.neurons import NeuronSet
+from gatescope.core.relatives import check_same_model
 from gatescope.select.selection import Selection
 from gatescope.statistics.table import Row, Table
 from gatescope.steps.manifest import Manifest

@@ -26,7 +26,7 @@ from gatescope.core.attributions import Attributions
 from gatescope.core.counters import Counters
 from gatescope.core.errors import GatescopeError
 from gatescope.core.layout import Layout
-from gatescope.core.neurons import check_same_model
+from gatescope.core.relatives import check_same_model
 from gatescope.data.example import Example
 from gatescope.steps.damage import problems
 from gatescope.steps.manifest import FORMAT

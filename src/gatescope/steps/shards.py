@@ -25,7 +25,7 @@ from torch import Tensor
 from gatescope.core import artefacts
 from gatescope.core.environment import number
 from gatescope.core.errors import GatescopeError
-from gatescope.core.neurons import check_same_model
+from gatescope.core.relatives import check_same_model
 from gatescope.steps.batches import Plan
 from gatescope.steps.continuing import MAY_DIFFER, refuse_others, warn_of_versions
 from gatescope.steps.manifest import Manifest, digest_of

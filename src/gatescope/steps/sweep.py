@@ -19,11 +19,11 @@ from gatescope.core.renamed import renamed
 from gatescope.data.example import Example, fingerprint, listed, readout_of
 from gatescope.interventions.apply import masks_of
 from gatescope.interventions.intervention import Intervention
-from gatescope.interventions.value import Change
 from gatescope.models.identity import identity, versions
-from gatescope.statistics.table import ALL, FULL, Row, Table
+from gatescope.statistics.table import FULL, Row, Table
 from gatescope.steps.batches import Batches, Plan
 from gatescope.steps.finite import refuse_holes
+from gatescope.steps.masks import Interventions, Masks, by_selector, different, found_on, touching, used_on
 from gatescope.steps.plan import split_on_oom
 from gatescope.steps.remote.sweep import sweep_shards
 from gatescope.steps.results import mask_name
@@ -36,10 +36,8 @@ from gatescope.traces.batch import readout_named, run_batch
 from gatescope.traces.encoding import Batch
 from gatescope.traces.readouts.generated import check_new_tokens
 
-Interventions = Mapping[str, Intervention] | Mapping[str, Mapping[str, Intervention]]
 Answer = tuple[str, Reading]
 Answers = list[list[Answer]]  # by mask, then by example
-Masks = Sequence[Change | None]
 ROWS = {"cpu": 64, "cuda": 256}  # at most so many rows side by side, unless a batch alone has more
 
 
@@ -59,6 +57,7 @@ def sweep(
     workers: int = 0,
     remote: Any = None,
     executor: Executor | None = None,
+    allow: str | None = None,
     progress: bool = True,
 ) -> Table:
     """Generate every example's answer with the full model and under each intervention.
@@ -77,6 +76,8 @@ def sweep(
         readout: how an answer is read (see `gatescope.traces.readouts`): "generate", "label", "loglik", "short", ...; None
             takes what fits the examples, as for `record`.
         max_new_tokens: at most this many tokens an answer (the paper: 20).
+        allow: "same layout" where neurons may have been found on another model, such as the one that this is a fine-tune of;
+            the run's manifest and its report name both.
         progress: show a bar if it takes longer than a few seconds.
 
     Returns:
@@ -88,6 +89,8 @@ def sweep(
             `run` was started with something else, or if the model gives NaN without a mask.
     """
     readout = readout or readout_of(listed(examples))
+    if allow is not None:
+        interventions = used_on(model, interventions, allow)
     step = Sweeping(model, examples, interventions, masks_per_batch, readout, max_new_tokens, name)
     outcome = run_step(step, Options(run, batch_size, shard_size, workers, remote, progress=progress, executor=executor))
     shards = [outcome.total] if outcome.total is not None else step.unpacked(outcome.stored)
@@ -124,8 +127,8 @@ class Sweeping(Step[Answers]):
         self.name = f"sweep of {name}" if name else "sweep"
         self.masks_per_batch = masks_per_batch
         self.how = {"readout": readout, "max_new_tokens": max_new_tokens}
-        self.named = _by_selector(interventions)
-        self.masks = _different(model, self.named)
+        self.named = by_selector(interventions)
+        self.masks = different(model, self.named)
         self.times = len(self.masks)
         self.card = identity(model)
         self.metadata = {
@@ -134,6 +137,7 @@ class Sweeping(Step[Answers]):
             "masks": {mask_name(s, g): mask.digest() for s, masks in self.named.items() for g, mask in masks.items()},
             "versions": versions(),
             "examples": len(examples),
+            **found_on(self.named),
         }
 
     def check(self, run: Run) -> None:
@@ -144,7 +148,7 @@ class Sweeping(Step[Answers]):
     def started(self, metadata: Mapping[str, Any]) -> None:
         """Put the masks in the run's order: its shards hold answers mask by mask, as they were when it was started."""
         masks = {mask_name(s, g): mask for s, by_group in self.named.items() for g, mask in by_group.items()}
-        self.masks = _different(self.model, {"": {key: masks[key] for key in metadata["masks"]}, **self.named})
+        self.masks = different(self.model, {"": {key: masks[key] for key in metadata["masks"]}, **self.named})
 
     def begin(self) -> Answers:
         """No answers yet under any mask."""
@@ -215,17 +219,12 @@ def _table(
     # Batches are sorted by length; a table is in the order of the questions.
     order = sorted((position, number) for number, position in enumerate(planned.order))
     keys: dict[tuple[str, str], Intervention | None] = {FULL: None}
-    keys |= {(selector, group): _touching(mask) for selector, ms in named.items() for group, mask in ms.items()}
+    keys |= {(selector, group): touching(mask) for selector, ms in named.items() for group, mask in ms.items()}
     rows: list[Row] = []
     for key, mask in keys.items():
         answers = by_mask[masks.index(mask)]  # once a mask, not once a row: masks compare by all of their neurons
         rows += [Row(examples[position].id, examples[position].group, *key, *answers[number]) for position, number in order]
     return Table(rows)
-
-
-def _touching(mask: Intervention) -> Intervention | None:
-    # A mask without neurons is the unmodified model, whose answers are there already.
-    return mask if len(mask.neurons) else None
 
 
 def _plain(answer: Answer) -> list[Any]:
@@ -235,54 +234,3 @@ def _plain(answer: Answer) -> list[Any]:
 
 def _parse(plain: Sequence[Any]) -> Answer:
     return plain[0], Reading(*plain[1:])
-
-
-def _by_selector(interventions: Interventions) -> dict[str, dict[str, Intervention]]:
-    """The masks by selector and group: those given without a selector under "mask", those all alike as one."""
-    named: dict[str, dict[str, Intervention]] = {}
-    flat: dict[str, Intervention] = {}
-    for key, value in interventions.items():
-        if isinstance(value, Mapping):
-            named[key] = {group: _checked(group, mask) for group, mask in value.items()}
-        else:
-            flat[key] = _checked(key, value)
-    if flat:
-        named["mask"] = flat
-    for selector, masks in named.items():
-        if not selector or (ALL in masks and len(masks) > 1):
-            raise GatescopeError(
-                f"Selector {selector!r} has masks for {', '.join(map(repr, masks))}. A selector needs a name, and a mask for "
-                f"{ALL!r}, which is one for all groups, must be its only one: no group can be called that."
-            )
-    return {selector: _one_for_all(masks) for selector, masks in named.items()}
-
-
-def _checked(name: str, mask: object) -> Intervention:
-    if isinstance(mask, Intervention):
-        return mask
-    raise GatescopeError(
-        f"What is to be done under {name!r} is a {type(mask).__name__}, not an intervention. Neurons are switched off by "
-        "gs.ablate(selection), a mask for each group of a selection."
-    )
-
-
-def _one_for_all(masks: dict[str, Intervention]) -> dict[str, Intervention]:
-    # RND switches off the same neurons for every group: run and stored once.
-    alike = len(masks) > 1 and len(set(masks.values())) == 1
-    return {ALL: next(iter(masks.values()))} if alike else masks
-
-
-def _different(model: TransformersModel, named: Mapping[str, Mapping[str, Intervention]]) -> list[Change | None]:
-    """The full model (None), then every mask once, however many groups it serves.
-
-    Raises:
-        GatescopeError: if neurons belong to another model.
-    """
-    masks: list[Change | None] = [None]
-    for by_group in named.values():
-        masks += [_touching(mask) for mask in by_group.values()]
-    for mask in masks:
-        if mask is not None:
-            mask.targets(model)  # here, not in the middle of a run
-    # A mask that serves several groups is run once; masks compare by value.
-    return list(dict.fromkeys(masks))

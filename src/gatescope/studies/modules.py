@@ -24,7 +24,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from gatescope.core.errors import GatescopeError, one_of
-from gatescope.core.neurons import NeuronSet, check_same_model
+from gatescope.core.neurons import NeuronSet
+from gatescope.core.relatives import check_same_model
 from gatescope.models.identity import identity
 from gatescope.models.sites import ATTENTION, Site, sites_of
 
@@ -65,7 +66,7 @@ def parts_of(model: nnsight.TransformersModel | PreTrainedModel, neurons: Neuron
         GatescopeError: if the neurons belong to another model, or to a site this one does not have.
     """
     module: PreTrainedModel = getattr(model, "_module", model)
-    check_same_model(neurons.model, identity(module), "choose modules by these neurons")
+    check_same_model(neurons.model, identity(module), "choose modules by these neurons", relatives=True)
     sites = sites_of(module)
     if any(shape.site not in sites or sites[shape.site].layout.only() != shape for shape in neurons.layout.sites):
         raise GatescopeError(f"The neurons are numbered in {neurons.layout}, which this model does not have.")

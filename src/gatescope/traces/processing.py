@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
 
-# What processors raise of what they cannot encode; Idefics 2's divides by the height of a picture that it has shrunk to nothing.
+# Raised by processors of what they cannot encode; Idefics 2 divides by the height of a picture that it shrank to nothing.
 _UNENCODABLE = (ValueError, TypeError, IndexError, RuntimeError, ArithmeticError)
 
 
