@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import inspect
 import os
 import pickle
 import shutil
@@ -84,6 +86,15 @@ def studied(_studied, tmp_path_factory):
     """A copy of the organism's study, all of it: the run's directory, and the result."""
     path, result = _studied
     return shutil.copytree(path, tmp_path_factory.mktemp("runs") / "organism"), result
+
+
+@pytest.fixture(scope="session")
+def sources_read_once():
+    """nnsight looks up the source of forty functions for every job that is sent, twice each, and Python parses it anew."""
+    found, remembered = inspect.getsourcelines, functools.cache(inspect.getsourcelines)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspect, "getsourcelines", lambda of: remembered(of) if inspect.isfunction(of) else found(of))
+        yield
 
 
 @pytest.fixture

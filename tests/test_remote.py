@@ -31,7 +31,10 @@ from processes import CONTEXT
 from tiny import letter_examples, teach, text_examples, tiny_llama, tiny_llava_next
 
 GROUPS = ("north", "south")
-pytestmark = pytest.mark.filterwarnings("ignore:.*has no chat template:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*has no chat template:UserWarning"),
+    pytest.mark.usefixtures("sources_read_once"),
+]
 
 
 def doubtful(examples):

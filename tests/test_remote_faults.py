@@ -27,7 +27,10 @@ from tiny import text_examples
 GROUPS = ("north", "south")
 SECRET = "7d1b8a52-0000-4000-8000-5ec2e7000000"
 LETTERS = ("A", "B", "C", "D")
-pytestmark = pytest.mark.filterwarnings("ignore:.*has no chat template:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*has no chat template:UserWarning"),
+    pytest.mark.usefixtures("sources_read_once"),
+]
 
 
 @pytest.fixture(scope="module")
