@@ -67,7 +67,7 @@ def report(
     written = _written(gathered)
     pictures = _pictures(gathered) if figures else {}
     files = [f"{beside.name}/{name}" for name in (*written, *pictures)]
-    context = _about(run, gathered) | _drawn(gathered) | _questions(run, gathered, examples) | {"files": files}
+    context: dict[str, Any] = _about(run, gathered) | _drawn(gathered) | _questions(run, gathered, examples) | {"files": files}
     masks = {}
     if context["most"] < math.inf:  # what the page leaves out
         masks = large.pages(gathered.cells, context["most"], {"run": context["run"], "back": f"../../{page.name}"})
