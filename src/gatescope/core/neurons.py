@@ -252,36 +252,36 @@ def _whole(site: str, *numbers: Any) -> list[int]:
         ) from error
 
 
-_UNSIGNED = (
-    " One is in float16, and the first release did not write down what dtypes are compared by: load the model in the other's."
-)
-
-
 def check_same_model(ours: Mapping[str, str], theirs: Mapping[str, str], what: str) -> None:
     """Refuse to mix artefacts of two models.
 
-    Two identities agree if their weight digests do, or, where one has none (a model without weights, for remote
-    use), if id and revision do. Where one of the two is in float16, which has neither the range of bfloat16 nor the
-    precision of float32, and so rounds some weights to others, their signs decide. An empty identity agrees with everything.
+    Two identities agree if their weights' digests do, or if id and revision do where one has no weights (remote use). Where one
+    is in float16, which rounds weights of other dtypes to others, their signs decide. An empty identity agrees with everything.
 
     Raises:
         GatescopeError: naming both models.
     """
     if not ours or not theirs:
         return
-    # Digests first: one model may be called by several names, its directory's and the hub's.
-    keys = ("digest",) if ours.get("digest") and theirs.get("digest") else ("id", "revision")
-    dtypes = {ours.get("dtype"), theirs.get("dtype")}
-    # In one dtype the digests themselves are exact, and so they are in any two others.
-    rounded = keys == ("digest",) and "float16" in dtypes and len(dtypes) > 1
-    signed = bool(ours.get("signs") and theirs.get("signs"))
-    if rounded and signed:
-        keys = ("signs",)
+    keys, why = _compared_by(ours, theirs)
     if any(ours.get(key) != theirs.get(key) for key in keys):
         raise GatescopeError(
             f"Cannot {what}: one model is {_name(ours)}, the other {_name(theirs)}. Neurons of one model mean nothing in "
-            f"another; select them again with the model you want to use." + (_UNSIGNED if rounded and not signed else "")
+            f"another; select them again with the model you want to use.{why}"
         )
+
+
+def _compared_by(ours: Mapping[str, str], theirs: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
+    # Digests first: one model may be called by several names, its directory's and the hub's.
+    if not ours.get("digest") or not theirs.get("digest"):
+        return ("id", "revision"), ""
+    # In one dtype the digests themselves are exact, and so they are in any two others.
+    if ours.get("dtype") == theirs.get("dtype") or "float16" not in (ours.get("dtype"), theirs.get("dtype")):
+        return ("digest",), ""
+    if ours.get("signs") and theirs.get("signs"):
+        return ("signs",), ""
+    why = " One is in float16, and the first release did not write down what dtypes are compared by: load the other's dtype."
+    return ("digest",), why
 
 
 def same_card(ours: Mapping[str, str], theirs: Mapping[str, str]) -> bool:
