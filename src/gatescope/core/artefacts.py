@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gatescope.core import foreign
-from gatescope.core.errors import GatescopeError
+from gatescope.core.errors import GatescopeError, quoted
 
 T = TypeVar("T")
 _AGAIN = "Delete it and make it again."
@@ -136,7 +136,7 @@ def read(path: str | Path, format: str) -> tuple[dict[str, Tensor], dict[str, An
     its_format = about.pop("format", None) or texts.pop("format", None)
     if its_format != format:
         its_format = its_format or "a safetensors file of no gatescope format"
-        raise GatescopeError(f"{path} is {its_format}; {format} is expected here.")
+        raise GatescopeError(f"{path} is {quoted(its_format)}; {format} is expected here.")
     if "about" not in texts:  # as it was written before there were checksums
         return tensors, {key: _facts(path, format, value) for key, value in texts.items()}
     if about.pop("checksum", None) != checksum(tensors, {"format": format, **about}):

@@ -14,6 +14,16 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def quoted(value: object) -> str:
+    """What a file says, for a message: a short text as it stands if it can be printed, and all else as Python writes it.
+
+    >>> quoted("gatescope.run/9"), quoted("\\0"), quoted(None)
+    ('gatescope.run/9', "'\\\\x00'", 'None')
+    """
+    text = value if isinstance(value, str) and value.isprintable() and value else repr(value)
+    return text if len(text) <= 100 else f"{text[:100]} ..."
+
+
 def one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     """The value, if it is allowed.
 

@@ -19,7 +19,7 @@ from typing import Any
 from filelock import FileLock
 
 from gatescope.core import artefacts, foreign
-from gatescope.core.errors import GatescopeError
+from gatescope.core.errors import GatescopeError, quoted
 from gatescope.steps import schema
 
 FORMAT = "gatescope.run/2"
@@ -47,7 +47,7 @@ class Manifest:
         content = foreign.content_of(self._manifest, where, schema.MEND)
         facts = foreign.parse(content, dict[str, Any], where, schema.MEND, ours=True)
         if facts.get("format") != FORMAT:
-            raise GatescopeError(f"{self.path} is {facts.get('format')}; this version reads {FORMAT}.")
+            raise GatescopeError(f"{self.path} is {quoted(facts.get('format'))}; this version reads {FORMAT}.")
         facts = schema.manifest(facts, self._manifest)
         checksum = facts.pop("checksum", None)
         # A manifest of the first release has no checksum, and no table of files either.

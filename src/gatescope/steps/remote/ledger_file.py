@@ -9,7 +9,7 @@ from typing import Annotated
 import msgspec
 
 from gatescope.core import artefacts, foreign
-from gatescope.core.errors import GatescopeError
+from gatescope.core.errors import GatescopeError, quoted
 
 FORMAT = "gatescope.jobs/2"
 BEFORE = "gatescope.jobs/1"  # of the first release: its jobs do not say whose they are
@@ -77,7 +77,7 @@ def read(path: Path) -> File | Headline:
     if head.format == BEFORE:
         return head
     if head.format != FORMAT:
-        raise GatescopeError(f"{path} is {head.format}; this version reads {FORMAT}.")
+        raise GatescopeError(f"{path} is {quoted(head.format)}; this version reads {FORMAT}.")
     held = foreign.parse(content, File, where, advice)
     if held.checksum != held.sum():
         raise GatescopeError(
