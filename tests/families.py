@@ -244,6 +244,9 @@ MPT = {
     "gate_pre": ("ffn.act", "in", None),
     "gate": ("ffn.act", "out", None),
     "hidden": ("ffn.down_proj", "in", None),
+    "q": ("attn.Wqkv", "out", list(range(32))),
+    "k": ("attn.Wqkv", "out", list(range(32, 64))),
+    "v": ("attn.Wqkv", "out", list(range(64, 96))),
 }
 PERSIMMON = {
     "gate_pre": ("mlp.act", "in", None),

@@ -1,24 +1,23 @@
 """Which projection a site's neurons are written to when an intervention is baked.
 
 q, k, v, up and gate_pre are outputs of a projection: rows of its weight. hidden and gate are inputs of the down
-projection: columns of its weight. Which projection makes the gate is guessed from its width and name, and then proved: the
-MLP must compute down(act(gate) x up) with it.
+projection: columns of its weight. For the gate it is proved before: the MLP must compute down(act(gate) x up).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from gatescope.core.errors import GatescopeError
-from gatescope.models.found import size
+from gatescope.models.found import Weights, size
 from gatescope.models.quantised import is_packed
-from gatescope.models.sites import Site
+from gatescope.models.sites import Site, SiteLayer
 
 
 @dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Projection:
 
 
 Gate = tuple[Projection, Projection | None]  # what makes the gate, and what it is multiplied with
+Function = Callable[[Tensor], Tensor]
 
 
 def written_projection(module: PreTrainedModel, sites: dict[str, Site], site: Site, layer: int, kind: str) -> Projection:
@@ -50,69 +50,58 @@ def written_projection(module: PreTrainedModel, sites: dict[str, Site], site: Si
     Raises:
         GatescopeError: if the MLP is not down(act(gate) x up), or no weight can hold an intervention of this kind.
     """
-    if site.name in ("q", "k", "v", "up"):
-        return Projection(site.at(layer).path)
-    down = Projection(sites["hidden"].at(layer).path, outputs=False)
-    if site.name == "hidden":
-        return down
-    gate, up = _gate_and_up(module, sites, layer)
-    if site.name == "gate_pre":
-        return gate
-    if up is not None and kind in ("set", "add"):
-        raise GatescopeError(
-            f"{kind!r} on site 'gate' cannot be baked into {type(module).__name__}: the gate is multiplied with the up "
-            f"projection, which differs at every token, and no weight holds that. Use intervention.edit(model), or choose "
-            f"neurons of 'hidden' or 'gate_pre'."
-        )
-    return down
+    weights = site.at(layer).weights
+    if weights is None:
+        raise _another_mlp(site.at(layer).path.rpartition(".")[0])
+    if site.name in ("gate", "gate_pre"):
+        up = _factor(module, sites, layer)
+        if site.name == "gate" and up is not None and kind in ("set", "add"):
+            raise GatescopeError(
+                f"{kind!r} on site 'gate' cannot be baked into {type(module).__name__}: the gate is multiplied with the up "
+                f"projection, which differs at every token, and no weight holds that. Use intervention.edit(model), or choose "
+                f"neurons of 'hidden' or 'gate_pre'."
+            )
+    return _of(weights)
 
 
-def _gate_and_up(module: PreTrainedModel, sites: dict[str, Site], layer: int) -> Gate:
-    hidden = sites["hidden"].at(layer)
-    down, width = hidden.path, hidden.width
-    holder = down.rpartition(".")[0]
-    mlp = module.get_submodule(holder)
-    outputs = {
-        f"{holder}.{name}": size(child)[1] for name, child in mlp.named_children() if isinstance(child, nn.Linear | Conv1D)
-    }
-    outputs.pop(down)
-    gate = _by_width(outputs, width)
+def _of(weights: Weights) -> Projection:
+    return Projection(weights.path, weights.io == "output", weights.columns)
+
+
+def _another_mlp(holder: str) -> GatescopeError:
+    return GatescopeError(
+        f"{holder} is not an MLP that gatescope can bake into: it was looked for down(act(gate) x up), or down(act(up)), and "
+        f"it computes something else. Use intervention.edit(model)."
+    )
+
+
+def _factor(module: PreTrainedModel, sites: dict[str, Site], layer: int) -> Projection | None:
+    """What the gate of a layer is multiplied with, if anything."""
+    gate, hidden = (sites[name].at(layer).weights for name in ("gate_pre", "hidden"))
+    up = [here.weights for here in sites["up"].layers if here.layer == layer] if "up" in sites else []
+    holder = sites["hidden"].at(layer).path.rpartition(".")[0]
+    if gate is None or hidden is None:
+        raise _another_mlp(holder)
+    factor = _of(up[0]) if up and up[0] is not None else None
+    mlp, activation = module.get_submodule(holder), _activation(module, sites["gate"].at(layer))
     # OPT has no MLP module: its projections are the layer's, so there is nothing to call.
     has_forward = not any("attn" in name for name, _ in mlp.named_children())
-    if gate is not None and has_forward:
-        activation, last = (module.get_submodule(path) for path in (sites["gate"].at(layer).path, down))
-        gate = gate if _computes(module, mlp, activation, gate, last) else None
-    if gate is None:
-        raise GatescopeError(
-            f"{holder} is not an MLP that gatescope can bake into: it was looked for down(act(gate) x up), or "
-            f"down(act(up)), among {[path.rpartition('.')[2] for path in outputs]}, and it computes something else. Use "
-            f"intervention.edit(model)."
-        )
-    return gate
+    if activation is None or not has_forward:
+        return factor
+    if not _computes(module, mlp, activation, (_of(gate), factor), module.get_submodule(hidden.path)):
+        raise _another_mlp(holder)
+    return factor
 
 
-def _by_width(outputs: dict[str, int], width: int) -> Gate | None:
-    """The gate and its factor, by how many outputs an MLP's projections have: one projection alone, the two halves of one,
-    or two of which one is called a gate.
-    """
-    single = [path for path, count in outputs.items() if count == width]
-    fused = [path for path, count in outputs.items() if count == 2 * width]
-    match len(single), len(fused):
-        case 1, 0:
-            return Projection(single[0], columns=range(width)), None
-        case 0, 1:
-            up = Projection(fused[0], columns=range(width, 2 * width))
-            return Projection(fused[0], columns=range(width)), up
-        case 2, 0:
-            # Sorted by whether the name says "gate": the sort is stable, so that of two gates the first is taken.
-            gate, up = sorted(single, key=lambda path: "gate" not in path.rpartition(".")[2])
-            named = "gate" in gate.rpartition(".")[2]
-            return (Projection(gate, columns=range(width)), Projection(up, columns=range(width))) if named else None
-        case _:
-            return None
+def _activation(module: PreTrainedModel, gate: SiteLayer) -> Function | None:
+    """The nonlinearity, if it is a module of its own, or a function of torch."""
+    path, _, call = gate.path.partition(".source.")
+    if call:  # "F_silu_0"
+        return getattr(functional, call.rpartition("_")[0].partition("_")[2], None)
+    return module.get_submodule(path) if gate.io == "output" else None
 
 
-def _computes(module: PreTrainedModel, mlp: nn.Module, activation: nn.Module, pair: Gate, down: nn.Module) -> bool:
+def _computes(module: PreTrainedModel, mlp: nn.Module, activation: Function, pair: Gate, down: nn.Module) -> bool:
     """Whether the MLP computes down(act(gate) x up), on four random tokens."""
     gate, up = pair
     projection = module.get_submodule(gate.path)

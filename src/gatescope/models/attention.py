@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gatescope.models.decoder import Decoder
-from gatescope.models.found import Columns, Found
+from gatescope.models.found import Columns, Found, Weights
 from gatescope.models.probe import Probe, Sources
 
 ATTENTION = ("q", "k", "v")
@@ -34,7 +34,9 @@ def attention_sites(path: str, probe: Probe) -> Iterator[Found]:
         names += ["k", "v"]
     for name in names:
         ((projection, columns),) = operands[name].items()
-        yield Found(name, projection, "output", len(columns), _of(columns, widths[projection]), ATTENTION.index(name))
+        mine = _of(columns, widths[projection])
+        weights = Weights(projection, "output", mine)
+        yield Found(name, projection, "output", len(columns), mine, ATTENTION.index(name), weights)
 
 
 def why_no_attention(decoder: Decoder, probe: Probe) -> str:

@@ -12,6 +12,21 @@ Columns = range | tuple[int, ...]
 
 
 @dataclass(frozen=True)
+class Weights:
+    """Where neurons are in the weights.
+
+    Attributes:
+        path: of a projection, from the root of the model.
+        io: whether they are, unchanged, its outputs or its inputs.
+        columns: which of them; all if None.
+    """
+
+    path: str
+    io: Literal["input", "output"]
+    columns: Columns | None = None
+
+
+@dataclass(frozen=True)
 class Found:
     """Where a site's neurons are in one layer.
 
@@ -22,6 +37,7 @@ class Found:
         width: how many neurons there are.
         columns: which of the tensor's last axis they are; all of it if None.
         rank: the order in which the sites of a layer are reached.
+        weights: where the neurons are in the weights, if no other operation stands between.
     """
 
     name: str
@@ -30,6 +46,7 @@ class Found:
     width: int
     columns: Columns | None
     rank: int
+    weights: Weights | None
 
 
 def parts_of(module: nn.Module) -> list[tuple[str, nn.Module]]:

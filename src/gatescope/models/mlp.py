@@ -25,8 +25,10 @@ from nnsight.intervention.source import SourceNotAvailable, compiled
 from torch import Tensor, nn
 
 from gatescope.models.decoder import Decoder
-from gatescope.models.found import Columns, Found, parts_of
+from gatescope.models.found import Columns, Found, Weights, parts_of
 from gatescope.models.probe import Call, Probe, same
+
+_Part = tuple[Call, Columns | None]  # a projection's outputs, or some of them
 
 
 @dataclass(frozen=True)
@@ -34,21 +36,28 @@ class _Mlp:
     """What fits.
 
     Attributes:
-        hidden: the module that is given the product, or the activation: down, or the norm before it.
+        down: the down projection.
+        hidden: what is given the product, or the activation: down, or the norm before it.
         act: the nonlinearity; None where it is several operations of none of which it is the result.
-        gate: what makes g, where that is known: without u.
-        up: what makes u, and which columns of it.
+        gate: what makes g, and which columns of it; None where g is changed before the nonlinearity.
+        up: what makes u, and which columns of it; None without u.
     """
 
+    down: Call
     hidden: Call
     act: Call | None
-    gate: Call | None = None
-    up: tuple[Call, Columns | None] | None = None
+    gate: _Part | None
+    up: _Part | None = None
 
     @property
     def width(self) -> int:
         """How many neurons."""
         return self.hidden.given.shape[-1]
+
+    @property
+    def into_down(self) -> Weights | None:
+        """Where the product is in the weights."""
+        return Weights(self.down.path, "input") if self.hidden is self.down else None
 
 
 def mlp_sites(path: str, block: nn.Module, probe: Probe) -> Iterator[Found]:
@@ -74,8 +83,8 @@ def mlp_sites(path: str, block: nn.Module, probe: Probe) -> Iterator[Found]:
         up, columns = mlp.up
         # What ran first is asked for first.
         rank = 3 if mlp.act is not None and up.time < mlp.act.time else 6
-        yield Found("up", up.path, "output", mlp.width, columns, rank)
-    yield Found("hidden", mlp.hidden.path, "input", mlp.width, None, 7)
+        yield Found("up", up.path, "output", mlp.width, columns, rank, Weights(up.path, "output", columns))
+    yield Found("hidden", mlp.hidden.path, "input", mlp.width, None, 7, mlp.into_down)
 
 
 def why_no_mlp(decoder: Decoder) -> str:
@@ -116,7 +125,7 @@ def _gated(down: Call, ran: Probe) -> _Mlp | None:
                 for gate, up in ((product.left, product.right), (product.right, product.left)):
                     act, raw = _act(gate, ran), _raw(up, ran)
                     if act is not None and raw is not None and not _attended(raw[0], ran):
-                        return _Mlp(hidden, act, up=raw)
+                        return _Mlp(down, hidden, act, _raw(act.given, ran), raw)
     return None
 
 
@@ -124,7 +133,8 @@ def _plain(down: Call, ran: Probe) -> _Mlp | None:
     gate = next((call for call in ran.projections if call.path == down.source), None)
     if gate is None or _attended(gate, ran):
         return None
-    return _Mlp(down, _act(down.given, ran), gate)
+    act = _act(down.given, ran)
+    return _Mlp(down, down, act, (gate, None) if act is None else _raw(act.given, ran))
 
 
 def _act(made: Tensor, ran: Probe) -> Call | None:
@@ -133,7 +143,7 @@ def _act(made: Tensor, ran: Probe) -> Call | None:
     return next((call for call in calls if call.path), calls[0] if calls else None)
 
 
-def _raw(tensor: Tensor, ran: Probe) -> tuple[Call, Columns | None] | None:
+def _raw(tensor: Tensor, ran: Probe) -> _Part | None:
     """The projection whose output, or half of it, a tensor is."""
     width = tensor.shape[-1]
     halves: tuple[range, ...] = (range(width), range(width, 2 * width), range(0, 2 * width, 2), range(1, 2 * width, 2))
@@ -153,12 +163,14 @@ def _attended(call: Call, ran: Probe) -> bool:
 
 
 def _gate(path: str, block: nn.Module, mlp: _Mlp, shared: set[str]) -> Iterator[Found]:
-    pre, post = Found("gate_pre", "", "input", mlp.width, None, 4), Found("gate", "", "output", mlp.width, None, 5)
+    made = None if mlp.gate is None else Weights(mlp.gate[0].path, "output", mlp.gate[1])
+    pre = Found("gate_pre", "", "input", mlp.width, None, 4, made)
+    post = Found("gate", "", "output", mlp.width, None, 5, mlp.into_down)
     if mlp.act is not None and mlp.act.path and mlp.act.path not in shared:
         yield dataclasses.replace(pre, path=mlp.act.path)
         yield dataclasses.replace(post, path=mlp.act.path)
-    elif mlp.gate is not None:
-        yield dataclasses.replace(pre, path=mlp.gate.path, io="output")
+    elif mlp.gate is not None and mlp.up is None:
+        yield dataclasses.replace(pre, path=mlp.gate[0].path, io="output")
         yield dataclasses.replace(post, path=mlp.hidden.path, io="input")
     elif mlp.act is not None and mlp.act.name and (call := _call_of(mlp.act, mlp.hidden, path, block)) is not None:
         yield dataclasses.replace(pre, path=call)

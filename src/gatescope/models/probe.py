@@ -4,7 +4,7 @@ What is not computed from the weights is true of the model: which modules run, w
 projections' outputs a tensor is made. The last is told by gradients, which norms, rotation and scaling let through.
 
     projections     each that ran: what it was given, and what it gave
-    nonlinearities  modules and functions of torch that gave another tensor of the shape of the one they were given
+    nonlinearities  modules and functions of torch that gave a tensor of the shape of the one they were given
     products        of two tensors of one shape
     attentions      what query, key and value are made of
 """
@@ -196,7 +196,8 @@ class _Watch(TorchFunctionMode):
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            self._nonlinearity(path, "", (*args, *kwargs.values()), result)
+            if not isinstance(module, nn.Dropout | nn.Identity):
+                self._nonlinearity(path, "", (*args, *kwargs.values()), result)
             return result
 
         return forward
@@ -220,14 +221,14 @@ class _Watch(TorchFunctionMode):
         elif name in _MATRIX_PRODUCTS:
             self._matrices(list(_tensors(values)), result)
             return result
-        elif name in vars(functional):
+        elif name in vars(functional) and name != "dropout":
             self._nonlinearity("", name, values, result)
         self._follow(list(_tensors(values)), result, name.endswith("softmax"))
         return result
 
     def _nonlinearity(self, path: str, name: str, args: Iterable[Any], result: Any) -> None:
         given = next(_tensors(args), None)
-        if given is not None and _one_token(result) and given.shape == result.shape and not torch.equal(given, result):
+        if given is not None and _one_token(result) and given.shape == result.shape:
             call = Call(next(self.clock), path, name, given.detach().clone(), result.detach().clone())
             self.probe.nonlinearities.append(call)
 

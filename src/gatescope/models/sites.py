@@ -31,7 +31,7 @@ from gatescope.core.layout import Layout
 from gatescope.kernels.change import take
 from gatescope.models.attention import ATTENTION, attention_sites, why_no_attention
 from gatescope.models.decoder import decoder_of, embedding_in
-from gatescope.models.found import Columns
+from gatescope.models.found import Columns, Weights
 from gatescope.models.identity import module_of
 from gatescope.models.mlp import mlp_sites, why_no_mlp
 from gatescope.models.probe import probed
@@ -54,6 +54,7 @@ class SiteLayer:
         io: whether the neurons are the module's input or its output.
         width: how many neurons there are.
         columns: which of the tensor's last axis they are; all of it if None.
+        weights: where they are in the weights, if no other operation stands between.
     """
 
     layer: int
@@ -61,6 +62,7 @@ class SiteLayer:
     io: Literal["input", "output"]
     width: int
     columns: Columns | None = None
+    weights: Weights | None = None
 
     @property
     def place(self) -> Place:
@@ -177,7 +179,7 @@ def _resolve(module: PreTrainedModel) -> dict[str, Site]:
     for layer, (path, block) in enumerate(decoder.blocks.items()):
         for found in (*attention_sites(path, probe), *mlp_sites(path, block, probe)):
             ranks.setdefault(found.name, found.rank)
-            here = SiteLayer(layer, found.path, found.io, found.width, found.columns)
+            here = SiteLayer(layer, found.path, found.io, found.width, found.columns, found.weights)
             layers.setdefault(found.name, []).append(here)
     if "hidden" not in layers:
         raise GatescopeError(why_no_mlp(decoder))

@@ -7,12 +7,13 @@ A job is what a server is sent: a task, its batches, and what the task needs. An
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypedDict
 
 from nnsight import TransformersModel
 from torch import Tensor
 
-from gatescope.models.projections import projection_path
+from gatescope.core.errors import GatescopeError
 from gatescope.models.sites import Place, Site, SiteLayer, embedding_path
 
 Projection = tuple[str, int, Any]  # its path, how many inputs it has, and which of its outputs the neurons are
@@ -130,9 +131,12 @@ def scoring(model: TransformersModel, sites: Sequence[Site], reduce: str, pad_ze
 
 def _biased(model: TransformersModel, site: Site, here: SiteLayer) -> Projection | None:
     """The projection whose raw output a site is, if it has a bias."""
-    # Of a fused projection the gate is the first half.
-    columns = (0, here.width) if site.name == "gate_pre" else here.place[2]
-    path = projection_path(model, site, here.path)
+    if here.weights is None:
+        raise GatescopeError(
+            f"reduce='norm' is of a projection's outputs, and {here.path} is given something else (site {site.name!r}). Use "
+            f"reduce='max', or another site."
+        )
+    path, columns = here.weights.path, replace(here, columns=here.weights.columns).place[2]
     projection: Any = model._module.get_submodule(path)
     if projection.bias is None:
         return None
