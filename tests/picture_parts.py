@@ -71,6 +71,8 @@ def write(path: Path, model: type[PreTrainedModel], config: Any, processor: Any)
             parameter.data.fill_(1.0)
         if name.endswith("mm_input_projection_weight"):  # Gemma 3's projector: zeros as it is made
             parameter.data.normal_(std=0.3)
+        if name.endswith("embed_tokens.weight"):  # padding of zeros has no gradient through Gemma 3n's norms but NaN
+            parameter.data[processor.tokenizer.pad_token_id].normal_(std=0.3)
         if ".vqmodel." in name and ".embedding." not in name and parameter.ndim > 1:  # Chameleon: or all patches look alike
             parameter.data.mul_(8)
     made.generation_config.eos_token_id = processor.tokenizer.eos_token_id

@@ -33,6 +33,8 @@ GREEDY = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "retur
 PICTURED_ONLY = ("paligemma", "paligemma2", "mllama")  # do not take a batch of pictures and none
 BLOCKS = {"chameleon": "model.layers", **dict.fromkeys(("idefics2", "idefics3", "smolvlm"), "model.text_model.layers")}
 NEEDS = {"gemma3n": "timm", "perception-lm": "timm", "smolvlm": "num2words"}  # beside transformers
+# Gemma 4's last layers, which share keys and values, compute the last token alone if they are told a number, as generate does.
+WHOLE = {"gemma4-e2b": {"logits_to_keep": [-1]}}
 ACTIVATION = {"glm4v": "mlp.activation_fn"}
 
 
@@ -119,7 +121,7 @@ def generated(case, inputs, off=None, **more):
             tensor[..., :: case.sites[site][2]] = 0
         return tensor
 
-    settings = GREEDY | {"pad_token_id": case.model.tokenizer.pad_token_id} | more
+    settings = GREEDY | {"pad_token_id": case.model.tokenizer.pad_token_id} | WHOLE.get(case.name, {}) | more
     with torch.no_grad(), hooked(case, change):
         made = GenerationMixin.generate(case.plain, **inputs, **settings)  # Janus's own leaves logits processors out
     logits = torch.stack([step[0] for step in made.logits])
