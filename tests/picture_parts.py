@@ -10,10 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from tokenizers import processors
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from gatescope.data import Example
 from tiny import byte_tokenizer
 
 Builder = Callable[[Path], PreTrainedModel]  # writes the model with its processor into a directory
@@ -71,6 +74,8 @@ def write(path: Path, model: type[PreTrainedModel], config: Any, processor: Any)
             parameter.data.fill_(1.0)
         if name.endswith("mm_input_projection_weight"):  # Gemma 3's projector: zeros as it is made
             parameter.data.normal_(std=0.3)
+        if name.endswith("embed_tokens.weight"):  # padding of zeros has no gradient through Gemma 3n's norms but NaN
+            parameter.data[processor.tokenizer.pad_token_id].normal_(std=0.3)
         if ".vqmodel." in name and ".embedding." not in name and parameter.ndim > 1:  # Chameleon: or all patches look alike
             parameter.data.mul_(8)
     made.generation_config.eos_token_id = processor.tokenizer.eos_token_id
@@ -78,3 +83,14 @@ def write(path: Path, model: type[PreTrainedModel], config: Any, processor: Any)
     made.save_pretrained(path)
     processor.save_pretrained(path)
     return made.eval()
+
+
+def questions() -> list[Example]:
+    """A wide picture, none, and a tall one; each question is a group, and options are of several lengths."""
+    noise = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
+    pictures = [Image.fromarray(each).resize(size, 0) for each, size in zip(noise, ((112, 56), (56, 84)), strict=True)]
+    asked = ("What is this?", "What is a kite made of?", "What?")
+    return [
+        Example(str(row), f"group {row}", "Which?", ("up", "kite"), "up", image, prompt=text)
+        for row, (text, image) in enumerate(zip(asked, (pictures[0], None, pictures[1]), strict=True))
+    ]

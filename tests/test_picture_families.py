@@ -12,10 +12,8 @@ import functools
 from types import SimpleNamespace
 
 import nnsight
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import GenerationMixin, LogitsProcessor
 
 import gatescope as gs
@@ -25,6 +23,7 @@ from gatescope.traces.batch import READOUTS
 from gatescope.traces.encoding import collate, placeholder_ids
 from gatescope.traces.readouts.base import Asking
 from picture_families import PICTURES
+from picture_parts import questions
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*has no chat template:UserWarning")
 QUIET = {"progress": False, "batch_size": 3}
@@ -33,18 +32,9 @@ GREEDY = {"max_new_tokens": 3, "do_sample": False, "output_logits": True, "retur
 PICTURED_ONLY = ("paligemma", "paligemma2", "mllama")  # do not take a batch of pictures and none
 BLOCKS = {"chameleon": "model.layers", **dict.fromkeys(("idefics2", "idefics3", "smolvlm"), "model.text_model.layers")}
 NEEDS = {"gemma3n": "timm", "perception-lm": "timm", "smolvlm": "num2words"}  # beside transformers
+# Gemma 4's last layers, which share keys and values, compute the last token alone if they are told a number, as generate does.
+WHOLE = {"gemma4-e2b": {"logits_to_keep": [-1]}}
 ACTIVATION = {"glm4v": "mlp.activation_fn"}
-
-
-def questions() -> list[gs.data.Example]:
-    """A wide picture, none, and a tall one; each question is a group, and options are of several lengths."""
-    noise = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8)
-    pictures = [Image.fromarray(each).resize(size, 0) for each, size in zip(noise, ((112, 56), (56, 84)), strict=True)]
-    asked = ("What is this?", "What is a kite made of?", "What?")
-    return [
-        gs.data.Example(str(row), f"group {row}", "Which?", ("up", "kite"), "up", image, prompt=text)
-        for row, (text, image) in enumerate(zip(asked, (pictures[0], None, pictures[1]), strict=True))
-    ]
 
 
 def built(name: str, path) -> SimpleNamespace:
@@ -119,7 +109,7 @@ def generated(case, inputs, off=None, **more):
             tensor[..., :: case.sites[site][2]] = 0
         return tensor
 
-    settings = GREEDY | {"pad_token_id": case.model.tokenizer.pad_token_id} | more
+    settings = GREEDY | {"pad_token_id": case.model.tokenizer.pad_token_id} | WHOLE.get(case.name, {}) | more
     with torch.no_grad(), hooked(case, change):
         made = GenerationMixin.generate(case.plain, **inputs, **settings)  # Janus's own leaves logits processors out
     logits = torch.stack([step[0] for step in made.logits])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
 
-# Raised by processors of what they cannot encode; Idefics 2 divides by the height of a picture that it shrank to nothing.
+# What processors raise of what they cannot encode; Idefics 2's divides by the height of a picture that it has shrunk to 0.
 _UNENCODABLE = (ValueError, TypeError, IndexError, RuntimeError, ArithmeticError)
 
 
