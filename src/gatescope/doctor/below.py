@@ -151,13 +151,14 @@ def _attention(run: _Run, site: Site) -> str:
     for here in site.layers:
         location = here.path, here.io
         (turn,) = run.turns[location]
-        operands = next((operands for time, operands in run.operations.attentions if time > turn), None)
-        if operands is None:
+        attentions = [operands for time, operands in run.operations.attentions if time > turn]
+        if not attentions:
             return f"no attention ran after {here.path}"
-        site_columns = set(columns(here))
-        for name, operand in zip(ATTENTION, operands, strict=True):
-            problem = _wrong_columns(_source_columns(operand, run.probes[location]), site_columns, name == site.name)
-            if problem:
+        # Differential attention asks the same twice, of two halves of the values.
+        attentions = [operands for operands in attentions if _same(operands[0], attentions[0][0])]
+        for name, parts in zip(ATTENTION, zip(*attentions, strict=True), strict=True):
+            sources = set[int]().union(*(_source_columns(part, run.probes[location]) for part in parts))
+            if problem := _wrong_columns(sources, set(columns(here)), name == site.name):
                 return f"in layer {here.layer}, {name} is made of {problem}"
     return ""
 
@@ -169,7 +170,9 @@ def _wrong_columns(sources: set[int], site_columns: set[int], own: bool) -> str:
     if sources - site_columns:
         return f"{len(sources - site_columns)} columns that are not its own"
     # Not all of them need to be seen: some may be clipped to the same number at every token.
-    return "" if sources else "none of its columns"
+    if 2 * len(sources) > len(site_columns):
+        return ""
+    return f"{len(sources)} of its {len(site_columns)} columns" if sources else "none of its columns"
 
 
 def _source_columns(operand: Tensor, probe: Tensor) -> set[int]:

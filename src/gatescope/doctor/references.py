@@ -43,7 +43,11 @@ def _hook(submodule: nn.Module, io: str, change: Change) -> RemovableHandle:
 
     if io == "input":
         return submodule.register_forward_pre_hook(before)
-    return submodule.register_forward_hook(lambda _module, _args, output: change(output))  # pyright: ignore[reportArgumentType]
+
+    def after(_module: nn.Module, _args: Any, output: Any) -> Any:
+        return change(output)
+
+    return submodule.register_forward_hook(after)
 
 
 class _Calls(TorchFunctionMode):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
@@ -78,18 +78,16 @@ def _another_mlp(holder: str) -> GatescopeError:
 def _factor(module: PreTrainedModel, sites: dict[str, Site], layer: int) -> Projection | None:
     """What the gate of a layer is multiplied with, if anything."""
     gate, hidden = (sites[name].at(layer).weights for name in ("gate_pre", "hidden"))
-    up = [here.weights for here in sites["up"].layers if here.layer == layer] if "up" in sites else []
     holder = sites["hidden"].at(layer).path.rpartition(".")[0]
     if gate is None or hidden is None:
         raise _another_mlp(holder)
-    factor = _of(up[0]) if up and up[0] is not None else None
-    mlp, activation = module.get_submodule(holder), _activation(module, sites["gate"].at(layer))
+    ups = sites["up"].layers if "up" in sites else ()
+    factor = next((_of(here.weights) for here in ups if here.layer == layer and here.weights), None)
+    activation = _activation(module, sites["gate"].at(layer))
     # OPT has no MLP module: its projections are the layer's, so there is nothing to call.
-    has_forward = not any("attn" in name for name, _ in mlp.named_children())
-    if activation is None or not has_forward:
-        return factor
-    if not _computes(module, mlp, activation, (_of(gate), factor), module.get_submodule(hidden.path)):
-        raise _another_mlp(holder)
+    has_forward = not any("attn" in name for name, _ in module.get_submodule(holder).named_children())
+    if activation is not None and has_forward:
+        _check_computes(module, holder, activation, (_of(gate), factor), hidden.path)
     return factor
 
 
@@ -101,18 +99,19 @@ def _activation(module: PreTrainedModel, gate: SiteLayer) -> Function | None:
     return module.get_submodule(path) if gate.io == "output" else None
 
 
-def _computes(module: PreTrainedModel, mlp: nn.Module, activation: Function, pair: Gate, down: nn.Module) -> bool:
-    """Whether the MLP computes down(act(gate) x up), on four random tokens."""
+def _check_computes(module: PreTrainedModel, holder: str, activation: Function, pair: Gate, down: str) -> None:
+    """Refuse an MLP that does not compute down(act(gate) x up), on four random tokens."""
     gate, up = pair
     projection = module.get_submodule(gate.path)
     weight = next(projection.parameters(), None)
     if weight is None or weight.is_meta or is_packed(weight):
-        return True  # refused for that reason later, with a message that says so
+        return  # refused for that reason later, with a message that says so
     x = torch.randn(1, 4, size(projection)[0], generator=torch.Generator().manual_seed(0)).to(weight)
     with torch.no_grad():
         hidden = activation(gate.of(module, x))
         if up is not None:
             hidden = hidden * up.of(module, x)
-        ours, theirs = down(hidden).float(), mlp(x).float()
+        ours, theirs = module.get_submodule(down)(hidden).float(), module.get_submodule(holder)(x).float()
     # 1% of the largest value: bfloat16 keeps two to three digits.
-    return bool((ours - theirs).abs().max() <= 1e-2 * theirs.abs().max())
+    if (ours - theirs).abs().max() > 1e-2 * theirs.abs().max():
+        raise _another_mlp(holder)

@@ -119,6 +119,16 @@ class Site:
         return tuple(here.path for here in self.layers)
 
     @property
+    def numbers(self) -> list[int]:
+        """Numbers of the layers that have it."""
+        return [here.layer for here in self.layers]
+
+    @property
+    def widths(self) -> list[int]:
+        """Neurons in each of them."""
+        return [here.width for here in self.layers]
+
+    @property
     def width(self) -> int:
         """Neurons in the widest layer."""
         return self.layout.only().width

@@ -50,18 +50,17 @@ def count_batch(
     tokens = list(masks.sum(2).cpu())
     if generated:
         # An answer of one token has no step after the prefill.
-        classes.append(later_layers or no_counts(len(tokens_fed), [here.width for here in site.layers]))
+        classes.append(later_layers or no_counts(len(tokens_fed), site.widths))
         tokens.append(tokens_fed)
     # Before wrong answers are dropped: what is made of NaN is read as one.
-    numbers = [here.layer for here in site.layers]
-    refuse_holes(answered, batch.examples, [[summed for _, summed in layers] for layers in classes], numbers)
+    refuse_holes(answered, batch.examples, [[summed for _, summed in layers] for layers in classes], site.numbers)
     # In the order of CLASSES, as the masks are: sums are matched to totals by number.
     totals = [sums[name] for name in CLASSES if name in sums]
     group = torch.tensor([totals[0].groups.index(example.group) for example in batch.examples])
     use = torch.tensor([reading.correct or not only_correct for _, reading in answered])
     batch_sums = group_sums(classes, tokens, group, use)
     for kind, number, _, _, summed in batch_sums:
-        _refuse_not_finite(summed, classes[kind], numbers, use & (group == number), batch)
+        _refuse_not_finite(summed, classes[kind], site.numbers, use & (group == number), batch)
     _add(totals, group, use, batch_sums)  # last of all, so that a batch that runs out of memory has added nothing
     return [Row.full(e.id, e.group, *answer) for e, answer in zip(batch.examples, answered, strict=True)]
 

@@ -112,7 +112,7 @@ def builder(
         "task": "record",
         "classes": len(set(tokens)),
         "groups": len(groups),
-        "widths": [here.width for here in site.layers],
+        "widths": site.widths,
         "places": site.places,
         # Who says which answers are right: the server, where its functions can; the client, in between two jobs, elsewhere.
         "decides": readout_named(readout).decides if only_correct else "all",
