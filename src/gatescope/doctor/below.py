@@ -55,7 +55,8 @@ class _Operations(TorchFunctionMode):
             *_, left, right = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
             self._matrices(left, right, result)
         elif name in _PRODUCTS:
-            self._product(*(*args, *kwargs.values())[:2], result)  # torch.mul takes either as a keyword
+            left, right, *_ = (*args, *kwargs.values())  # torch.mul takes either as a keyword
+            self._product(left, right, result)
         return result
 
     def _product(self, left: Any, right: Any, result: Tensor) -> None:
