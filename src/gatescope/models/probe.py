@@ -11,7 +11,6 @@ projections' outputs a tensor is made. The last is told by gradients, which norm
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from gatescope.core.errors import GatescopeError, first_line
 from gatescope.models.decoder import Decoder
 from gatescope.models.found import is_projection
-from gatescope.models.twin import Projection, twin_of, weightless
+from gatescope.models.twin import Projection, on_cpu, twin_of, weightless
 
 _PRODUCTS = ("mul", "__mul__", "__rmul__", "__imul__", "mul_", "multiply")
 _MATRIX_PRODUCTS = ("matmul", "__matmul__", "bmm", "baddbmm", "einsum")
@@ -113,7 +112,7 @@ def probed(decoder: Decoder) -> Probe:
     watch = _Watch(decoder)
     try:
         # Whatever the caller has switched on is not for the twin.
-        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False), _on_cpu():
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False), on_cpu():
             watch.run()
     except Exception as error:  # of whatever kind a model's own code makes of it
         raise GatescopeError(
@@ -126,11 +125,6 @@ def probed(decoder: Decoder) -> Probe:
 def same(one: Tensor, other: Tensor) -> bool:
     """Equal but for how the numbers are folded."""
     return one.numel() == other.numel() and torch.equal(one.detach().flatten(), other.detach().flatten())
-
-
-def _on_cpu() -> contextlib.AbstractContextManager[object]:
-    """The CPU as default device; nothing where it is already, for the context slows every operation down."""
-    return contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 class _Watch(TorchFunctionMode):

@@ -7,6 +7,7 @@ elsewhere, off-loaded, split or quantised, and running it leaves the module alon
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
@@ -48,6 +49,11 @@ def twin_of(module: nn.Module) -> Any:
         if (config := getattr(part, "config", None)) is not None:
             _plain_functions(twin, config)
     return twin.eval()
+
+
+def on_cpu() -> contextlib.AbstractContextManager[object]:
+    """The CPU as default device; nothing where it is already, for the context slows every operation down."""
+    return contextlib.nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
 
 
 def weightless(tensor: Any) -> bool:
