@@ -53,7 +53,7 @@ def test_every_family_is_read_and_edited_as_plain_hooks_do(name, tmp_path):
 
 
 @pytest.mark.usefixtures("two_tokens")
-@pytest.mark.parametrize("name", ["paligemma", "llava-onevision", "qwen3-vl"])
+@pytest.mark.parametrize("name", ["paligemma", "mllama", "qwen3-vl"])
 def test_models_that_see_pictures_are_examined_with_them(name, tmp_path):
     """Here with one site of each kind; all of them in the families above."""
     PICTURES[name](tmp_path)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from gatescope.models.decoder import Decoder
 from gatescope.models.found import Columns, Found, Weights
-from gatescope.models.probe import Probe, Sources
+from gatescope.models.probe import Probe, Sources, same
 
 ATTENTION = ("q", "k", "v")
 
@@ -26,6 +26,8 @@ def attention_sites(path: str, probe: Probe) -> Iterator[Found]:
         probe: of its decoder.
     """
     ran = probe.within(path)
+    if ran.picture is not None and any(same(call.given, ran.picture) for call in ran.projections):
+        return  # its keys and values are the picture's
     widths = {call.path: call.made.shape[-1] for call in ran.projections}
     operands = _operands(ran)
     own = {name: _neurons(sources, set(widths)) for name, sources in operands.items()}

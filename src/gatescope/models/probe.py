@@ -85,6 +85,7 @@ class Probe:
 
     Attributes:
         shared: paths of the modules that are in several places.
+        picture: what stood for a picture's features, if some layers see them beside the text.
     """
 
     projections: list[Call] = field(default_factory=list)
@@ -92,6 +93,7 @@ class Probe:
     products: list[Product] = field(default_factory=list)
     attentions: list[Attention] = field(default_factory=list)
     shared: set[str] = field(default_factory=set)
+    picture: Tensor | None = None
 
     def within(self, path: str) -> Probe:
         """What was seen while a block ran: from its first projection to its last."""
@@ -100,7 +102,7 @@ class Probe:
         nonlinearities = [call for call in self.nonlinearities if call.time in times]
         products = [product for product in self.products if product.time in times]
         attentions = [attention for attention in self.attentions if attention.time in times]
-        return Probe(projections, nonlinearities, products, attentions, self.shared)
+        return Probe(projections, nonlinearities, products, attentions, self.shared, self.picture)
 
 
 def probed(decoder: Decoder) -> Probe:
@@ -150,7 +152,10 @@ class _Watch(TorchFunctionMode):
             if not list(module.children()):
                 watched = self._projection if is_projection(module) else self._leaf
                 module.forward = watched(first, module)
-        options = {"use_cache": False} if "use_cache" in inspect.signature(twin.forward).parameters else {}
+        taken = inspect.signature(twin.forward).parameters
+        options: dict[str, Any] = {"use_cache": False} if "use_cache" in taken else {}
+        if "cross_attention_states" in taken:  # layers that see a picture run where there is one
+            self.probe.picture = options["cross_attention_states"] = torch.ones(1, 1, twin.config.hidden_size)
         with self:
             twin(input_ids=torch.ones(1, 1, dtype=torch.long), **options)
 
