@@ -16,6 +16,10 @@ from gatescope.core.errors import GatescopeError
 from gatescope.models.found import parts_of
 
 
+# Model types; of one token and one row nothing shows it.
+_TOKENS_FIRST = ("xlnet",)
+
+
 @dataclass(frozen=True)
 class Decoder:
     """The text decoder of a model.
@@ -47,6 +51,11 @@ def decoder_of(model: PreTrainedModel) -> Decoder:
         raise GatescopeError(
             f"{type(model).__name__} has an encoder and a decoder, and gatescope reads decoder-only models: "
             f"what it would find first are the encoder's neurons. Use a decoder-only model."
+        )
+    if model.config.model_type in _TOKENS_FIRST:
+        raise GatescopeError(
+            f"{type(model).__name__} has tokens on the first axis and rows on the second, and gatescope counts what has rows on "
+            f"the first. Use another model."
         )
     outer: Any = model.config
     depth = getattr(outer.get_text_config(decoder=True), "num_hidden_layers", None)
