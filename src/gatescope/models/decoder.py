@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 from gatescope.core.errors import GatescopeError
 from gatescope.models.found import parts_of
 
-
 # Model types; of one token and one row nothing shows it.
 _TOKENS_FIRST = ("xlnet",)
 
