@@ -53,8 +53,8 @@ def decoder_of(model: PreTrainedModel) -> Decoder:
         )
     if model.config.model_type in _TOKENS_FIRST:
         raise GatescopeError(
-            f"{type(model).__name__} has tokens on the first axis and rows on the second, and gatescope counts what has rows on "
-            f"the first. Use another model."
+            f"{type(model).__name__} has tokens on the first axis and rows on the second, and gatescope counts what has rows "
+            f"on the first. Use another model."
         )
     outer: Any = model.config
     depth = getattr(outer.get_text_config(decoder=True), "num_hidden_layers", None)
