@@ -218,8 +218,8 @@ def evil(server):
         (lambda r: [r], "Expected `object`, got `array`"),
         (lambda r: None, "Expected `object`, got `null`"),
         (lambda r: {**r, "K": r["K"].tolist()}, "Expected Tensor, got list - at `$.K`"),
-        (lambda r: {**r, "K": r["K"].float()}, "K must be int64 [1, 2, 3, 48], and is float32 [1, 2, 3, 48]"),
-        (lambda r: {**r, "K": r["K"][:, :1]}, "K must be int64 [1, 2, 3, 48], and is int64 [1, 1, 3, 48]"),
+        (lambda r: {**r, "K": r["K"].float()}, "K must be int64 [1, 2, 144], and is float32 [1, 2, 144]"),
+        (lambda r: {**r, "K": r["K"][:, :1]}, "K must be int64 [1, 2, 144], and is int64 [1, 1, 144]"),
         (lambda r: {**r, "S": r["S"].float()}, "S must be float64"),
         (lambda r: {**r, "K": r["K"] - r["K"].max() - 1}, "a neuron fires for more tokens than were counted"),
         (lambda r: {**r, "K": r["K"] + r["T"].max()}, "a neuron fires for more tokens than were counted"),
@@ -289,7 +289,7 @@ def test_answers_of_a_sweep_are_checked(server, llama, shards, alter, sentence):
 
 def test_nan_in_a_recording_names_the_layer_or_the_example(server, llama, shards):
     def at_layer(result):
-        result["S"][0, 1, 2, 5] = torch.inf
+        result["S"][0, 1, 2 * 48 + 5] = torch.inf
         return result | {"K": result["K"].clamp(min=1)}
 
     server.alter = at_layer
