@@ -22,6 +22,7 @@ from typing import Any
 
 from gatescope.core import artefacts
 from gatescope.core.errors import GatescopeError
+from gatescope.core.garbage import uncollected
 from gatescope.data.example import Example
 from gatescope.reports import figures as drawing
 from gatescope.reports import found, large, maps, provenance, summary, tables
@@ -60,7 +61,8 @@ def report(
     run = run if isinstance(run, Run) else Run.open(run)
     if figures:
         drawing.check()
-    gathered = gather(run)
+    with uncollected():  # a large run's answers, and what is made of them
+        gathered = gather(run)
     page, beside = _destinations(run, out)
 
     # Everything is made before anything is written: a page that is refused leaves no files of another run beside it.
