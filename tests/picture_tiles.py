@@ -195,10 +195,7 @@ def _idefics3(path: Path) -> PreTrainedModel:
     tokenizer = tokenizer_of(["<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *PLACES])
     image = transformers.Idefics3ImageProcessor(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
     processor = transformers.Idefics3Processor(image, tokenizer, image_seq_len=4, chat_template=template("<image>"))
-    config = transformers.Idefics3Config(
-        text_config=transformers.LlamaConfig(**decoder(tokenizer)), vision_config=FINE_TILE,
-        image_token_id=id_of(tokenizer, "<image>"), pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    config = transformers.Idefics3Config(**_of_tiles(tokenizer))
     return write(path, transformers.Idefics3ForConditionalGeneration, config, processor)
 
 
@@ -209,11 +206,16 @@ def _smolvlm(path: Path) -> PreTrainedModel:
         transformers.SmolVLMImageProcessor(**size), tokenizer, transformers.SmolVLMVideoProcessor(**size), image_seq_len=4,
         chat_template=template("<image>"),
     )  # fmt: skip
-    config = transformers.SmolVLMConfig(
-        text_config=transformers.LlamaConfig(**decoder(tokenizer)), vision_config=FINE_TILE,
-        image_token_id=id_of(tokenizer, "<image>"), pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    config = transformers.SmolVLMConfig(**_of_tiles(tokenizer))
     return write(path, transformers.SmolVLMForConditionalGeneration, config, processor)
+
+
+def _of_tiles(tokenizer) -> dict:
+    """What configs of Idefics 3 and SmolVLM have in common."""
+    return {
+        "text_config": transformers.LlamaConfig(**decoder(tokenizer)), "vision_config": FINE_TILE,
+        "image_token_id": id_of(tokenizer, "<image>"), "pad_token_id": tokenizer.pad_token_id,
+    }  # fmt: skip
 
 
 def _deepseek_vl(path: Path) -> PreTrainedModel:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from typer.testing import CliRunner
 
 import gatescope as gs
@@ -45,8 +47,16 @@ def test_families_are_told_apart_by_what_is_known_of_them():
 
 
 def test_what_is_said_to_be_tested_is_what_the_suite_runs():
-    """Text families here; those of pictures where they are built (test_picture_families)."""
+    """Those of pictures are in it where they are built (test_picture_families); each has its config in the suite."""
     assert {family.config().model_type for family in TEXT.values()} <= TESTED
+    folder = Path(__file__).parent
+    built = "".join(path.read_text(encoding="utf-8") for path in [*folder.glob("*families.py"), *folder.glob("picture_*.py")])
+    built += Path(gs.organism.build.__file__).read_text(encoding="utf-8")
+    for name in TESTED:
+        parts = re.escape(CONFIG_MAPPING_NAMES[name].removesuffix("Config"))
+        assert re.search(rf"\b{parts}(Config|For|\")", built), name
+    readme = folder.parent.joinpath("README.md").read_text(encoding="utf-8")
+    assert f"{len(TESTED)} families are tested" in readme
     documented = Path(__file__).parents[1].joinpath("docs/models-and-sites.md").read_text(encoding="utf-8")
     said = {line.split()[0] for line in documented.splitlines() if line.split()[2:3] == ["tested"]}
     assert said == set(TESTED)

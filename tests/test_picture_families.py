@@ -17,6 +17,7 @@ import torch
 from transformers import GenerationMixin, LogitsProcessor
 
 import gatescope as gs
+from gatescope.doctor.families import TESTED
 from gatescope.interventions.apply import masks_of, side_by_side
 from gatescope.traces import vision
 from gatescope.traces.batch import READOUTS
@@ -124,6 +125,7 @@ def ablated(case, site: str) -> gs.Intervention:
 
 def test_pictures_of_several_sizes_matter(case):
     """Else nothing below would tell a picture of one row from another's."""
+    assert case.plain.config.model_type in TESTED
     for inputs, run in zip(case.inputs, case.runs[None], strict=True):
         if "pixel_values" in inputs:
             other = inputs | {"pixel_values": -inputs["pixel_values"]}

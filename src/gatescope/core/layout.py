@@ -45,20 +45,20 @@ class SiteShape:
         """How many layers the model has."""
         return len(self.widths)
 
-    @property
+    @functools.cached_property  # cached, as the next two: asked for at every neuron of a set
     def width(self) -> int:
         """Neurons in the widest layer."""
-        return max(self.widths)
+        return max(self.widths, default=0)
 
-    @property
+    @functools.cached_property
     def size(self) -> int:
         """How many neurons it has."""
         return sum(self.widths)
 
-    @property
+    @functools.cached_property
     def even(self) -> bool:
         """Whether all layers are of one width."""
-        return len(set(self.widths)) == 1
+        return len(set(self.widths)) < 2
 
     @property
     def shape(self) -> tuple[int, int]:

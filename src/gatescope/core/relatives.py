@@ -95,11 +95,9 @@ def same_model(ours: Identity, theirs: Identity) -> bool:
 
 
 def _same_weights(ours: Identity, theirs: Identity) -> bool:
-    dtypes = {ours.get("dtype"), theirs.get("dtype")}
-    # In one dtype the digests themselves are exact, and so they are in any two others. A quantised model may compute in
-    # float16 and has other weights, whose signs may all the same be those of the original.
+    # A quantised model may compute in float16 and has other weights, whose signs may all the same be those of the original.
     both_full = not (ours.get("quantised") or theirs.get("quantised"))
-    if "float16" in dtypes and len(dtypes) > 1 and both_full and ours.get("signs") and theirs.get("signs"):
+    if _rounded(ours, theirs) and both_full and _signed(ours, theirs):
         return ours["signs"] == theirs["signs"]
     # What is packed beside the parameters, earlier versions did not look at.
     packed = {model["packed"] for model in (ours, theirs) if model.get("packed")}
@@ -121,15 +119,18 @@ def check_same_model(ours: Identity, theirs: Identity, what: str, *, relatives: 
         raise GatescopeError(
             f"Cannot {what}: one model is {name_of(ours)}, the other {_beside(ours, theirs)}. Neurons of one model mean "
             f"nothing in another; select them again with the model you want to use{_ALLOW if relatives else '.'}"
-            f"{_UNSIGNED if _rounded_unsigned(ours, theirs) else ''}"
+            f"{_UNSIGNED if _rounded(ours, theirs) and not _signed(ours, theirs) else ''}"
         )
 
 
-def _rounded_unsigned(ours: Identity, theirs: Identity) -> bool:
-    """Whether one of the two is in float16, and there are no signs to compare."""
+def _rounded(ours: Identity, theirs: Identity) -> bool:
+    """Whether both have weights, and those of one are rounded to float16: in any other two dtypes the digests are exact."""
     dtypes = {ours.get("dtype"), theirs.get("dtype")}
-    digests, signs = (all(model.get(key) for model in (ours, theirs)) for key in ("digest", "signs"))
-    return "float16" in dtypes and len(dtypes) > 1 and digests and not signs
+    return "float16" in dtypes and len(dtypes) > 1 and bool(ours.get("digest") and theirs.get("digest"))
+
+
+def _signed(ours: Identity, theirs: Identity) -> bool:
+    return bool(ours.get("signs") and theirs.get("signs"))
 
 
 def same_card(ours: Identity, theirs: Identity) -> bool:

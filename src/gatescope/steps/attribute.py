@@ -25,7 +25,7 @@ from gatescope.models.identity import identity, module_of, versions
 from gatescope.models.quantised import refuse_gradients
 from gatescope.models.sites import layout_of, site_of
 from gatescope.steps.batches import Batches
-from gatescope.steps.finite import not_finite, place_of
+from gatescope.steps.finite import not_finite
 from gatescope.steps.remote.attribute import attribute_shards
 from gatescope.steps.run import Run
 from gatescope.steps.runner import run_step
@@ -185,7 +185,8 @@ def _add(total: Attributions, weighted: Tensor, examples: Sequence[Example]) -> 
     """
     if not weighted.sum().isfinite() and not weighted.isfinite().all():  # finite scores may have a sum too large for float32
         row, flat = (~weighted.isfinite()).nonzero()[0].tolist()
-        raise not_finite(examples[row].id, *place_of(total.layout, flat), nan=bool(weighted[row, flat].isnan()))
+        site, layer, _ = total.layout.locate(flat)
+        raise not_finite(examples[row].id, layer, site, nan=bool(weighted[row, flat].isnan()))
     group = [total.groups.index(example.group) for example in examples]
     add_scores(weighted, group, total.sums, total.clamped, total.seen)
 

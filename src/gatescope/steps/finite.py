@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from gatescope.core.errors import GatescopeError
-from gatescope.core.layout import Layout
 from gatescope.data.example import Example
 from gatescope.kernels.eager import first_not_finite
 from gatescope.traces.readouts.base import Answer
@@ -56,9 +55,3 @@ def not_finite(name: str, layer: int | None = None, site: str = "", *, nan: bool
         f"The model gave {'NaN' if nan else 'infinity'}{where}{f' ({site})' if site else ''} in example {name!r}. Load it in a "
         f"wider dtype, such as dtype='float32', or leave the example out."
     )
-
-
-def place_of(layout: Layout, flat: int) -> tuple[int, str]:
-    """The layer and the site of a neuron, by its number in the layout."""
-    site, layer, _ = layout.locate(flat)
-    return layer, site

@@ -72,8 +72,8 @@ def parts_of(model: nnsight.TransformersModel | PreTrainedModel, neurons: Neuron
         raise GatescopeError(f"The neurons are numbered in {neurons.layout}, which this model does not have.")
     names = [shape.site for shape in neurons.layout.sites]
     attention, mlp = [name for name in names if name in ATTENTION], [name for name in names if name not in ATTENTION]
-    # hidden is the down projection's input, in the MLP; q is a projection's, in the attention.
-    parts = _parts(module, "attention", sites["q"], neurons, attention) if attention else []
+    # hidden is the down projection's input, in the MLP; q is a projection's, in the attention, which may have k and v alone.
+    parts = _parts(module, "attention", sites.get("q", sites[attention[0]]), neurons, attention) if attention else []
     parts += _parts(module, "MLP", sites["hidden"], neurons, mlp) if mlp else []
     # Attention before MLP, as in a layer's forward pass.
     return tuple(sorted(parts, key=lambda part: (part.layer, part.kind == "MLP")))

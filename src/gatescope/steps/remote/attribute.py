@@ -18,7 +18,6 @@ from gatescope.data.example import Example
 from gatescope.models.identity import identity
 from gatescope.models.sites import Site, layout_of
 from gatescope.steps.batches import Batches
-from gatescope.steps.finite import place_of
 from gatescope.steps.remote import plan
 from gatescope.steps.remote.jobs import builder_of, run_jobs
 from gatescope.steps.remote.line import Build
@@ -87,7 +86,7 @@ def _finite(number: int, sums: Tensor, layout: Layout, server: Server, dtype: st
     # On a server no example can be named: only sums come back.
     where = (~sums.isfinite()).nonzero()
     if len(where):
-        layer, site = place_of(layout, int(where[0, 1]))
+        site, layer, _ = layout.locate(int(where[0, 1]))
         raise plan.not_finite(server, f"at layer {layer} ({site}) in shard {number}", dtype)
 
 
